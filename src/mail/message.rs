@@ -1,0 +1,424 @@
+//! What is changed in a message between the wire and the file, and nothing else: pillarbox(8), TRANSPARENCY.
+//!
+//! On top come Return-Path, Delivered-To, Received and, on submission, a missing Date and Message-ID. Return-Path, Bcc,
+//! Resent-Bcc and Content-Length that came in go. Every other octet stays, so a DKIM signature still verifies. The
+//! header section is gathered whole, because what it says decides whether the message is accepted; the body is not.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use jiff::Zoned;
+use mail_parser::MessageParser;
+
+use crate::smtp::reply::Refusal;
+
+/// Octets of a header section, at most.
+pub const HEADER_MAX: usize = 256 * 1024;
+/// Received fields, at most (RFC 5321 section 6.3).
+pub const RECEIVED_MAX: usize = 100;
+
+/// Fields that do not survive delivery (Postfix's message_drop_headers).
+const DROPPED: [&str; 4] = ["bcc", "content-length", "resent-bcc", "return-path"];
+
+/// Gathers a header section from lines that end in LF.
+#[derive(Debug, Default)]
+pub struct HeaderReader {
+    section: Vec<u8>,
+    /// Where the first line begins that has not been looked at.
+    looked: usize,
+}
+
+/// A whole header section.
+#[derive(Debug)]
+pub struct Header {
+    section: Vec<u8>,
+    /// True if an empty line is missing between it and the body.
+    unseparated: bool,
+    fields: Vec<Field>,
+}
+
+#[derive(Debug)]
+struct Field {
+    start: usize,
+    name_end: usize,
+    end: usize,
+}
+
+/// What goes into the trace fields.
+#[derive(Debug)]
+pub struct Trace<'a> {
+    /// The reverse path without brackets; empty for the null sender.
+    pub reverse_path: &'a str,
+    /// The recipient, if there is but one.
+    pub recipient: Option<&'a str>,
+    /// The client's name and address, where they are to be shown.
+    pub client: Option<(&'a str, IpAddr)>,
+    /// This host.
+    pub hostname: &'a str,
+    /// EHLO rather than HELO.
+    pub extended: bool,
+    /// The transaction said SMTPUTF8.
+    pub utf8: bool,
+    /// The client has logged in.
+    pub authenticated: bool,
+    /// TLS version and cipher suite.
+    pub tls: Option<(&'a str, &'a str)>,
+    /// The message's id.
+    pub id: &'a str,
+    /// When it came.
+    pub time: &'a Zoned,
+}
+
+/// The senders that a header names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum From {
+    /// These addresses, as they are written; none if there is no From field.
+    Addresses(Vec<String>),
+    /// There is a From field with an address in it that cannot be understood.
+    Unreadable,
+}
+
+impl HeaderReader {
+    /// Takes lines; gives the header section once it is whole, and how many octets of `lines` belong to it. All octets
+    /// were taken where it gives `None`.
+    pub fn push(&mut self, lines: &[u8]) -> Result<Option<(Header, usize)>, Refusal> {
+        let before = self.section.len();
+        let take = lines.len().min((HEADER_MAX + 1).saturating_sub(before));
+        self.section.extend_from_slice(&lines[..take]);
+        while let Some(length) = memchr::memchr(b'\n', &self.section[self.looked..]) {
+            let line = &self.section[self.looked..self.looked + length];
+            let after = self.looked + length + 1;
+            if line.is_empty() {
+                return Ok(Some(self.finish_at(after, false, before)));
+            }
+            let continues = matches!(line[0], b' ' | b'\t') && self.looked > 0;
+            if !continues && field_name(line).is_none() {
+                return Ok(Some(self.finish_at(self.looked, true, before)));
+            }
+            self.looked = after;
+        }
+        if self.section.len() > HEADER_MAX { Err(Refusal::HeaderTooLarge) } else { Ok(None) }
+    }
+
+    /// The content has ended within the header section.
+    pub fn end(self) -> Header {
+        let mut section = self.section;
+        // A last line without an end that is no field is a body.
+        let unseparated = section.len() > self.looked && field_name(&section[self.looked..]).is_none() && {
+            let line = &section[self.looked..];
+            !(matches!(line.first(), Some(b' ' | b'\t')) && self.looked > 0)
+        };
+        if unseparated {
+            section.insert(self.looked, b'\n');
+        }
+        Header::new(section, false)
+    }
+
+    fn finish_at(&mut self, end: usize, unseparated: bool, before: usize) -> (Header, usize) {
+        let mut section = std::mem::take(&mut self.section);
+        // What was taken in earlier calls was looked at line by line; only a last piece of a line can have to go back,
+        // and it is put into the header's own bytes by the caller's view: see `tail`.
+        let tail = if end < before { section[end..before].to_vec() } else { Vec::new() };
+        section.truncate(end);
+        let mut header = Header::new(section, unseparated);
+        if !tail.is_empty() {
+            header.push_tail(&tail);
+        }
+        (header, end.saturating_sub(before))
+    }
+}
+
+impl Header {
+    fn new(section: Vec<u8>, unseparated: bool) -> Self {
+        let mut fields: Vec<Field> = Vec::new();
+        let mut at = 0;
+        while at < section.len() {
+            let end = memchr::memchr(b'\n', &section[at..]).map_or(section.len(), |length| at + length + 1);
+            let line = &section[at..end];
+            match (field_name(line), fields.last_mut()) {
+                (_, Some(last)) if matches!(line[0], b' ' | b'\t') => last.end = end,
+                (Some(name), _) => fields.push(Field { start: at, name_end: at + name.len(), end }),
+                (None, _) => break,
+            }
+            at = end;
+        }
+        Self { section, unseparated, fields }
+    }
+
+    /// Puts back what was read of the body's first line.
+    fn push_tail(&mut self, tail: &[u8]) {
+        if self.unseparated {
+            self.section.push(b'\n');
+            self.unseparated = false;
+        }
+        self.section.extend_from_slice(tail);
+    }
+
+    /// True if there are more Received fields than any road has stations (RFC 5321 section 6.3).
+    pub fn loops(&self) -> bool {
+        self.named("received").count() > RECEIVED_MAX
+    }
+
+    /// The addresses of all From fields (RFC 5322 section 3.6.2).
+    pub fn from(&self) -> From {
+        let mut addresses = Vec::new();
+        for field in self.named("from") {
+            let bytes = &self.section[field.start..field.end];
+            let mut text = bytes.to_vec();
+            text.extend_from_slice(b"\n\n");
+            let parsed = MessageParser::new().parse_headers(&text);
+            let before = addresses.len();
+            if let Some(list) = parsed.as_ref().and_then(|message| message.from()) {
+                addresses.extend(list.iter().filter_map(|one| one.address()).map(|one| one.trim().to_owned()));
+            }
+            if addresses.len() == before && bytes.contains(&b'@') {
+                return From::Unreadable;
+            }
+        }
+        // A bare word names nobody anywhere: cron and scanners write `From: root`.
+        addresses.retain(|address| address.contains('@'));
+        From::Addresses(addresses)
+    }
+
+    /// Appends everything up to the body: the trace, missing fields where `complete`, what came in less what is dropped.
+    pub fn write(&self, trace: &Trace<'_>, complete: bool, out: &mut Vec<u8>) {
+        let mut top = trace.render();
+        if complete && self.named("date").next().is_none() {
+            let _ = writeln!(top, "Date: {}", rfc5322_date(trace.time));
+        }
+        if complete && self.named("message-id").next().is_none() {
+            let _ = writeln!(top, "Message-ID: <{}@{}>", trace.id, trace.hostname);
+        }
+        out.extend_from_slice(top.as_bytes());
+        let mut kept_from = 0;
+        for field in &self.fields {
+            if DROPPED.iter().any(|name| self.is_named(field, name)) {
+                out.extend_from_slice(&self.section[kept_from..field.start]);
+                kept_from = field.end;
+            }
+        }
+        out.extend_from_slice(&self.section[kept_from..]);
+        if self.unseparated {
+            out.push(b'\n');
+        }
+    }
+
+    fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Field> {
+        self.fields.iter().filter(move |field| self.is_named(field, name))
+    }
+
+    fn is_named(&self, field: &Field, name: &str) -> bool {
+        self.section[field.start..field.name_end].eq_ignore_ascii_case(name.as_bytes())
+    }
+}
+
+impl Trace<'_> {
+    /// Return-Path, Delivered-To and Received (RFC 5321 section 4.4; the protocol words are of RFC 3848 and RFC 6531
+    /// section 4.3, the tls clause is RFC 8314's, section 4.3).
+    fn render(&self) -> String {
+        let mut text = format!("Return-Path: <{}>\n", self.reverse_path);
+        if let Some(recipient) = self.recipient {
+            let _ = writeln!(text, "Delivered-To: {recipient}");
+        }
+        text.push_str("Received: ");
+        if let Some((name, address)) = self.client {
+            let literal = match address.to_canonical() {
+                IpAddr::V4(v4) => format!("[{v4}]"),
+                IpAddr::V6(v6) => format!("[IPv6:{v6}]"),
+            };
+            let _ = write!(text, "from {name} ({literal})\n\t");
+        }
+        let _ = write!(text, "by {} with {} id {}", self.hostname, self.protocol(), self.id);
+        if let Some(recipient) = self.recipient {
+            let _ = write!(text, "\n\tfor <{recipient}>");
+        }
+        if let Some((version, cipher)) = self.tls {
+            let _ = write!(text, "\n\ttls {cipher} ({version})");
+        }
+        let _ = writeln!(text, ";\n\t{}", rfc5322_date(self.time));
+        text
+    }
+
+    fn protocol(&self) -> String {
+        let base = match (self.utf8, self.extended) {
+            (true, _) => "UTF8SMTP",
+            (false, true) => "ESMTP",
+            (false, false) => "SMTP",
+        };
+        // There is no SMTPS: RFC 3848 knows the letters behind ESMTP alone.
+        if base == "SMTP" && (self.tls.is_some() || self.authenticated) {
+            return format!("ESMTP{}", self.letters());
+        }
+        format!("{base}{}", self.letters())
+    }
+
+    fn letters(&self) -> &'static str {
+        match (self.tls.is_some(), self.authenticated) {
+            (true, true) => "SA",
+            (true, false) => "S",
+            (false, true) => "A",
+            (false, false) => "",
+        }
+    }
+}
+
+/// The name of the field that a line begins, if it begins one; white space before the colon is obsolete and understood.
+fn field_name(line: &[u8]) -> Option<&[u8]> {
+    let colon = memchr::memchr(b':', line)?;
+    let name = line[..colon].trim_ascii_end();
+    let fits = !name.is_empty() && name.iter().all(|b| matches!(b, 33..=126));
+    fits.then_some(name)
+}
+
+/// `Mon, 23 Nov 2026 17:43:50 +0000` (RFC 5322 section 3.3).
+fn rfc5322_date(time: &Zoned) -> String {
+    jiff::fmt::rfc2822::to_string(time).unwrap_or_else(|_| "Thu, 01 Jan 1970 00:00:00 +0000".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time() -> Zoned {
+        jiff::Timestamp::from_second(1_795_455_830).unwrap().to_zoned(jiff::tz::TimeZone::UTC)
+    }
+
+    fn trace(time: &Zoned) -> Trace<'_> {
+        Trace {
+            reverse_path: "a@example.org",
+            recipient: Some("b@example.org"),
+            client: None,
+            hostname: "mx.example.org",
+            extended: true,
+            utf8: false,
+            authenticated: true,
+            tls: Some(("TLSv1.3", "TLS_AES_256_GCM_SHA384")),
+            id: "id1",
+            time,
+        }
+    }
+
+    /// Runs a message through in pieces of `step`; gives what follows the trace.
+    fn run(message: &[u8], step: usize, complete: bool) -> Result<String, Refusal> {
+        let (mut reader, mut out, mut header) = (Some(HeaderReader::default()), Vec::new(), None);
+        for piece in message.chunks(step) {
+            match &mut reader {
+                None => out.extend_from_slice(piece),
+                Some(gathering) => {
+                    if let Some((whole, used)) = gathering.push(piece)? {
+                        let time = time();
+                        whole.write(&trace(&time), complete, &mut out);
+                        out.extend_from_slice(&piece[used..]);
+                        (header, reader) = (Some(()), None);
+                    }
+                }
+            }
+        }
+        if let (None, Some(reader)) = (header, reader) {
+            let time = time();
+            reader.end().write(&trace(&time), complete, &mut out);
+        }
+        let text = String::from_utf8(out).unwrap();
+        let time = time();
+        Ok(text.strip_prefix(&trace(&time).render()).unwrap().to_owned())
+    }
+
+    fn each_split(message: &str, want: &str, complete: bool) {
+        for step in [1, 2, 3, 5, 8, 13, 1000] {
+            assert_eq!(run(message.as_bytes(), step, complete).unwrap(), want, "{message:?} by {step}");
+        }
+    }
+
+    const STAMPS: &str = "Date: Mon, 23 Nov 2026 17:43:50 +0000\nMessage-ID: <id1@mx.example.org>\n";
+
+    #[test]
+    fn what_is_kept_dropped_and_added() {
+        let rows = [
+            ("Date: x\nMessage-ID: y\nSubject: z\n\nbody\n", "Date: x\nMessage-ID: y\nSubject: z\n\nbody\n", ""),
+            ("Subject: z\n\nDate: in the body\n", "Subject: z\n\nDate: in the body\n", STAMPS),
+            ("DATE : x\nmessage-id: y\nBCC: a,\n b\nX: 1\n\n", "DATE : x\nmessage-id: y\nX: 1\n\n", ""),
+            (
+                "Return-Path: <x>\nDate: x\nContent-Length: 3\nMessage-ID: y\nResent-Bcc: z\n\nb",
+                "Date: x\nMessage-ID: y\n\nb",
+                "",
+            ),
+            // No header at all: an empty line keeps the body a body.
+            ("hello\nworld\n", "\nhello\nworld\n", STAMPS),
+            ("hello", "\nhello", STAMPS),
+            ("\nhello\n", "\nhello\n", STAMPS),
+            ("", "", STAMPS),
+            // A header that ends in a line that is no field.
+            ("Date: x\nMessage-ID: y\nnot a field\nrest\n", "Date: x\nMessage-ID: y\n\nnot a field\nrest\n", ""),
+            ("Date: x\nMessage-ID: y\n", "Date: x\nMessage-ID: y\n", ""),
+            (" continues nothing\n", "\n continues nothing\n", STAMPS),
+            ("Date: x\nMessage-ID: y\n folded\n\tmore\n\n", "Date: x\nMessage-ID: y\n folded\n\tmore\n\n", ""),
+        ];
+        for (message, want, stamps) in rows {
+            each_split(message, &format!("{stamps}{want}"), true);
+            each_split(message, want, false);
+        }
+    }
+
+    #[test]
+    fn the_received_line() {
+        let time = time();
+        let client = Some(("mta.example", IpAddr::from([192, 0, 2, 1])));
+        let text = Trace { client, authenticated: false, ..trace(&time) }.render();
+        let want = "Return-Path: <a@example.org>\nDelivered-To: b@example.org\nReceived: from mta.example ([192.0.2.1])\n\t\
+            by mx.example.org with ESMTPS id id1\n\tfor <b@example.org>\n\ttls TLS_AES_256_GCM_SHA384 (TLSv1.3);\n\t\
+            Mon, 23 Nov 2026 17:43:50 +0000\n";
+        assert_eq!(text, want);
+        let protocols = [
+            (true, false, true, true, "ESMTPSA"),
+            (true, false, false, false, "ESMTP"),
+            (false, false, false, false, "SMTP"),
+            (false, false, true, false, "ESMTPS"),
+            (true, true, true, true, "UTF8SMTPSA"),
+            (true, true, false, false, "UTF8SMTP"),
+        ];
+        for (extended, utf8, tls, authenticated, want) in protocols {
+            let tls = tls.then_some(("TLSv1.3", "X"));
+            assert_eq!(Trace { extended, utf8, tls, authenticated, ..trace(&time) }.protocol(), want);
+        }
+    }
+
+    fn from(header: &str) -> From {
+        let (header, _) = HeaderReader::default().push(format!("{header}\n\n").as_bytes()).unwrap().unwrap();
+        header.from()
+    }
+
+    #[test]
+    fn senders_of_the_header() {
+        let rows: [(&str, &[&str]); 13] = [
+            ("Subject: none", &[]),
+            ("From: a@example.org", &["a@example.org"]),
+            ("from : A <a@example.org>", &["a@example.org"]),
+            ("From: \"b@evil.example\" <a@example.org>", &["a@example.org"]),
+            ("From: a@example.org (b@evil.example)", &["a@example.org"]),
+            ("From: a@example.org,\n b@evil.example", &["a@example.org", "b@evil.example"]),
+            ("From: A <a@example.org>, B <b@evil.example>", &["a@example.org", "b@evil.example"]),
+            ("From: a@example.org\nFrom: b@evil.example", &["a@example.org", "b@evil.example"]),
+            ("From: team: a@example.org, b@evil.example;", &["a@example.org", "b@evil.example"]),
+            ("From: =?utf-8?q?b=40evil?= <a@example.org>", &["a@example.org"]),
+            ("From: root", &[]),
+            ("From: root (Cron Daemon)", &[]),
+            ("From:", &[]),
+        ];
+        for (header, want) in rows {
+            assert_eq!(from(header), From::Addresses(want.iter().map(|a| (*a).to_owned()).collect()), "{header}");
+        }
+    }
+
+    #[test]
+    fn limits_of_the_header() {
+        let fields = "X: y\n".repeat(HEADER_MAX / 5);
+        assert!(run(format!("{fields}\n\nbody").as_bytes(), 4096, false).is_ok());
+        assert_eq!(run(format!("{fields}X: yy\n\nbody").as_bytes(), 4096, false), Err(Refusal::HeaderTooLarge));
+        assert_eq!(run("x".repeat(HEADER_MAX + 1).as_bytes(), 4096, false), Err(Refusal::HeaderTooLarge));
+        let received = |n: usize| {
+            let text = "Received: x\n".repeat(n) + "\n";
+            HeaderReader::default().push(text.as_bytes()).unwrap().unwrap().0.loops()
+        };
+        assert!(!received(100) && received(101));
+    }
+}

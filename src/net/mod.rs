@@ -1,0 +1,13 @@
+//! Connections: how they come in, who may hold how many, and how octets cross them under deadlines.
+//!
+//! Nothing here knows what the octets mean beyond lines and octet counts. The acceptors never do TLS and never block
+//! on a client; every wait of a worker has a deadline that sits beneath TLS.
+
+pub mod admission;
+pub mod deadline;
+pub mod handover;
+pub mod listener;
+pub mod pool;
+pub mod stream;
+pub mod tls;
+pub mod wire;

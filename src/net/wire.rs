@@ -1,0 +1,221 @@
+//! Lines in, replies out, over any [`Link`].
+//!
+//! A line is what stands before CR LF, and is bounded; nothing else ends one. Replies gather while complete commands
+//! are in the buffer and leave in one write when the server has to wait for more, so a pipelined batch is answered in
+//! one piece (RFC 2920 section 3.2). Buffers are small at rest and are wiped where a password stood in them.
+
+use std::io::{self, ErrorKind};
+use std::ops::Range;
+use std::time::Instant;
+
+use zeroize::Zeroize as _;
+
+use super::deadline::Wait;
+use super::stream::Link;
+
+/// A [`Link`] with buffers.
+#[derive(Debug)]
+pub struct Wire<L> {
+    link: L,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    out: Vec<u8>,
+}
+
+/// What was found where a line was expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// A CR, LF or NUL that is not part of a CR LF; nothing behind it can be trusted.
+    Bare,
+    /// The client has gone.
+    End,
+    /// The first octets of a TLS record where a command belongs.
+    Foreign(Range<usize>),
+    /// Where the line stands in the buffer, without its CRLF; valid until the next read.
+    Text(Range<usize>),
+    /// A line that is too long; it was read to its end and dropped.
+    TooLong,
+}
+
+/// Octets of the input buffer between commands.
+const AT_REST: usize = 4 * 1024;
+/// Octets of the input buffer within a message: two TLS records.
+const IN_CONTENT: usize = 32 * 1024;
+/// Replies are sent at the latest when so many octets wait.
+const OUT_MAX: usize = 4 * 1024;
+
+impl<L: Link> Wire<L> {
+    /// A wire over a link.
+    pub fn new(link: L) -> Self {
+        Self { link, buffer: Vec::new(), start: 0, end: 0, out: Vec::new() }
+    }
+
+    /// The link.
+    pub fn link(&mut self) -> &mut L {
+        &mut self.link
+    }
+
+    /// Replies gather here; they leave by [`Self::flush`], or when the next line or content has to be waited for.
+    pub fn out(&mut self) -> &mut Vec<u8> {
+        &mut self.out
+    }
+
+    /// Sends what has gathered.
+    pub fn flush(&mut self, wait: Wait) -> io::Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        self.link.clock().begin(wait, Instant::now());
+        let sent = self.link.write_all(&self.out).and_then(|()| self.link.flush());
+        self.out.clear();
+        if self.out.capacity() > OUT_MAX {
+            self.out = Vec::new();
+        }
+        sent
+    }
+
+    /// Reads a line of at most `max` octets without its CRLF.
+    pub fn line(&mut self, wait: Wait, max: usize) -> io::Result<Line> {
+        let mut scanned = 0;
+        let mut dropping = false;
+        if self.out.len() >= OUT_MAX {
+            self.flush(Wait::Reply)?;
+        }
+        let mut waiting = false;
+        loop {
+            let pending = &self.buffer[self.start + scanned..self.end];
+            match memchr::memchr3(b'\r', b'\n', 0, pending) {
+                Some(at) if pending[at] == b'\r' && pending.get(at + 1) == Some(&b'\n') => {
+                    let line = self.start..self.start + scanned + at;
+                    self.start = line.end + 2;
+                    return Ok(if dropping || line.len() > max { Line::TooLong } else { Line::Text(line) });
+                }
+                Some(at) if pending[at] == b'\r' && at + 1 == pending.len() => scanned += at,
+                Some(_) => return Ok(Line::Bare),
+                None => scanned += pending.len(),
+            }
+            if !dropping && self.buffer[self.start..self.end].starts_with(&[0x16, 3]) && self.link.tls().is_none() {
+                return Ok(Line::Foreign(self.start..self.end));
+            }
+            if scanned > max {
+                // Too long whatever comes: only a CR at its very end may still matter.
+                dropping = true;
+                self.wipe(self.start..self.start + scanned);
+                self.start += scanned;
+                scanned = 0;
+            }
+            if !waiting {
+                self.flush(Wait::Reply)?;
+                self.link.clock().begin(wait, Instant::now());
+                waiting = true;
+            }
+            let room = if wait == Wait::Command && self.end - self.start < AT_REST { AT_REST } else { max + 2 };
+            if self.fill(room)? == 0 {
+                return Ok(Line::End);
+            }
+        }
+    }
+
+    /// The octets of a line that was found.
+    pub fn text(&self, line: Range<usize>) -> &[u8] {
+        &self.buffer[line]
+    }
+
+    /// Overwrites octets of the buffer.
+    pub fn wipe(&mut self, range: Range<usize>) {
+        self.buffer[range].zeroize();
+    }
+
+    /// True if the client has sent more than what was read as lines, whether it has been looked at or not.
+    pub fn has_more(&mut self) -> io::Result<bool> {
+        if self.start < self.end {
+            return Ok(true);
+        }
+        if self.buffer.len() == self.end {
+            self.grow(self.end + 512);
+        }
+        match self.link.read_now(&mut self.buffer[self.end..])? {
+            Some(octets) => {
+                self.end += octets;
+                Ok(octets > 0)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// What the client has sent and nobody has read.
+    pub fn unread(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    /// Prepares for content: a wide buffer, and one clock for the whole of it.
+    pub fn begin_content(&mut self, wait: Wait) -> io::Result<()> {
+        self.flush(Wait::Reply)?;
+        self.link.clock().begin(wait, Instant::now());
+        self.grow(IN_CONTENT);
+        Ok(())
+    }
+
+    /// The next octets of content, waiting for them if there are none; an error if the client has gone.
+    pub fn content(&mut self) -> io::Result<&[u8]> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if self.fill(IN_CONTENT)? == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(&self.buffer[self.start..self.end])
+    }
+
+    /// So many octets of content were taken.
+    pub fn consume(&mut self, octets: usize) {
+        self.start = (self.start + octets).min(self.end);
+        self.link.clock().moved(octets, Instant::now());
+    }
+
+    /// Gives a wide buffer back, if what is unread fits into a narrow one.
+    pub fn end_content(&mut self) {
+        let unread = self.end - self.start;
+        if self.buffer.len() > AT_REST && unread <= AT_REST {
+            let mut narrow = vec![0; AT_REST];
+            narrow[..unread].copy_from_slice(&self.buffer[self.start..self.end]);
+            self.buffer = narrow;
+            (self.start, self.end) = (0, unread);
+        }
+    }
+
+    /// Does the handshake. Nothing read before it survives.
+    pub fn forget_input(&mut self) {
+        self.buffer.zeroize();
+        self.buffer = Vec::new();
+        (self.start, self.end) = (0, 0);
+    }
+
+    /// Reads once, with room for `room` unread octets in all; 0 at the end.
+    fn fill(&mut self, room: usize) -> io::Result<usize> {
+        if self.start > 0 && (self.start == self.end || self.buffer.len() - self.start < room) {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if self.buffer.len() < room {
+            self.grow(room);
+        }
+        let octets = match self.link.read(&mut self.buffer[self.end..]) {
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
+            other => other?,
+        };
+        self.end += octets;
+        Ok(octets)
+    }
+
+    /// Makes the buffer larger and leaves no copy of a password where it was.
+    fn grow(&mut self, size: usize) {
+        if self.buffer.len() < size {
+            let mut larger = vec![0; size];
+            larger[..self.end].copy_from_slice(&self.buffer[..self.end]);
+            self.buffer.zeroize();
+            self.buffer = larger;
+        }
+    }
+}

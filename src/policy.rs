@@ -1,0 +1,431 @@
+//! Which addresses are local, where their mail goes, and who may send as whom. Pure: tables in, answers out.
+//!
+//! The same functions answer the session and `pillarbox explain`. Nothing outside the configured domains is ever
+//! resolved, so no trick with `%`, `!` or quotes can make the server relay: such an address is an unknown local part at
+//! best. A mailbox is always a login of the users file; no name from the wire becomes one.
+
+pub mod aliases;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::smtp::address::{Address, Domain, ForwardPath, ReversePath};
+use crate::smtp::reply::{Refusal, Refused};
+use aliases::{Aliases, Target};
+
+/// The tables.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    domains: Vec<String>,
+    mailboxes: HashSet<String>,
+    aliases: Aliases,
+    senders: HashMap<String, Vec<Grant>>,
+}
+
+/// An address, or all of a domain, that a login may send as beside its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Grant {
+    /// This address, in the form that is compared.
+    Address(String),
+    /// Every address of this domain, in lower case.
+    Domain(String),
+}
+
+/// Where a message goes: a mailbox, and the folder to try within it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Destination {
+    /// A login of the users file with its domain, in the form that is compared.
+    pub mailbox: String,
+    /// What stood behind the `+`, if anything did.
+    pub tag: Option<String>,
+}
+
+/// Where an address leads, with the way there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// The mailboxes, each once.
+    pub destinations: Vec<Destination>,
+    /// Targets that lead nowhere.
+    pub dead_ends: Vec<String>,
+    /// One line for each step, for people.
+    pub steps: Vec<String>,
+}
+
+/// What is wrong with an alias.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AliasProblem {
+    /// The line of the aliases file, from 1.
+    pub line: usize,
+    /// What is wrong, and the cure.
+    pub text: String,
+    /// True if the file must not be used with it.
+    pub fatal: bool,
+}
+
+/// An alias may lead to an alias, so many times.
+pub const CHAIN_MAX: usize = 10;
+
+impl Grant {
+    /// Reads `user@domain` or `*@domain`.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.strip_prefix("*@") {
+            Some(domain) => match Address::parse(&format!("x@{domain}")).ok()?.domain() {
+                Domain::Name(name) => Some(Self::Domain(name.clone())),
+                Domain::Literal(_) => None,
+            },
+            None => Some(Self::Address(Address::parse(text).ok()?.key())),
+        }
+    }
+}
+
+impl Policy {
+    /// Tables from the configuration, the logins of the users file, the aliases.
+    pub fn new<'a>(
+        domains: &[String],
+        logins: impl Iterator<Item = &'a str>,
+        aliases: Aliases,
+        senders: &BTreeMap<String, Vec<Grant>>,
+    ) -> Self {
+        let domains: Vec<String> = domains.iter().map(|domain| domain.to_lowercase()).collect();
+        let is_local =
+            |login: &str| login.rsplit_once('@').is_some_and(|(_, domain)| domains.iter().any(|known| known == domain));
+        let mailboxes = logins.map(str::to_lowercase).filter(|login| is_local(login)).collect();
+        let senders = senders.iter().map(|(login, grants)| (login.to_lowercase(), grants.clone())).collect();
+        Self { domains, mailboxes, aliases, senders }
+    }
+
+    /// The local domains.
+    pub fn domains(&self) -> &[String] {
+        &self.domains
+    }
+
+    /// Whether a client may use this sender. `login` is `None` where there is no login.
+    pub fn sender(&self, login: Option<&str>, path: &ReversePath) -> Result<(), Refused> {
+        let (Some(login), ReversePath::Mailbox(address)) = (login, path) else {
+            return Ok(());
+        };
+        if !address.domain().is_fully_qualified() && !self.is_local(address.domain()) {
+            return Err(Refused::about(Refusal::SenderDomain, address.domain()));
+        }
+        if self.may_send_as(login, address) { Ok(()) } else { Err(Refused::about(Refusal::SenderNotYours, address)) }
+    }
+
+    /// Whether an address of the From header may stand there; `text` is as it is written.
+    pub fn header_from(&self, login: &str, text: &str) -> Result<(), Refused> {
+        match Address::parse(text) {
+            Ok(address) if self.may_send_as(login, &address) => Ok(()),
+            _ => Err(Refused::about(Refusal::HeaderFrom, text)),
+        }
+    }
+
+    /// Where mail for a recipient goes; the order of the checks is what a client sees. `submitted` where there is a login.
+    pub fn recipient(&self, submitted: bool, path: &ForwardPath) -> Result<Vec<Destination>, Refused> {
+        if let ForwardPath::Mailbox(address) = path
+            && !self.is_local(address.domain())
+        {
+            if submitted && !address.domain().is_fully_qualified() {
+                return Err(Refused::about(Refusal::RecipientDomain, address.domain()));
+            }
+            return Err(Refused::about(Refusal::Relay, address));
+        }
+        let route = self.route(path);
+        if route.destinations.is_empty() {
+            return Err(Refused::about(Refusal::UnknownMailbox, path));
+        }
+        Ok(route.destinations)
+    }
+
+    /// Where mail for an address goes, with every step.
+    pub fn route(&self, path: &ForwardPath) -> Route {
+        let mut route = Route::default();
+        match path {
+            ForwardPath::Mailbox(address) if self.is_local(address.domain()) => {
+                self.follow(&address.local().to_lowercase(), &address.domain().to_string(), 0, &mut Vec::new(), &mut route);
+            }
+            ForwardPath::Mailbox(address) => {
+                route.steps.push(format!("{address}: not in `domains`, mail for it is not taken"));
+                route.dead_ends.push(address.key());
+            }
+            // RFC 5321 section 4.5.1: the one name that needs no domain; the first domain's is meant.
+            ForwardPath::Postmaster => {
+                let domain = self.domains.first().cloned().unwrap_or_default();
+                self.follow("postmaster", &domain, 0, &mut Vec::new(), &mut route);
+            }
+        }
+        route
+    }
+
+    /// True if `address` is the login's own: its address, an alias that leads only to it, or what `[senders]` grants.
+    pub fn may_send_as(&self, login: &str, address: &Address) -> bool {
+        let key = address.key();
+        if key == login {
+            return true;
+        }
+        let domain = address.domain().to_string();
+        let granted = self.senders.get(login).is_some_and(|grants| {
+            grants.iter().any(|grant| match grant {
+                Grant::Address(granted) => *granted == key,
+                Grant::Domain(granted) => *granted == domain,
+            })
+        });
+        if granted {
+            return true;
+        }
+        if !self.is_local(address.domain()) {
+            return false;
+        }
+        let route = self.route(&ForwardPath::Mailbox(address.clone()));
+        route.dead_ends.is_empty() && !route.destinations.is_empty() && route.destinations.iter().all(|to| to.mailbox == login)
+    }
+
+    /// Everything that is wrong with the aliases.
+    pub fn alias_problems(&self) -> Vec<AliasProblem> {
+        let mut problems = Vec::new();
+        for (name, alias) in self.aliases.iter() {
+            let (local, domains) = match name.split_once('@') {
+                Some((local, domain)) if self.domains.iter().any(|known| known == domain) => (local, vec![domain.to_owned()]),
+                Some((_, domain)) => {
+                    let text = format!("alias `{name}`: {domain} is not in `domains`; add it there or remove the alias");
+                    problems.push(AliasProblem { line: alias.line, text, fatal: false });
+                    continue;
+                }
+                None => (name, self.domains.clone()),
+            };
+            for domain in domains {
+                let mut route = Route::default();
+                let mut loops = Vec::new();
+                let start = if local.is_empty() { "any-name-at-all" } else { local };
+                self.follow(start, &domain, 0, &mut loops, &mut route);
+                let looped = route.steps.iter().find(|step| step.contains(LOOPS) || step.contains(TOO_DEEP)).cloned();
+                let problem = match (looped, route.dead_ends.first()) {
+                    (Some(step), _) => Some((format!("alias `{name}`: {step}; remove one of its steps"), true)),
+                    (None, Some(end)) => {
+                        Some((format!("alias `{name}`: {end} is no mailbox and no alias; correct or remove it"), false))
+                    }
+                    (None, None) => None,
+                };
+                if let Some((text, fatal)) = problem
+                    && !problems.iter().any(|known: &AliasProblem| known.text == text)
+                {
+                    problems.push(AliasProblem { line: alias.line, text, fatal });
+                }
+            }
+        }
+        problems
+    }
+
+    fn is_local(&self, domain: &Domain) -> bool {
+        matches!(domain, Domain::Name(name) if self.domains.contains(name))
+    }
+
+    /// Follows `local@domain`, which is local and in lower case. `path` holds the aliases on the way here.
+    fn follow(&self, local: &str, domain: &str, depth: usize, path: &mut Vec<String>, route: &mut Route) {
+        let key = format!("{local}@{domain}");
+        if depth > CHAIN_MAX {
+            route.steps.push(format!("{key}: {TOO_DEEP} {CHAIN_MAX}"));
+            route.dead_ends.push(key);
+            return;
+        }
+        let (base, tag) = match local.split_once('+') {
+            Some((base, tag)) if !base.is_empty() => (base, Some(tag)),
+            _ => (local, None),
+        };
+        let candidates = [(local, None), (base, tag)];
+        for (name, tag) in &candidates[..if tag.is_some() { 2 } else { 1 }] {
+            let own = format!("{name}@{domain}");
+            // An alias that names itself means the mailbox: `alice: alice, bob` keeps a copy.
+            let within_itself = path.last() == Some(&own);
+            if let Some(targets) = self.aliases.of(name, domain)
+                && !(within_itself && self.mailboxes.contains(&own))
+            {
+                return self.expand(&own, targets, domain, depth, path, route);
+            }
+            if self.mailboxes.contains(&own) {
+                route.steps.push(format!(
+                    "{own}: a mailbox{}",
+                    tag.map_or(String::new(), |tag| format!(", folder .{tag} if it exists"))
+                ));
+                let destination = Destination { mailbox: own, tag: tag.filter(|tag| !tag.is_empty()).map(str::to_owned) };
+                if !route.destinations.iter().any(|known| known.mailbox == destination.mailbox && known.tag == destination.tag) {
+                    route.destinations.push(destination);
+                }
+                return;
+            }
+        }
+        match self.aliases.catch_all(domain) {
+            Some(targets) => self.expand(&format!("@{domain}"), targets, domain, depth, path, route),
+            None => {
+                route.steps.push(format!("{key}: no such mailbox"));
+                route.dead_ends.push(key);
+            }
+        }
+    }
+
+    fn expand(&self, name: &str, targets: &[Target], domain: &str, depth: usize, path: &mut Vec<String>, route: &mut Route) {
+        if path.iter().any(|known| known == name) {
+            route.steps.push(format!("{name}: {LOOPS}"));
+            route.dead_ends.push(name.to_owned());
+            return;
+        }
+        let list: Vec<String> = targets.iter().map(Target::text).collect();
+        route.steps.push(format!("{name}: alias of {}", list.join(", ")));
+        path.push(name.to_owned());
+        for target in targets {
+            match target {
+                Target::Address(address) if self.is_local(address.domain()) => {
+                    self.follow(&address.local().to_lowercase(), &address.domain().to_string(), depth + 1, path, route);
+                }
+                Target::Address(address) => {
+                    route.steps.push(format!("{address}: not in `domains`, mail for it is not taken"));
+                    route.dead_ends.push(address.key());
+                }
+                Target::Name(name) => {
+                    let domain = self.domain_of(name, domain, path).to_owned();
+                    self.follow(name, &domain, depth + 1, path, route);
+                }
+            }
+        }
+        path.pop();
+    }
+
+    /// The domain that a bare target means: the one it is looked up in if it leads somewhere there, else the first
+    /// domain where it does. An alias that names itself leads nowhere but to a mailbox.
+    fn domain_of<'a>(&'a self, name: &str, domain: &'a str, path: &[String]) -> &'a str {
+        let base = name.split('+').next().unwrap_or(name);
+        let leads = |domain: &str| {
+            let own = format!("{base}@{domain}");
+            let itself = path.last() == Some(&own);
+            self.mailboxes.contains(&own) || (!itself && self.aliases.of(base, domain).is_some())
+        };
+        if leads(domain) {
+            return domain;
+        }
+        self.domains.iter().map(String::as_str).find(|domain| leads(domain)).unwrap_or(domain)
+    }
+}
+
+const LOOPS: &str = "leads back to itself";
+const TOO_DEEP: &str = "the chain of aliases is longer than";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> Policy {
+        let aliases = "
+            postmaster: alice
+            sales: alice, bob@example.org
+            info@example.net: carol@example.net
+            @example.net: alice@example.org
+            alice.b@example.org: alice
+            bob: bob, alice
+            gone: nobody
+            away: x@elsewhere.example
+            loop: loop2
+            loop2: loop
+            lists+rust: bob
+        ";
+        let text: String = aliases.lines().map(|line| format!("{}\n", line.trim_start())).collect();
+        let logins = ["alice@example.org", "bob@example.org", "carol@example.net", "scanner", "dave@elsewhere.example"];
+        let senders = BTreeMap::from([(
+            "scanner".to_owned(),
+            vec![Grant::parse("scans@example.org").unwrap(), Grant::parse("*@lab.example").unwrap()],
+        )]);
+        let domains = ["example.org".to_owned(), "Example.NET".to_owned()];
+        Policy::new(&domains, logins.into_iter(), Aliases::parse(&text).unwrap(), &senders)
+    }
+
+    fn to(address: &str) -> Result<Vec<String>, Refusal> {
+        let path = ForwardPath::parse(&format!("<{address}>"), true).unwrap();
+        let show = |to: Destination| to.mailbox + &to.tag.map_or(String::new(), |tag| format!(" .{tag}"));
+        policy().recipient(true, &path).map(|to| to.into_iter().map(show).collect()).map_err(|refused| refused.why)
+    }
+
+    #[test]
+    fn where_mail_goes() {
+        let rows: [(&str, Result<&[&str], Refusal>); 24] = [
+            ("alice@example.org", Ok(&["alice@example.org"])),
+            ("ALICE@EXAMPLE.ORG", Ok(&["alice@example.org"])),
+            ("\"alice\"@example.org", Ok(&["alice@example.org"])),
+            ("alice+x.y@example.org", Ok(&["alice@example.org .x.y"])),
+            ("alice+@example.org", Ok(&["alice@example.org"])),
+            ("sales@example.org", Ok(&["alice@example.org", "bob@example.org"])),
+            ("postmaster", Ok(&["alice@example.org"])),
+            ("postmaster@example.net", Ok(&["alice@example.org"])),
+            ("info@example.net", Ok(&["carol@example.net"])),
+            ("anything@example.net", Ok(&["alice@example.org"])),
+            ("bob@example.org", Ok(&["bob@example.org", "alice@example.org"])),
+            ("lists+rust@example.org", Ok(&["bob@example.org", "alice@example.org"])),
+            ("lists+c@example.org", Err(Refusal::UnknownMailbox)),
+            ("nobody@example.org", Err(Refusal::UnknownMailbox)),
+            ("gone@example.org", Err(Refusal::UnknownMailbox)),
+            ("loop@example.org", Err(Refusal::UnknownMailbox)),
+            ("scanner@example.org", Err(Refusal::UnknownMailbox)),
+            ("away@example.org", Err(Refusal::UnknownMailbox)),
+            ("dave@elsewhere.example", Err(Refusal::Relay)),
+            ("alice@elsewhere.example", Err(Refusal::Relay)),
+            ("alice%elsewhere.example@example.org", Err(Refusal::UnknownMailbox)),
+            ("elsewhere.example!alice@example.org", Err(Refusal::UnknownMailbox)),
+            ("alice@[127.0.0.1]", Err(Refusal::Relay)),
+            ("alice@localhost", Err(Refusal::RecipientDomain)),
+        ];
+        for (address, want) in rows {
+            let want = want.map(|boxes| boxes.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>());
+            assert_eq!(to(address), want, "{address}");
+        }
+    }
+
+    #[test]
+    fn who_may_send_as_whom() {
+        let rows = [
+            ("alice@example.org", "alice@example.org", true),
+            ("alice@example.org", "Alice@Example.org", true),
+            ("alice@example.org", "alice+tag@example.org", true),
+            ("alice@example.org", "alice.b@example.org", true),
+            ("alice@example.org", "postmaster@example.org", true),
+            ("alice@example.org", "anything@example.net", true),
+            ("alice@example.org", "sales@example.org", false),
+            ("alice@example.org", "bob@example.org", false),
+            ("bob@example.org", "bob@example.org", true),
+            ("alice@example.org", "alice@elsewhere.example", false),
+            ("alice@example.org", "nobody@example.org", false),
+            ("alice@example.org", "carol@example.net", false),
+            ("scanner", "scans@example.org", true),
+            ("scanner", "x@lab.example", true),
+            ("scanner", "x@sub.lab.example", false),
+            ("scanner", "scanner@example.org", false),
+            ("dave@elsewhere.example", "dave@elsewhere.example", true),
+        ];
+        for (login, address, want) in rows {
+            assert_eq!(policy().may_send_as(login, &Address::parse(address).unwrap()), want, "{login} as {address}");
+        }
+        assert_eq!(policy().sender(Some("scanner"), &ReversePath::Null), Ok(()));
+        let unqualified = ReversePath::parse("<root@myhost>", false).unwrap();
+        assert_eq!(policy().sender(Some("scanner"), &unqualified).unwrap_err().why, Refusal::SenderDomain);
+        assert_eq!(policy().sender(None, &unqualified), Ok(()));
+    }
+
+    #[test]
+    fn problems_of_aliases_have_lines() {
+        let problems: Vec<_> = policy().alias_problems().into_iter().map(|problem| (problem.line, problem.fatal)).collect();
+        assert_eq!(
+            problems.iter().filter(|(_, fatal)| *fatal).map(|(line, _)| *line).collect::<HashSet<_>>(),
+            HashSet::from([10, 11])
+        );
+        assert_eq!(
+            problems.iter().filter(|(_, fatal)| !*fatal).map(|(line, _)| *line).collect::<HashSet<_>>(),
+            HashSet::from([8, 9])
+        );
+    }
+
+    #[test]
+    fn chains_to_ten_and_no_further() {
+        let chain = |length: usize| {
+            let mut text: String = (1..length).map(|n| format!("a{n}: a{}\n", n + 1)).collect();
+            text.push_str(&format!("a{length}: alice\n"));
+            let domains = ["example.org".to_owned()];
+            Policy::new(&domains, ["alice@example.org"].into_iter(), Aliases::parse(&text).unwrap(), &BTreeMap::new())
+        };
+        assert!(chain(10).alias_problems().is_empty());
+        assert!(chain(11).alias_problems()[0].fatal);
+    }
+}

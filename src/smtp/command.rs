@@ -1,0 +1,461 @@
+//! One command line to one [`Command`] (RFC 5321 section 4.1.1).
+//!
+//! Verbs are case-blind. Two grammars are known: RFC 5321's to the letter, for other servers, and a lenient one, for
+//! mail programs and devices that put a space where none belongs ([`Grammar`]). What the grammar does not cover is an
+//! error that says what would have been right; nothing is guessed.
+
+use super::address::{self, AddressError, ForwardPath, ReversePath};
+
+/// Octets in a command line without its CRLF, AUTH excepted. RFC 5321 section 4.5.3.1.4 wants 512 and what each
+/// extension adds; the longest legal MAIL line here, with SIZE, BODY, SMTPUTF8 and AUTH (500), is below 1,200.
+pub const COMMAND_MAX: usize = 2048;
+
+/// A command, understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command<'a> {
+    /// AUTH: a mechanism, and an initial response if there was one (RFC 4954 section 4).
+    Auth {
+        /// The mechanism's name as it was written.
+        mechanism: &'a str,
+        /// The initial response in base64; `=` stands for an empty one.
+        initial: Option<&'a str>,
+    },
+    /// BDAT: so many octets follow (RFC 3030 section 2).
+    Bdat {
+        /// The octets that follow the command line.
+        size: u64,
+        /// True if the message ends with this chunk.
+        last: bool,
+    },
+    /// DATA.
+    Data,
+    /// EHLO with the client's name.
+    Ehlo(&'a str),
+    /// HELO with the client's name.
+    Helo(&'a str),
+    /// HELP.
+    Help,
+    /// MAIL FROM.
+    Mail(Mail),
+    /// NOOP.
+    Noop,
+    /// QUIT.
+    Quit,
+    /// RCPT TO.
+    Rcpt(ForwardPath),
+    /// RSET.
+    Rset,
+    /// STARTTLS.
+    StartTls,
+    /// EXPN, ETRN, TURN: known, and not offered.
+    Unoffered,
+    /// VRFY.
+    Vrfy,
+}
+
+/// What MAIL said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mail {
+    /// The sender.
+    pub reverse_path: ReversePath,
+    /// SIZE=, in octets (RFC 1870).
+    pub size: Option<u64>,
+    /// SMTPUTF8 (RFC 6531).
+    pub utf8: bool,
+}
+
+/// The verbs that are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Verb {
+    /// AUTH, RFC 4954.
+    Auth,
+    /// BDAT, RFC 3030.
+    Bdat,
+    /// DATA.
+    Data,
+    /// EHLO.
+    Ehlo,
+    /// ETRN, RFC 1985.
+    Etrn,
+    /// EXPN.
+    Expn,
+    /// HELO.
+    Helo,
+    /// HELP.
+    Help,
+    /// MAIL.
+    Mail,
+    /// NOOP.
+    Noop,
+    /// QUIT.
+    Quit,
+    /// RCPT.
+    Rcpt,
+    /// RSET.
+    Rset,
+    /// STARTTLS, RFC 3207.
+    StartTls,
+    /// TURN, RFC 821.
+    Turn,
+    /// VRFY.
+    Vrfy,
+}
+
+/// How strictly arguments are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grammar {
+    /// Spaces behind `FROM:` and `TO:`, more than one behind a verb, any printable word as an EHLO name.
+    Lenient,
+    /// RFC 5321.
+    Strict,
+}
+
+/// Why a line is no command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommandError {
+    /// A parameter's value is wrong, or the parameter is there twice; its name.
+    BadValue(String),
+    /// The EHLO or HELO name is missing or no name.
+    Hello,
+    /// The recipient's address.
+    Recipient(AddressError),
+    /// The sender's address.
+    Sender(AddressError),
+    /// The arguments; how they should have looked.
+    Syntax(&'static str),
+    /// A parameter that is not known or not offered; its name.
+    UnknownParameter(String),
+}
+
+impl Verb {
+    /// All verbs.
+    pub const ALL: [Self; 16] = [
+        Self::Auth,
+        Self::Bdat,
+        Self::Data,
+        Self::Ehlo,
+        Self::Etrn,
+        Self::Expn,
+        Self::Helo,
+        Self::Help,
+        Self::Mail,
+        Self::Noop,
+        Self::Quit,
+        Self::Rcpt,
+        Self::Rset,
+        Self::StartTls,
+        Self::Turn,
+        Self::Vrfy,
+    ];
+
+    /// The verb as it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auth => "AUTH",
+            Self::Bdat => "BDAT",
+            Self::Data => "DATA",
+            Self::Ehlo => "EHLO",
+            Self::Etrn => "ETRN",
+            Self::Expn => "EXPN",
+            Self::Helo => "HELO",
+            Self::Help => "HELP",
+            Self::Mail => "MAIL",
+            Self::Noop => "NOOP",
+            Self::Quit => "QUIT",
+            Self::Rcpt => "RCPT",
+            Self::Rset => "RSET",
+            Self::StartTls => "STARTTLS",
+            Self::Turn => "TURN",
+            Self::Vrfy => "VRFY",
+        }
+    }
+
+    /// The verb that a line begins with.
+    pub fn of(line: &[u8]) -> Option<Self> {
+        let end = line.iter().position(|b| *b == b' ').unwrap_or(line.len());
+        Self::ALL.into_iter().find(|verb| verb.name().as_bytes().eq_ignore_ascii_case(&line[..end]))
+    }
+
+    /// True if nothing may be sent behind this command before its reply has come: the reply changes what the following
+    /// octets mean (RFC 2920 section 3.1, RFC 3207 section 4.2, RFC 4954 section 4).
+    pub fn ends_a_batch(self) -> bool {
+        matches!(self, Self::Auth | Self::Data | Self::Ehlo | Self::Helo | Self::StartTls)
+    }
+}
+
+/// Reads the arguments of `verb` from a line that begins with it; no CRLF in it.
+pub fn parse(verb: Verb, line: &str, grammar: Grammar) -> Result<Command<'_>, CommandError> {
+    // RFC 5321 section 4.1.1: trailing white space is tolerated.
+    let line = line.trim_end_matches([' ', '\t']);
+    let rest = line.get(verb.name().len()..).unwrap_or("");
+    let args = match grammar {
+        Grammar::Lenient => rest.trim_start_matches(' '),
+        Grammar::Strict => rest.strip_prefix(' ').unwrap_or(rest),
+    };
+    match verb {
+        Verb::Auth => parse_auth(args),
+        Verb::Bdat => parse_bdat(args),
+        Verb::Data => alone(args, Command::Data, "DATA"),
+        Verb::Ehlo => hello(args, grammar).map(Command::Ehlo),
+        Verb::Helo => hello(args, grammar).map(Command::Helo),
+        Verb::Help => Ok(Command::Help),
+        Verb::Mail => parse_mail(args, grammar),
+        Verb::Noop => Ok(Command::Noop),
+        Verb::Quit => alone(args, Command::Quit, "QUIT"),
+        Verb::Rcpt => parse_rcpt(args, grammar),
+        Verb::Rset => alone(args, Command::Rset, "RSET"),
+        Verb::StartTls => alone(args, Command::StartTls, "STARTTLS"),
+        Verb::Etrn | Verb::Expn | Verb::Turn => Ok(Command::Unoffered),
+        Verb::Vrfy if args.is_empty() => Err(CommandError::Syntax("VRFY string")),
+        Verb::Vrfy => Ok(Command::Vrfy),
+    }
+}
+
+fn alone<'a>(args: &str, command: Command<'a>, usage: &'static str) -> Result<Command<'a>, CommandError> {
+    if args.is_empty() { Ok(command) } else { Err(CommandError::Syntax(usage)) }
+}
+
+fn hello(args: &str, grammar: Grammar) -> Result<&str, CommandError> {
+    let fits = match grammar {
+        Grammar::Lenient => !args.is_empty() && args.len() <= address::DOMAIN_MAX && args.bytes().all(|b| b.is_ascii_graphic()),
+        Grammar::Strict => address::is_domain(args, false) || address::is_literal(args),
+    };
+    if fits { Ok(args) } else { Err(CommandError::Hello) }
+}
+
+fn parse_auth(args: &str) -> Result<Command<'_>, CommandError> {
+    const USAGE: &str = "AUTH mechanism [initial-response]";
+    let (mechanism, initial) = match args.split_once(' ') {
+        Some((mechanism, rest)) => (mechanism, Some(rest.trim_start_matches(' '))),
+        None => (args, None),
+    };
+    // A mechanism's name: RFC 4422 section 3.1.
+    let named =
+        (1..=20).contains(&mechanism.len()) && mechanism.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    if !named || initial.is_some_and(|text| text.contains(' ')) {
+        return Err(CommandError::Syntax(USAGE));
+    }
+    Ok(Command::Auth { mechanism, initial })
+}
+
+fn parse_bdat(args: &str) -> Result<Command<'_>, CommandError> {
+    const USAGE: &str = "BDAT size [LAST]";
+    let (size, last) = match args.split_once(' ') {
+        Some((size, word)) if word.trim_start_matches(' ').eq_ignore_ascii_case("LAST") => (size, true),
+        Some(_) => return Err(CommandError::Syntax(USAGE)),
+        None => (args, false),
+    };
+    let size = decimal(size).ok_or(CommandError::Syntax(USAGE))?;
+    Ok(Command::Bdat { size, last })
+}
+
+fn parse_mail(args: &str, grammar: Grammar) -> Result<Command<'_>, CommandError> {
+    let (path, parameters) =
+        split_path(args, "FROM:", grammar).ok_or(CommandError::Syntax("MAIL FROM:<address> [parameters]"))?;
+    let mut mail = Mail { reverse_path: ReversePath::Null, size: None, utf8: false };
+    let mut seen: Vec<String> = Vec::new();
+    for (name, value) in parameters {
+        let upper = name.to_ascii_uppercase();
+        let bad = || CommandError::BadValue(upper.clone());
+        if seen.contains(&upper) {
+            return Err(bad());
+        }
+        match (upper.as_str(), value) {
+            ("SIZE", Some(value)) => mail.size = Some(decimal(value).ok_or_else(bad)?),
+            ("BODY", Some(value)) if ["7BIT", "8BITMIME"].iter().any(|known| known.eq_ignore_ascii_case(value)) => {}
+            ("SMTPUTF8", None) => mail.utf8 = true,
+            // RFC 4954 section 5: understood where AUTH is offered, and ignored, as nobody is trusted to name another.
+            ("AUTH", Some(value)) if grammar == Grammar::Lenient => check_xtext(value).ok_or_else(bad)?,
+            ("SIZE" | "BODY" | "SMTPUTF8", _) => return Err(bad()),
+            ("AUTH", None) if grammar == Grammar::Lenient => return Err(bad()),
+            _ => return Err(CommandError::UnknownParameter(printable(name))),
+        }
+        seen.push(upper);
+    }
+    mail.reverse_path = ReversePath::parse(path, mail.utf8).map_err(CommandError::Sender)?;
+    Ok(Command::Mail(mail))
+}
+
+fn parse_rcpt(args: &str, grammar: Grammar) -> Result<Command<'_>, CommandError> {
+    let (path, mut parameters) = split_path(args, "TO:", grammar).ok_or(CommandError::Syntax("RCPT TO:<address>"))?;
+    if let Some((name, _)) = parameters.next() {
+        return Err(CommandError::UnknownParameter(printable(name)));
+    }
+    // Whether UTF-8 is welcome only the transaction knows; the session asks again with its answer.
+    ForwardPath::parse(path, true).map(Command::Rcpt).map_err(CommandError::Recipient)
+}
+
+type Parameter<'a> = (&'a str, Option<&'a str>);
+
+/// Takes `FROM:<path> NAME=VALUE …` apart. A path without brackets is given as it is, for the address to be refused.
+fn split_path<'a>(args: &'a str, keyword: &str, grammar: Grammar) -> Option<(&'a str, impl Iterator<Item = Parameter<'a>>)> {
+    let head = args.get(..keyword.len())?;
+    if !head.eq_ignore_ascii_case(keyword) {
+        return None;
+    }
+    let mut rest = &args[keyword.len()..];
+    if grammar == Grammar::Lenient {
+        rest = rest.trim_start_matches(' ');
+    }
+    let end = match rest.starts_with('<') {
+        true => address::path_len(rest).unwrap_or(rest.len()),
+        false => rest.find(' ').unwrap_or(rest.len()),
+    };
+    let (path, tail) = rest.split_at(end);
+    if !tail.is_empty() && !tail.starts_with(' ') {
+        return Some((rest, "".split_ascii_whitespace().map(split_parameter as fn(&str) -> Parameter<'_>)));
+    }
+    Some((path, tail.split_ascii_whitespace().map(split_parameter as fn(&str) -> Parameter<'_>)))
+}
+
+fn split_parameter(word: &str) -> Parameter<'_> {
+    match word.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (word, None),
+    }
+}
+
+/// At most 20 digits (RFC 1870 section 6.1.2; RFC 3030 has no limit, and no message is that large).
+fn decimal(text: &str) -> Option<u64> {
+    let digits = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    if digits { Some(text.parse().unwrap_or(u64::MAX)) } else { None }
+}
+
+/// xtext of RFC 3461 section 4; `<>` stands for nobody (RFC 4954 section 5).
+fn check_xtext(value: &str) -> Option<()> {
+    if value == "<>" {
+        return Some(());
+    }
+    let mut bytes = value.bytes();
+    while let Some(b) = bytes.next() {
+        let fits = match b {
+            b'+' => (0..2).all(|_| matches!(bytes.next(), Some(b'0'..=b'9' | b'A'..=b'F'))),
+            b'=' => false,
+            b => b.is_ascii_graphic(),
+        };
+        if !fits {
+            return None;
+        }
+    }
+    (!value.is_empty()).then_some(())
+}
+
+/// A parameter's name as a reply may repeat it.
+fn printable(name: &str) -> String {
+    name.chars().take(32).map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str, grammar: Grammar) -> Result<Command<'_>, CommandError> {
+        parse(Verb::of(line.as_bytes()).expect("a known verb"), line, grammar)
+    }
+
+    fn mail(path: &str, size: Option<u64>, utf8: bool) -> Command<'static> {
+        Command::Mail(Mail { reverse_path: ReversePath::parse(path, utf8).unwrap(), size, utf8 })
+    }
+
+    #[test]
+    fn verbs_are_case_blind_and_whole_words() {
+        assert_eq!(Verb::of(b"ehlo x"), Some(Verb::Ehlo));
+        assert_eq!(Verb::of(b"QuIt"), Some(Verb::Quit));
+        for line in ["", " ", "EHLOX", "EHL", "MAIL\tFROM:<>", "QUIT\0", "\u{e9}HLO"] {
+            assert_eq!(Verb::of(line.as_bytes()), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn lines_that_both_grammars_read() {
+        let rows = [
+            ("EHLO client.example", Command::Ehlo("client.example")),
+            ("EHLO [127.0.0.1]", Command::Ehlo("[127.0.0.1]")),
+            ("HELO localhost  ", Command::Helo("localhost")),
+            ("MAIL FROM:<a@b.example>", mail("<a@b.example>", None, false)),
+            ("mail from:<a@b.example> size=12 body=8bitmime", mail("<a@b.example>", Some(12), false)),
+            ("MAIL FROM:<> SIZE=99999999999999999999", mail("<>", Some(u64::MAX), false)),
+            ("MAIL FROM:<ö@b.example> SMTPUTF8", mail("<ö@b.example>", None, true)),
+            ("MAIL FROM:<\"a> SIZE=1\"@b.example>", mail("<\"a> SIZE=1\"@b.example>", None, false)),
+            ("RCPT TO:<a@b.example>", Command::Rcpt(ForwardPath::parse("<a@b.example>", false).unwrap())),
+            ("RCPT TO:<Postmaster>", Command::Rcpt(ForwardPath::Postmaster)),
+            ("BDAT 0 LAST", Command::Bdat { size: 0, last: true }),
+            ("bdat 86 last", Command::Bdat { size: 86, last: true }),
+            ("BDAT 10", Command::Bdat { size: 10, last: false }),
+            ("AUTH PLAIN", Command::Auth { mechanism: "PLAIN", initial: None }),
+            ("AUTH LOGIN =", Command::Auth { mechanism: "LOGIN", initial: Some("=") }),
+            ("AUTH PLAIN  AGEAYg==", Command::Auth { mechanism: "PLAIN", initial: Some("AGEAYg==") }),
+            ("NOOP anything at all", Command::Noop),
+            ("HELP MAIL", Command::Help),
+            ("VRFY someone", Command::Vrfy),
+            ("EXPN list", Command::Unoffered),
+            ("TURN", Command::Unoffered),
+            ("DATA ", Command::Data),
+        ];
+        for (line, want) in rows {
+            for grammar in [Grammar::Strict, Grammar::Lenient] {
+                assert_eq!(read(line, grammar).as_ref(), Ok(&want), "{line} {grammar:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_the_lenient_grammar_reads() {
+        let rows = [
+            ("MAIL FROM: <a@b.example>", mail("<a@b.example>", None, false)),
+            ("MAIL  FROM:<a@b.example>", mail("<a@b.example>", None, false)),
+            ("RCPT TO:  <a@b.example>", Command::Rcpt(ForwardPath::parse("<a@b.example>", false).unwrap())),
+            ("EHLO my_pc", Command::Ehlo("my_pc")),
+            ("EHLO msg.eml:1", Command::Ehlo("msg.eml:1")),
+            ("MAIL FROM:<a@b.example> AUTH=<>", mail("<a@b.example>", None, false)),
+            ("MAIL FROM:<a@b.example> AUTH=e+3Dmc2@b.example", mail("<a@b.example>", None, false)),
+        ];
+        for (line, want) in rows {
+            assert_eq!(read(line, Grammar::Lenient).as_ref(), Ok(&want), "{line}");
+            assert!(read(line, Grammar::Strict).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_neither_reads() {
+        use CommandError::*;
+        let rows = [
+            ("EHLO", Hello),
+            ("EHLO a b", Hello),
+            ("HELO \u{e9}", Hello),
+            ("MAIL", Syntax("MAIL FROM:<address> [parameters]")),
+            ("MAIL TO:<a@b.example>", Syntax("MAIL FROM:<address> [parameters]")),
+            ("MAIL FROM", Syntax("MAIL FROM:<address> [parameters]")),
+            ("MAIL FROM:", Sender(AddressError::Syntax)),
+            ("MAIL FROM:a@b.example", Sender(AddressError::Syntax)),
+            ("MAIL FROM:<a@b.example>SIZE=1", Sender(AddressError::Syntax)),
+            ("MAIL FROM:<ö@b.example>", Sender(AddressError::Utf8)),
+            ("MAIL FROM:<a@b.example> SIZE=", BadValue("SIZE".into())),
+            ("MAIL FROM:<a@b.example> SIZE=-1", BadValue("SIZE".into())),
+            ("MAIL FROM:<a@b.example> SIZE", BadValue("SIZE".into())),
+            ("MAIL FROM:<a@b.example> SIZE=1 SIZE=2", BadValue("SIZE".into())),
+            ("MAIL FROM:<a@b.example> SIZE=111111111111111111111", BadValue("SIZE".into())),
+            ("MAIL FROM:<a@b.example> BODY=BINARYMIME", BadValue("BODY".into())),
+            ("MAIL FROM:<a@b.example> SMTPUTF8=1", BadValue("SMTPUTF8".into())),
+            ("MAIL FROM:<a@b.example> RET=FULL", UnknownParameter("RET".into())),
+            ("MAIL FROM:<a@b.example> x", UnknownParameter("x".into())),
+            ("RCPT TO:<>", Recipient(AddressError::Syntax)),
+            ("RCPT TO:<a@b.example> NOTIFY=NEVER", UnknownParameter("NOTIFY".into())),
+            ("BDAT", Syntax("BDAT size [LAST]")),
+            ("BDAT -1", Syntax("BDAT size [LAST]")),
+            ("BDAT 1 FIRST", Syntax("BDAT size [LAST]")),
+            ("AUTH", Syntax("AUTH mechanism [initial-response]")),
+            ("AUTH PLAIN a b", Syntax("AUTH mechanism [initial-response]")),
+            ("DATA now", Syntax("DATA")),
+            ("STARTTLS now", Syntax("STARTTLS")),
+            ("VRFY", Syntax("VRFY string")),
+        ];
+        for (line, want) in rows {
+            for grammar in [Grammar::Strict, Grammar::Lenient] {
+                assert_eq!(read(line, grammar), Err(want.clone()), "{line} {grammar:?}");
+            }
+        }
+        assert_eq!(read("MAIL FROM:<a@b.example> AUTH=a+3", Grammar::Lenient), Err(BadValue("AUTH".into())));
+        assert_eq!(read("MAIL FROM:<a@b.example> AUTH=<>", Grammar::Strict), Err(UnknownParameter("AUTH".into())));
+    }
+}

@@ -1,0 +1,12 @@
+//! The protocol, and nothing else.
+//!
+//! Everything here is pure: it reads no socket, no file and no clock, makes nothing random and logs nothing. What
+//! happened comes in as an [`session::Event`]; what to say and what to do next goes out as a [`session::Step`].
+//! So every dialogue can be a table test, every split of the input can be tried, and a fuzzer needs no socket.
+
+pub mod address;
+pub mod command;
+pub mod data;
+pub mod reply;
+pub mod sasl;
+pub mod session;

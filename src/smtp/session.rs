@@ -1,0 +1,754 @@
+//! One SMTP session as a pure state machine.
+//!
+//! It is told what happened ([`Event`]) and answers what to say and what to do next ([`Step`]). What is slow or can
+//! fail (password hash, disk, TLS, the policy's tables) leaves as a [`Next`] and comes back as an event. It guarantees
+//! that no order of commands reaches a mailbox past the rules of its port: which verb is legal when stands in one
+//! table, [`RULES`]; what a state knows lives in the state.
+
+use std::mem;
+use std::sync::Arc;
+
+use super::address::{ForwardPath, ReversePath};
+use super::command::{self, COMMAND_MAX, Command, CommandError, Grammar, Mail, Verb};
+use super::reply::{Refusal, Refused, Reply};
+use super::sasl::{self, Credentials, Exchange, Progress, SaslError};
+
+/// What a port is for (IANA service names).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Service {
+    /// Port 25: other servers bring mail for local addresses.
+    Smtp,
+    /// Ports 587 and 2525: users hand in mail, STARTTLS before everything else (RFC 6409).
+    Submission,
+    /// Port 465: the same, TLS from the first octet (RFC 8314).
+    Submissions,
+}
+
+/// What a session is held to.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// The name in the greeting.
+    pub hostname: Arc<str>,
+    /// What the port is for.
+    pub service: Service,
+    /// True if STARTTLS can be offered.
+    pub tls: bool,
+    /// Octets of a message, at most.
+    pub message_size: u64,
+    /// Recipients of a message, at most.
+    pub recipients: usize,
+    /// Refused commands after which the session ends.
+    pub errors: u32,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A command or a SASL response whose line ends otherwise than in CR LF, or holds a CR, LF or NUL.
+    BareLineEnd,
+    /// A chunk that is not the last has been read, or could not be kept.
+    Chunk(Result<(), Refused>),
+    /// A line without its CRLF; `more` if input waits behind it.
+    Line {
+        /// The line.
+        line: &'a [u8],
+        /// True if the client has sent more already.
+        more: bool,
+    },
+    /// A line longer than a line may be; it was read to its end and dropped.
+    LineTooLong,
+    /// The credentials were looked at: the login that they are for, or why not.
+    Login(Result<String, Refused>),
+    /// The connection stands; `early` is what the client sent without waiting for the greeting.
+    Opened {
+        /// Octets that came too early; should be empty.
+        early: &'a [u8],
+    },
+    /// The TLS handshake is done.
+    Secured,
+    /// The octets of a refused chunk have gone by.
+    Skipped,
+    /// The message is durable in every mailbox, under this id, or why not.
+    Stored(Result<String, Refused>),
+    /// The driver ends the session for a reason of its own.
+    Told(Refusal),
+    /// The policy's answer about the sender or the recipient that was asked about.
+    Verdict(Result<(), Refused>),
+}
+
+/// What to say and what to do next.
+#[derive(Debug)]
+pub struct Step {
+    /// What to say, if anything.
+    pub answer: Option<Answer>,
+    /// What to do behind it.
+    pub next: Next,
+}
+
+/// Something to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A refusal, to be logged.
+    No(Refused),
+    /// Anything else.
+    Reply(Reply),
+}
+
+/// What the driver does next, and which event it owes.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Read so many octets of content; owes [`Event::Chunk`], or [`Event::Stored`] if it is the last.
+    Chunk {
+        /// Octets.
+        size: u64,
+        /// True if the message ends with them.
+        last: bool,
+    },
+    /// Flush and close; owes nothing.
+    Close,
+    /// Read dot-stuffed content; owes [`Event::Stored`].
+    Content,
+    /// Read a command line; owes [`Event::Line`].
+    Line,
+    /// Ask whether this recipient is local; owes [`Event::Verdict`].
+    Recipient(ForwardPath),
+    /// Read a SASL response line; owes [`Event::Line`].
+    SaslLine,
+    /// Ask whether the login may use this sender; owes [`Event::Verdict`].
+    Sender(ReversePath),
+    /// Read so many octets and forget them; owes [`Event::Skipped`].
+    Skip(u64),
+    /// Flush and do the TLS handshake; owes [`Event::Secured`].
+    StartTls,
+    /// Check these credentials; owes [`Event::Login`].
+    Verify {
+        /// The mechanism, for the log.
+        mechanism: &'static str,
+        /// What the client gave.
+        credentials: Credentials,
+    },
+}
+
+/// What a mail transaction has gathered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// The sender.
+    pub reverse_path: ReversePath,
+    /// The recipients so far, as they were given.
+    pub recipients: Vec<ForwardPath>,
+    /// True if MAIL said SMTPUTF8.
+    pub utf8: bool,
+}
+
+/// How a client introduced itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The name it gave.
+    pub name: String,
+    /// True for EHLO.
+    pub extended: bool,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Session {
+    terms: Terms,
+    state: State,
+    secured: bool,
+    hello: Option<Hello>,
+    login: Option<String>,
+    errors: u32,
+}
+
+#[derive(Debug)]
+enum State {
+    /// BDAT has begun; so many octets so far.
+    Chunks(Envelope, u64),
+    /// The content of a whole message or of its last chunk is being read.
+    Content(Envelope),
+    /// No transaction.
+    Idle,
+    /// MAIL was accepted.
+    Mail(Envelope),
+    /// The policy is asked about a recipient.
+    Recipient(Envelope, ForwardPath),
+    /// A SASL exchange waits for a response.
+    Sasl(Exchange),
+    /// The policy is asked about a sender.
+    Sender(Mail),
+    /// The handshake is under way, or the connection has not been greeted.
+    Silent,
+    /// Credentials are being checked.
+    Verify,
+}
+
+/// One row of the legality table.
+struct Rule {
+    verb: Verb,
+    /// Legal in the clear where TLS is required (RFC 3207 section 4).
+    clear: bool,
+    /// Needs EHLO or HELO before it.
+    hello: bool,
+    /// Needs a login where the port wants one (RFC 6409 section 4.3).
+    login: bool,
+    transaction: Transaction,
+}
+
+#[derive(PartialEq, Eq)]
+enum Transaction {
+    /// Does not matter.
+    Any,
+    /// One must be open, and no BDAT begun.
+    Before,
+    /// None may be open.
+    None,
+    /// One must be open.
+    Open,
+}
+
+/// Which verb is legal when.
+const RULES: [Rule; 16] = {
+    const fn rule(verb: Verb, clear: bool, hello: bool, login: bool, transaction: Transaction) -> Rule {
+        Rule { verb, clear, hello, login, transaction }
+    }
+    use Transaction::{Any, Before, None, Open};
+    //         verb          clear  hello  login  transaction
+    [
+        rule(Verb::Auth, false, true, false, None),
+        rule(Verb::Bdat, false, true, true, Open),
+        rule(Verb::Data, false, true, true, Before),
+        rule(Verb::Ehlo, true, false, false, Any),
+        rule(Verb::Etrn, false, false, false, Any),
+        rule(Verb::Expn, false, false, false, Any),
+        rule(Verb::Helo, true, false, false, Any),
+        rule(Verb::Help, false, false, false, Any),
+        rule(Verb::Mail, false, true, true, None),
+        rule(Verb::Noop, true, false, false, Any),
+        rule(Verb::Quit, true, false, false, Any),
+        rule(Verb::Rcpt, false, true, true, Before),
+        rule(Verb::Rset, true, false, false, Any),
+        rule(Verb::StartTls, true, false, false, Any),
+        rule(Verb::Turn, false, false, false, Any),
+        rule(Verb::Vrfy, false, false, false, Any),
+    ]
+};
+
+impl Service {
+    /// All services.
+    pub const ALL: [Self; 3] = [Self::Smtp, Self::Submission, Self::Submissions];
+
+    /// The IANA service name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Smtp => "smtp",
+            Self::Submission => "submission",
+            Self::Submissions => "submissions",
+        }
+    }
+
+    /// The service of this IANA name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|service| service.name() == name)
+    }
+
+    /// True if a client must log in before MAIL.
+    pub fn needs_login(self) -> bool {
+        self != Self::Smtp
+    }
+
+    fn grammar(self) -> Grammar {
+        if self.needs_login() { Grammar::Lenient } else { Grammar::Strict }
+    }
+}
+
+impl Session {
+    /// A session on a fresh connection; on `submissions` the handshake is done already.
+    pub fn new(terms: Terms) -> Self {
+        let secured = terms.service == Service::Submissions;
+        Self { terms, state: State::Silent, secured, hello: None, login: None, errors: 0 }
+    }
+
+    /// What the port is for.
+    pub fn service(&self) -> Service {
+        self.terms.service
+    }
+
+    /// How the client introduced itself, since the last handshake.
+    pub fn hello(&self) -> Option<&Hello> {
+        self.hello.as_ref()
+    }
+
+    /// The login, once there is one.
+    pub fn login(&self) -> Option<&str> {
+        self.login.as_deref()
+    }
+
+    /// The open transaction.
+    pub fn envelope(&self) -> Option<&Envelope> {
+        match &self.state {
+            State::Chunks(envelope, _) | State::Content(envelope) | State::Mail(envelope) => Some(envelope),
+            State::Recipient(envelope, _) => Some(envelope),
+            State::Idle | State::Sasl(_) | State::Sender(_) | State::Silent | State::Verify => None,
+        }
+    }
+
+    /// True while content that was read belongs to an open message.
+    pub fn is_in_content(&self) -> bool {
+        matches!(self.state, State::Chunks(..) | State::Content(_))
+    }
+
+    /// Takes what happened; gives what to say and do.
+    pub fn step(&mut self, event: Event<'_>) -> Step {
+        match event {
+            Event::Opened { early } => self.opened(early),
+            Event::Line { line, more } => self.line(line, more),
+            Event::LineTooLong => match mem::replace(&mut self.state, State::Idle) {
+                State::Sasl(_) => self.no(Refusal::AuthLineTooLong),
+                state => {
+                    self.state = state;
+                    self.no(Refusal::LineTooLong)
+                }
+            },
+            Event::BareLineEnd => self.no(Refusal::BareLineEnd),
+            Event::Secured => self.secured(),
+            Event::Verdict(verdict) => self.verdict(verdict),
+            Event::Login(outcome) => self.logged_in(outcome),
+            Event::Chunk(outcome) => self.chunk(outcome),
+            Event::Stored(outcome) => self.stored(outcome),
+            Event::Skipped => Step { answer: None, next: Next::Line },
+            Event::Told(refusal) => Step { answer: Some(Answer::No(refusal.into())), next: Next::Close },
+        }
+    }
+
+    fn opened(&mut self, early: &[u8]) -> Step {
+        if !early.is_empty() {
+            return self.no(foreign_protocol(early).unwrap_or(Refusal::EarlyInput));
+        }
+        self.state = State::Idle;
+        say(Reply::plain(220, format!("{} ESMTP", self.terms.hostname)), Next::Line)
+    }
+
+    fn line(&mut self, line: &[u8], more: bool) -> Step {
+        if let State::Sasl(_) = self.state {
+            return self.sasl_line(line, more);
+        }
+        if self.errors >= self.terms.errors {
+            return self.no(Refusal::TooManyErrors);
+        }
+        if let Some(foreign) = foreign_protocol(line) {
+            return self.no(foreign);
+        }
+        let verb = Verb::of(line);
+        if line.len() > COMMAND_MAX && verb != Some(Verb::Auth) {
+            return self.no(Refusal::LineTooLong);
+        }
+        let Some(verb) = verb else {
+            return self.no(Refusal::UnknownCommand);
+        };
+        if verb.ends_a_batch() && more {
+            return self.no(Refusal::Pipelined);
+        }
+        if let Err(refusal) = self.is_legal(verb) {
+            return self.refuse_behind_its_octets(verb, line, refusal);
+        }
+        let Ok(text) = std::str::from_utf8(line) else {
+            return self.no(Refused::about(Refusal::Syntax, "ASCII or UTF-8"));
+        };
+        match command::parse(verb, text, self.terms.service.grammar()) {
+            Ok(command) => self.command(command),
+            Err(error) => self.no(refuse_command(error)),
+        }
+    }
+
+    /// Looks the verb up in the legality table.
+    fn is_legal(&self, verb: Verb) -> Result<(), Refusal> {
+        let Some(rule) = RULES.iter().find(|rule| rule.verb == verb) else {
+            return Err(Refusal::UnknownCommand);
+        };
+        if verb == Verb::Auth && !self.terms.service.needs_login() {
+            return Err(Refusal::AuthNotOffered);
+        }
+        if self.terms.service.needs_login() && !self.secured && !rule.clear {
+            return Err(Refusal::TlsFirst);
+        }
+        if rule.hello && self.hello.is_none() {
+            return Err(Refusal::HelloFirst);
+        }
+        if rule.login && self.terms.service.needs_login() && self.login.is_none() {
+            return Err(Refusal::LoginNeeded);
+        }
+        match (&rule.transaction, &self.state) {
+            (Transaction::Any, _) => Ok(()),
+            (Transaction::None, State::Idle) => Ok(()),
+            (Transaction::None, _) => Err(Refusal::TransactionOpen),
+            (_, State::Idle) => Err(Refusal::NoTransaction),
+            (Transaction::Before, State::Chunks(..)) => Err(Refusal::ChunksBegun),
+            (Transaction::Before | Transaction::Open, _) => Ok(()),
+        }
+    }
+
+    /// A refused BDAT is still followed by its octets, which must not be read as commands (RFC 3030 section 2).
+    fn refuse_behind_its_octets(&mut self, verb: Verb, line: &[u8], refusal: Refusal) -> Step {
+        let announced = match (verb, std::str::from_utf8(line)) {
+            (Verb::Bdat, Ok(text)) => command::parse(verb, text, self.terms.service.grammar()).ok(),
+            _ => None,
+        };
+        let mut step = self.no(refusal);
+        if let Some(Command::Bdat { size, .. }) = announced {
+            step.next = Next::Skip(size);
+        }
+        step
+    }
+
+    fn command(&mut self, command: Command<'_>) -> Step {
+        match command {
+            Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
+            Command::Bdat { size, last } => self.bdat(size, last),
+            Command::Data => self.data(),
+            Command::Ehlo(name) => self.greet(name, true),
+            Command::Helo(name) => self.greet(name, false),
+            Command::Help => say(
+                Reply::ok(
+                    214,
+                    (2, 0, 0),
+                    "EHLO HELO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT; see pillarbox(8)",
+                ),
+                Next::Line,
+            ),
+            Command::Mail(mail) => self.mail(mail),
+            Command::Noop => say(Reply::ok(250, (2, 0, 0), "Ok"), Next::Line),
+            Command::Quit => say(Reply::ok(221, (2, 0, 0), "Bye"), Next::Close),
+            Command::Rcpt(path) => self.rcpt(path),
+            Command::Rset => {
+                self.state = State::Idle;
+                say(Reply::ok(250, (2, 0, 0), "Ok"), Next::Line)
+            }
+            Command::StartTls => self.start_tls(),
+            Command::Unoffered => self.no(Refusal::NotOffered),
+            Command::Vrfy => {
+                say(Reply::ok(252, (2, 0, 0), "Cannot VRFY user, but will accept message and attempt delivery"), Next::Line)
+            }
+        }
+    }
+
+    /// EHLO and HELO end an open transaction (RFC 5321 section 4.1.4).
+    fn greet(&mut self, name: &str, extended: bool) -> Step {
+        self.state = State::Idle;
+        self.hello = Some(Hello { name: name.to_owned(), extended });
+        let terms = &self.terms;
+        if !extended {
+            return say(Reply::plain(250, terms.hostname.to_string()), Next::Line);
+        }
+        let mut lines = vec![
+            terms.hostname.to_string(),
+            "PIPELINING".into(),
+            format!("SIZE {}", terms.message_size),
+            "8BITMIME".into(),
+            "SMTPUTF8".into(),
+            "ENHANCEDSTATUSCODES".into(),
+            "CHUNKING".into(),
+            format!("LIMITS RCPTMAX={}", terms.recipients),
+        ];
+        if terms.tls && !self.secured {
+            lines.push("STARTTLS".into());
+        }
+        if terms.service.needs_login() && self.secured && self.login.is_none() {
+            lines.push(format!("AUTH {}", sasl::MECHANISMS));
+        }
+        say(Reply::lines(250, lines), Next::Line)
+    }
+
+    fn start_tls(&mut self) -> Step {
+        if self.secured {
+            return self.no(Refusal::AlreadyTls);
+        }
+        if !self.terms.tls {
+            return self.no(Refusal::NotOffered);
+        }
+        self.state = State::Silent;
+        say(Reply::ok(220, (2, 0, 0), "Ready to start TLS"), Next::StartTls)
+    }
+
+    /// Everything said before the handshake is forgotten, the client's name too (RFC 3207 section 4.2).
+    fn secured(&mut self) -> Step {
+        self.secured = true;
+        self.hello = None;
+        self.state = State::Idle;
+        Step { answer: None, next: Next::Line }
+    }
+
+    fn auth(&mut self, mechanism: &str, initial: Option<&str>) -> Step {
+        if self.login.is_some() {
+            return self.no(Refusal::AlreadyLoggedIn);
+        }
+        let Some(exchange) = Exchange::start(mechanism) else {
+            return self.no(Refusal::AuthMechanism);
+        };
+        match initial {
+            None => self.challenge(exchange),
+            Some(response) => {
+                let name = exchange.mechanism();
+                self.progress(name, exchange.initial(response.as_bytes()))
+            }
+        }
+    }
+
+    fn sasl_line(&mut self, line: &[u8], more: bool) -> Step {
+        let State::Sasl(exchange) = mem::replace(&mut self.state, State::Idle) else {
+            return self.no(Refusal::Internal);
+        };
+        if more {
+            return self.no(Refusal::Pipelined);
+        }
+        let name = exchange.mechanism();
+        self.progress(name, exchange.respond(line))
+    }
+
+    fn progress(&mut self, mechanism: &'static str, progress: Result<Progress, SaslError>) -> Step {
+        match progress {
+            Ok(Progress::Continue(exchange)) => self.challenge(exchange),
+            Ok(Progress::Done(credentials)) => {
+                self.state = State::Verify;
+                Step { answer: None, next: Next::Verify { mechanism, credentials } }
+            }
+            Err(SaslError::Cancelled) => self.no(Refusal::AuthCancelled),
+            Err(SaslError::Malformed) => self.no(Refusal::AuthBadBase64),
+            Err(SaslError::OtherIdentity) => self.no(Refusal::BadCredentials),
+        }
+    }
+
+    fn challenge(&mut self, exchange: Exchange) -> Step {
+        let reply = Reply::plain(334, exchange.challenge());
+        self.state = State::Sasl(exchange);
+        say(reply, Next::SaslLine)
+    }
+
+    fn logged_in(&mut self, outcome: Result<String, Refused>) -> Step {
+        self.state = State::Idle;
+        match outcome {
+            Ok(login) => {
+                self.login = Some(login);
+                say(Reply::ok(235, (2, 7, 0), "Authentication successful"), Next::Line)
+            }
+            Err(refused) => self.no(refused),
+        }
+    }
+
+    fn mail(&mut self, mail: Mail) -> Step {
+        if mail.size.is_some_and(|size| size > self.terms.message_size) {
+            return self.no(self.too_large());
+        }
+        let path = mail.reverse_path.clone();
+        self.state = State::Sender(mail);
+        Step { answer: None, next: Next::Sender(path) }
+    }
+
+    fn rcpt(&mut self, path: ForwardPath) -> Step {
+        let (refusal, envelope) = match mem::replace(&mut self.state, State::Idle) {
+            State::Mail(envelope) if !envelope.utf8 && !path.to_string().is_ascii() => (Refusal::Utf8, envelope),
+            State::Mail(envelope) if envelope.recipients.len() >= self.terms.recipients => (Refusal::TooManyRecipients, envelope),
+            State::Mail(envelope) => {
+                self.state = State::Recipient(envelope, path.clone());
+                return Step { answer: None, next: Next::Recipient(path) };
+            }
+            state => {
+                self.state = state;
+                return self.no(Refusal::NoTransaction);
+            }
+        };
+        self.state = State::Mail(envelope);
+        self.no(refusal)
+    }
+
+    fn verdict(&mut self, verdict: Result<(), Refused>) -> Step {
+        match (mem::replace(&mut self.state, State::Idle), verdict) {
+            (State::Sender(mail), Ok(())) => {
+                self.state = State::Mail(Envelope { reverse_path: mail.reverse_path, recipients: Vec::new(), utf8: mail.utf8 });
+                say(Reply::ok(250, (2, 1, 0), "Ok"), Next::Line)
+            }
+            (State::Recipient(mut envelope, path), Ok(())) => {
+                envelope.recipients.push(path);
+                self.state = State::Mail(envelope);
+                say(Reply::ok(250, (2, 1, 5), "Ok"), Next::Line)
+            }
+            (State::Recipient(envelope, _), Err(refused)) => {
+                self.state = State::Mail(envelope);
+                self.no(refused)
+            }
+            (_, Err(refused)) => self.no(refused),
+            (_, Ok(())) => self.no(Refusal::Internal),
+        }
+    }
+
+    fn data(&mut self) -> Step {
+        match mem::replace(&mut self.state, State::Idle) {
+            State::Mail(envelope) if !envelope.recipients.is_empty() => {
+                self.state = State::Content(envelope);
+                say(Reply::plain(354, "End data with <CR><LF>.<CR><LF>"), Next::Content)
+            }
+            state => {
+                self.state = state;
+                self.no(Refusal::NoRecipients)
+            }
+        }
+    }
+
+    fn bdat(&mut self, size: u64, last: bool) -> Step {
+        let (envelope, before) = match mem::replace(&mut self.state, State::Idle) {
+            State::Mail(envelope) if envelope.recipients.is_empty() => {
+                self.state = State::Mail(envelope);
+                let mut step = self.no(Refusal::NoRecipients);
+                step.next = Next::Skip(size);
+                return step;
+            }
+            State::Mail(envelope) => (envelope, 0),
+            State::Chunks(envelope, before) => (envelope, before),
+            state => {
+                self.state = state;
+                return self.no(Refusal::Internal);
+            }
+        };
+        let total = size.saturating_add(before);
+        if total > self.terms.message_size {
+            let mut step = self.no(self.too_large());
+            step.next = Next::Skip(size);
+            return step;
+        }
+        self.state = if last { State::Content(envelope) } else { State::Chunks(envelope, total) };
+        Step { answer: None, next: Next::Chunk { size, last } }
+    }
+
+    fn chunk(&mut self, outcome: Result<(), Refused>) -> Step {
+        match outcome {
+            Ok(()) => say(Reply::ok(250, (2, 0, 0), "Ok"), Next::Line),
+            Err(refused) => {
+                self.state = State::Idle;
+                self.no(refused)
+            }
+        }
+    }
+
+    fn stored(&mut self, outcome: Result<String, Refused>) -> Step {
+        self.state = State::Idle;
+        match outcome {
+            Ok(id) => say(Reply::ok(250, (2, 0, 0), format!("Ok: stored as {id}")), Next::Line),
+            Err(refused) => self.no(refused),
+        }
+    }
+
+    fn too_large(&self) -> Refused {
+        Refused::about(Refusal::MessageTooLarge, self.terms.message_size)
+    }
+
+    fn no(&mut self, refused: impl Into<Refused>) -> Step {
+        let refused = refused.into();
+        if refused.why.is_clients_fault() {
+            self.errors = self.errors.saturating_add(1);
+        }
+        let next = if refused.why.closes() { Next::Close } else { Next::Line };
+        Step { answer: Some(Answer::No(refused)), next }
+    }
+}
+
+fn say(reply: Reply, next: Next) -> Step {
+    Step { answer: Some(Answer::Reply(reply)), next }
+}
+
+fn refuse_command(error: CommandError) -> Refused {
+    use super::address::AddressError;
+    match error {
+        CommandError::BadValue(name) => Refused::about(Refusal::BadValue, name),
+        CommandError::Hello => Refusal::Hello.into(),
+        CommandError::Recipient(AddressError::Syntax) => Refusal::BadRecipient.into(),
+        CommandError::Sender(AddressError::Syntax) => Refusal::BadSender.into(),
+        CommandError::Recipient(AddressError::Utf8) | CommandError::Sender(AddressError::Utf8) => Refusal::Utf8.into(),
+        CommandError::Syntax(usage) => Refused::about(Refusal::Syntax, usage),
+        CommandError::UnknownParameter(name) => Refused::about(Refusal::UnknownParameter, name),
+    }
+}
+
+/// Browsers made to post to port 25, and TLS where it is not due, are ended at their first line.
+fn foreign_protocol(line: &[u8]) -> Option<Refusal> {
+    const HTTP: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PRI", "PUT"];
+    /// ContentType handshake, and the major version that every TLS record has (RFC 8446 section 5.1).
+    const TLS_HANDSHAKE: [u8; 2] = [0x16, 0x03];
+    let word = line.split(|b| *b == b' ').next().unwrap_or(line);
+    if word.len() < line.len() && HTTP.iter().any(|verb| verb.as_bytes().eq_ignore_ascii_case(word)) {
+        return Some(Refusal::Http);
+    }
+    line.starts_with(&TLS_HANDSHAKE).then_some(Refusal::TlsHello)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(service: Service) -> Session {
+        let mut session = Session::new(Terms {
+            hostname: "mx.example.org".into(),
+            service,
+            tls: true,
+            message_size: 1000,
+            recipients: 2,
+            errors: 10,
+        });
+        session.step(Event::Opened { early: b"" });
+        session
+    }
+
+    #[test]
+    fn the_legality_table_has_each_verb_once() {
+        for (rule, verb) in RULES.iter().zip(Verb::ALL) {
+            assert_eq!(rule.verb, verb);
+        }
+    }
+
+    /// Whatever a client says before login on a submission port, nothing but these can follow.
+    #[test]
+    fn before_login_no_line_reaches_the_policy() {
+        let lines = [
+            "MAIL FROM:<a@b.example>",
+            "RCPT TO:<a@b.example>",
+            "DATA",
+            "BDAT 3 LAST",
+            "RSET",
+            "VRFY a",
+            "ETRN x",
+            "HELP",
+            "NOOP",
+            "EHLO x",
+            "HELO x",
+            "EXPN a",
+            "AUTH PLAIN =",
+        ];
+        for service in [Service::Submission, Service::Submissions] {
+            for first in lines {
+                for second in lines {
+                    let mut session = session(service);
+                    session.step(Event::Line { line: first.as_bytes(), more: false });
+                    let step = session.step(Event::Line { line: second.as_bytes(), more: false });
+                    let harmless = matches!(step.next, Next::Line | Next::SaslLine | Next::Skip(3) | Next::Close);
+                    assert!(harmless, "{service:?}: {first}, {second}: {step:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_stray_event_is_no_panic_and_no_success() {
+        for service in Service::ALL {
+            let events: [fn() -> Event<'static>; 6] = [
+                || Event::Verdict(Ok(())),
+                || Event::Chunk(Err(Refusal::DiskFull.into())),
+                || Event::Skipped,
+                || Event::LineTooLong,
+                || Event::BareLineEnd,
+                || Event::Told(Refusal::Timeout),
+            ];
+            for event in events {
+                let step = session(service).step(event());
+                assert!(matches!(step.next, Next::Line | Next::Close), "{step:?}");
+            }
+        }
+    }
+}
