@@ -171,11 +171,20 @@ impl Template {
 }
 
 impl Config {
-    /// Reads a configuration; `path` is for messages, `host` gives the host's own name where none is configured.
+    /// Reads a configuration, or names everything that is wrong; see [`Self::examine`].
     pub fn parse(text: &str, path: &Path, host: impl FnOnce() -> Option<String>) -> Result<Self, Vec<Problem>> {
+        match Self::examine(text, path, host) {
+            (Some(config), problems) if problems.is_empty() => Ok(config),
+            (_, problems) => Err(problems),
+        }
+    }
+
+    /// Reads as much of a configuration as can be understood, with everything that is wrong; `path` is for messages,
+    /// `host` gives the host's own name where none is configured. Only what is no TOML at all gives no configuration.
+    pub fn examine(text: &str, path: &Path, host: impl FnOnce() -> Option<String>) -> (Option<Self>, Vec<Problem>) {
         let mut reader = Reader { text, path, problems: Vec::new() };
         let config = match DeTable::parse(text) {
-            Ok(table) => reader.config(table.get_ref(), host),
+            Ok(table) => Some(reader.config(table.get_ref(), host)),
             Err(error) => {
                 let line = error.span().map_or(0, |span| reader.line(&span));
                 let text = format!("not valid TOML: {}", error.message().replace('\n', ", "));
@@ -183,10 +192,7 @@ impl Config {
                 None
             }
         };
-        match config {
-            Some(config) if reader.problems.is_empty() => Ok(config),
-            _ => Err(reader.problems),
-        }
+        (config, reader.problems)
     }
 
     /// True if a service is listened on.
@@ -204,7 +210,7 @@ struct Reader<'a> {
 type Value<'a> = Spanned<DeValue<'a>>;
 
 impl Reader<'_> {
-    fn config(&mut self, table: &DeTable<'_>, host: impl FnOnce() -> Option<String>) -> Option<Config> {
+    fn config(&mut self, table: &DeTable<'_>, host: impl FnOnce() -> Option<String>) -> Config {
         self.known(table, "", |key| !key.contains('.') || key == "senders");
         let hostname = match table.get("hostname") {
             Some(value) => self.hostname(value),
@@ -232,7 +238,9 @@ impl Reader<'_> {
         }
         let limits = self.section(table, "limits").map(|section| self.limits(section)).unwrap_or_default();
         let senders = self.section(table, "senders").map(|section| self.senders(section)).unwrap_or_default();
-        Some(Config { hostname: hostname?, domains: domains?, user, users, aliases, maildir, listen, tls, limits, senders })
+        let hostname = hostname.unwrap_or_else(|| "localhost".to_owned());
+        let domains = domains.unwrap_or_default();
+        Config { hostname, domains, user, users, aliases, maildir, listen, tls, limits, senders }
     }
 
     fn line(&self, span: &Range<usize>) -> usize {

@@ -1,1 +1,388 @@
-//! .
+//! The driver of one connection: the only file that knows everybody, and the one that knows no rules.
+//!
+//! It does what [`Next`] says and feeds back the [`Event`] that is owed. Whatever happens on the connection, a message
+//! is either stored whole and answered with 250, or not stored.
+
+pub mod house;
+mod intake;
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::auth::verify::{Standing, Verdict};
+use crate::journal::SessionLog;
+use crate::net::admission::{Network, Seat};
+use crate::net::deadline::{self, Clock, Wait};
+use crate::net::stream::Link;
+use crate::net::wire::{Line, Wire};
+use crate::smtp::command::Verb;
+use crate::smtp::data::Framing;
+use crate::smtp::reply::{Refusal, Refused};
+use crate::smtp::sasl::{Credentials, SASL_LINE_MAX};
+use crate::smtp::session::{Answer, Event, Next, Service, Session, Step, Terms};
+use house::{House, Settings};
+use intake::{Circumstances, Intake};
+
+/// From connect to MAIL on port 25; the `login` limit is for ports where there is a login.
+const MAIL_LIMIT: std::time::Duration = std::time::Duration::from_secs(300);
+/// Octets of a random id.
+const ID_LEN: usize = 12;
+
+/// Who comes, and through which door.
+#[derive(Debug)]
+pub struct Visit<'a> {
+    /// What the port is for.
+    pub service: Service,
+    /// Where the client is.
+    pub peer: SocketAddr,
+    /// When it was accepted.
+    pub opened: Instant,
+    /// Its seat; none in tests.
+    pub seat: Option<&'a Arc<Seat>>,
+}
+
+/// A clock for a visit under these settings.
+pub fn clock(settings: &Settings, service: Service, opened: Instant) -> Clock {
+    let limits = &settings.config.limits;
+    let login = if service.needs_login() { limits.login } else { MAIL_LIMIT };
+    Clock::new(deadline::Limits { idle: limits.idle, login, session: limits.session, data_rate: limits.data_rate }, opened)
+}
+
+/// A random id for a session; 60 bits, so that none comes twice.
+pub fn fresh_id() -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut random = [0; ID_LEN];
+    // Without randomness an id is not unique, which is no reason to refuse mail.
+    let _ = aws_lc_rs::rand::fill(&mut random);
+    random.iter().map(|b| char::from(ALPHABET[usize::from(b % 32)])).collect()
+}
+
+/// Serves one connection to its end.
+pub fn serve<L: Link>(link: L, visit: &Visit<'_>, house: &House, settings: Arc<Settings>) {
+    let log = SessionLog::new(fresh_id(), visit.peer, visit.service.name());
+    log.connect();
+    let guard = PanicLog(&log);
+    let driver = Driver {
+        wire: Wire::new(link),
+        session: Session::new(terms(&settings, visit.service)),
+        visit,
+        house,
+        settings,
+        log: &log,
+        intake: None,
+        messages: 0,
+        command: "connect",
+    };
+    driver.run();
+    drop(guard);
+}
+
+fn terms(settings: &Settings, service: Service) -> Terms {
+    let limits = &settings.config.limits;
+    Terms {
+        hostname: settings.config.hostname.as_str().into(),
+        service,
+        tls: settings.tls.is_some(),
+        message_size: limits.message_size,
+        recipients: limits.recipients,
+        errors: limits.errors,
+    }
+}
+
+struct Driver<'a, L> {
+    wire: Wire<L>,
+    session: Session,
+    visit: &'a Visit<'a>,
+    house: &'a House,
+    settings: Arc<Settings>,
+    log: &'a SessionLog,
+    /// The message whose content is coming in, between chunks too.
+    intake: Option<Intake>,
+    messages: u64,
+    /// The last command, for the log.
+    command: &'static str,
+}
+
+impl<L: Link> Driver<'_, L> {
+    fn run(mut self) {
+        let mut step = self.open();
+        let mut ending = false;
+        loop {
+            let done = step.and_then(|step| {
+                if let Some(answer) = &step.answer {
+                    self.say(answer);
+                }
+                self.obey(step.next)
+            });
+            step = match done {
+                Ok(Some(step)) => Ok(step),
+                Ok(None) => break,
+                // The last word did not get through either.
+                Err(_) if ending => break,
+                Err(error) => match self.last_word(&error) {
+                    Some(refusal) => {
+                        ending = true;
+                        Ok(self.session.step(Event::Told(refusal)))
+                    }
+                    None => break,
+                },
+            };
+            if !self.session.is_in_content() {
+                self.intake = None;
+            }
+        }
+        self.intake = None;
+        self.wire.link().close();
+        self.log.disconnect(self.messages, self.visit.opened.elapsed());
+    }
+
+    /// TLS first where the port wants it, then whatever the client sent too early.
+    fn open(&mut self) -> io::Result<Step> {
+        if self.visit.service == Service::Submissions {
+            self.handshake()?;
+        }
+        if let Some(refusal) = self.told() {
+            return Ok(self.session.step(Event::Told(refusal)));
+        }
+        self.wire.has_more()?;
+        Ok(self.session.step(Event::Opened { early: self.wire.unread() }))
+    }
+
+    fn say(&mut self, answer: &Answer) {
+        match answer {
+            Answer::Reply(reply) => reply.write_to(self.wire.out()),
+            Answer::No(refused) => {
+                let parts = refused.why.parts();
+                refused.write_to(self.wire.out(), self.log.id());
+                self.log.refused(self.command, parts.code, parts.reason, &refused.text());
+            }
+        }
+    }
+
+    /// Does what is next; `None` at the end of the session.
+    fn obey(&mut self, next: Next) -> io::Result<Option<Step>> {
+        let event = match next {
+            Next::Close => {
+                self.wire.flush(Wait::Farewell)?;
+                return Ok(None);
+            }
+            Next::Line => return self.line(Wait::Command).map(Some),
+            Next::SaslLine => return self.line(Wait::Auth).map(Some),
+            Next::StartTls => {
+                self.wire.flush(Wait::Reply)?;
+                self.wire.forget_input();
+                self.handshake()?;
+                Event::Secured
+            }
+            Next::Sender(path) => {
+                let verdict = self.settings.policy.sender(self.session.login(), &path);
+                if verdict.is_ok() && !self.visit.service.needs_login() {
+                    self.wire.link().clock().trust();
+                }
+                Event::Verdict(verdict)
+            }
+            Next::Recipient(path) => {
+                Event::Verdict(self.settings.policy.recipient(self.visit.service.needs_login(), &path).map(drop))
+            }
+            Next::Verify { mechanism, credentials } => Event::Login(self.verify(mechanism, &credentials)),
+            Next::Content => Event::Stored(self.content()?),
+            Next::Chunk { size, last } => self.chunk(size, last)?,
+            Next::Skip(size) => {
+                self.pass(Wait::Chunk, size, |_, input| (input.len(), false))?;
+                Event::Skipped
+            }
+        };
+        Ok(Some(self.session.step(event)))
+    }
+
+    fn line(&mut self, wait: Wait) -> io::Result<Step> {
+        let open = self.session.envelope().is_some();
+        if let Some(seat) = self.visit.seat {
+            seat.set_in_transaction(open);
+        }
+        if !open && let Some(refusal) = self.told() {
+            return Ok(self.session.step(Event::Told(refusal)));
+        }
+        let line = match self.wire.line(wait, SASL_LINE_MAX - 2)? {
+            Line::Text(line) | Line::Foreign(line) => line,
+            Line::Bare => return Ok(self.session.step(Event::BareLineEnd)),
+            Line::TooLong => return Ok(self.session.step(Event::LineTooLong)),
+            Line::End => return Err(ErrorKind::UnexpectedEof.into()),
+        };
+        let verb = Verb::of(self.wire.text(line.clone()));
+        let secret = wait == Wait::Auth || verb == Some(Verb::Auth);
+        if wait == Wait::Command {
+            self.command = verb.map_or("unknown", Verb::name);
+        }
+        let more = (wait == Wait::Auth || verb.is_some_and(Verb::ends_a_batch)) && self.wire.has_more()?;
+        let step = self.session.step(Event::Line { line: self.wire.text(line.clone()), more });
+        if secret {
+            self.wire.wipe(line);
+        }
+        Ok(step)
+    }
+
+    fn handshake(&mut self) -> io::Result<()> {
+        let Some(acceptor) = self.settings.tls.clone() else {
+            return Err(ErrorKind::Unsupported.into());
+        };
+        let link = self.wire.link();
+        link.clock().begin(Wait::Handshake, Instant::now());
+        match link.start_tls(&acceptor) {
+            Ok(info) => {
+                self.log.tls(info.version, info.cipher, info.resumed);
+                Ok(())
+            }
+            Err(error) => {
+                if error.kind() != ErrorKind::TimedOut {
+                    self.log.tls_failed(&error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn verify(&mut self, mechanism: &'static str, credentials: &Credentials) -> Result<String, Refused> {
+        let limits = &self.settings.config.limits;
+        let network = Network::of(self.visit.peer.ip());
+        let (house, login, now) = (self.house, &credentials.login, Instant::now());
+        let failed = |why: Refusal| {
+            self.log.login_failed(mechanism, login, why.parts().reason);
+            Err(why.into())
+        };
+        if house.throttle.blocks(network, login, now) {
+            return failed(Refusal::AuthThrottled);
+        }
+        let standing = if house.throttle.has_failed(network, now) { Standing::Failed } else { Standing::Clean };
+        match house.verifier.verify(&self.settings.users, credentials, standing) {
+            Verdict::Busy => failed(Refusal::AuthBusy),
+            Verdict::Wrong => {
+                if house.throttle.failed(network, login, limits.auth_failures, Instant::now()) {
+                    self.log.throttled(login);
+                }
+                failed(Refusal::BadCredentials)
+            }
+            Verdict::Right { login, label } => {
+                house.throttle.succeeded(network, &login);
+                self.log.login(mechanism, &login, &label);
+                self.wire.link().clock().trust();
+                if let Some(seat) = self.visit.seat {
+                    seat.log_in();
+                }
+                Ok(login)
+            }
+        }
+    }
+
+    /// Reads dot-stuffed content to its end and stores it.
+    fn content(&mut self) -> io::Result<Result<String, Refused>> {
+        let mut intake = Intake::new(self.message_id(), Framing::Dots);
+        self.pass(Wait::Data, u64::MAX, |around, input| intake.feed(input, around))?;
+        Ok(self.store(intake))
+    }
+
+    /// Reads a chunk, and stores the message if it is the last.
+    fn chunk(&mut self, size: u64, last: bool) -> io::Result<Event<'static>> {
+        let mut intake = match self.intake.take() {
+            Some(intake) => intake,
+            None => Intake::new(self.message_id(), Framing::Chunks),
+        };
+        self.pass(Wait::Chunk, size, |around, input| intake.feed(input, around))?;
+        if last {
+            return Ok(Event::Stored(self.store(intake)));
+        }
+        let refused = intake.refusal(false);
+        self.intake = Some(intake);
+        Ok(Event::Chunk(refused.map_or(Ok(()), Err)))
+    }
+
+    /// Hands at most `size` octets of input to `take`, until it says that the end has come.
+    fn pass(&mut self, wait: Wait, size: u64, mut take: impl FnMut(Circumstances<'_>, &[u8]) -> (usize, bool)) -> io::Result<()> {
+        self.wire.begin_content(wait)?;
+        let tls = self.wire.link().tls();
+        let around = Circumstances {
+            house: self.house,
+            settings: &self.settings,
+            session: &self.session,
+            tls,
+            client: self.visit.peer.ip(),
+        };
+        let mut left = size;
+        while left > 0 {
+            let input = self.wire.content()?;
+            let within = input.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let (used, ended) = take(around, &input[..within]);
+            self.wire.consume(used);
+            left -= used as u64;
+            if ended {
+                break;
+            }
+        }
+        self.wire.end_content();
+        Ok(())
+    }
+
+    fn store(&mut self, intake: Intake) -> Result<String, Refused> {
+        let around = Circumstances {
+            house: self.house,
+            settings: &self.settings,
+            session: &self.session,
+            tls: self.wire.link().tls(),
+            client: self.visit.peer.ip(),
+        };
+        let stored = intake.finish(around)?;
+        if let Some(envelope) = self.session.envelope() {
+            let to: Vec<String> = envelope.recipients.iter().map(ToString::to_string).collect();
+            let from = envelope.reverse_path.to_string();
+            self.log.accepted(&stored.id, &from, &to, stored.octets, stored.begun.elapsed());
+        }
+        for (mailbox, file) in &stored.files {
+            self.log.delivered(&stored.id, mailbox, file);
+        }
+        self.messages += 1;
+        self.house.count_message(stored.files.iter().map(|(_, file)| file.as_path()));
+        Ok(stored.id)
+    }
+
+    fn message_id(&self) -> String {
+        format!("{}.{}", self.log.id(), self.messages + 1)
+    }
+
+    fn told(&self) -> Option<Refusal> {
+        self.visit.seat.and_then(|seat| seat.told())
+    }
+
+    /// What the connection's end calls for: a last word to the client, if it can hear one. Logs why.
+    fn last_word(&mut self, error: &io::Error) -> Option<Refusal> {
+        let wait = self.wire.link().clock().wait();
+        let secured = self.visit.service != Service::Submissions || self.wire.link().tls().is_some();
+        let can_hear = secured && !matches!(wait, Wait::Handshake | Wait::Reply | Wait::Farewell);
+        self.wire.out().clear();
+        match (error.kind(), self.told()) {
+            (_, Some(told)) => {
+                if !can_hear {
+                    self.log.refused(self.command, told.parts().code, told.parts().reason, told.parts().text);
+                }
+                can_hear.then_some(told)
+            }
+            (ErrorKind::TimedOut, None) => {
+                self.log.timeout(wait.name(), self.visit.opened.elapsed());
+                can_hear.then_some(Refusal::Timeout)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Says which session a panic ended.
+struct PanicLog<'a>(&'a SessionLog);
+
+impl Drop for PanicLog<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.panicked("the session ended by a defect; please report it");
+        }
+    }
+}

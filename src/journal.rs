@@ -1,1 +1,240 @@
-//! .
+//! The log: one function an event, and nobody else formats a log line.
+//!
+//! A line is `event key=value …`. A value that holds anything but plain printable characters is quoted and escaped, so
+//! no client can forge a key or a line. Every line of a session has `session=` and `peer=`. Nothing a client says after
+//! AUTH gets here but the mechanism and the login. pillarbox(8) lists all events with their keys.
+
+use std::fmt::{Display, Write as _};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use log::{error, info, warn};
+
+/// Writes the lines of one session.
+#[derive(Clone, Debug)]
+pub struct SessionLog {
+    id: String,
+    peer: SocketAddr,
+    service: &'static str,
+}
+
+/// Every event with its keys; the manual is held against it.
+pub const EVENTS: [(&str, &[&str]); 18] = [
+    ("accept-failed", &["service", "error", "pause"]),
+    ("accepted", &["session", "peer", "id", "from", "to", "size", "seconds"]),
+    ("connect", &["session", "peer", "service"]),
+    ("delivered", &["session", "peer", "id", "mailbox", "file"]),
+    ("disconnect", &["session", "peer", "messages", "seconds"]),
+    ("draining", &["sessions", "seconds"]),
+    ("login", &["session", "peer", "mechanism", "login", "label"]),
+    ("login-failed", &["session", "peer", "mechanism", "login", "reason"]),
+    ("notice", &["about", "text"]),
+    ("overloaded", &["session", "peer", "service", "reason"]),
+    ("panic", &["session", "peer", "text"]),
+    ("refused", &["session", "peer", "command", "code", "reason", "text"]),
+    ("reloaded", &["what", "result", "text"]),
+    ("started", &["service", "address"]),
+    ("stopped", &["messages", "seconds"]),
+    ("throttled", &["session", "peer", "login"]),
+    ("timeout", &["session", "peer", "where", "seconds"]),
+    ("tls", &["session", "peer", "version", "cipher", "resumed", "error"]),
+];
+
+impl SessionLog {
+    /// A log for a session with a fresh id.
+    pub fn new(id: String, peer: SocketAddr, service: &'static str) -> Self {
+        Self { id, peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()), service }
+    }
+
+    /// The session's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn line(&self, event: &str) -> Line {
+        Line::new(event).key("session", &self.id).key("peer", self.peer)
+    }
+
+    /// The connection is taken up.
+    pub fn connect(&self) {
+        info!("{}", self.line("connect").key("service", self.service).text());
+    }
+
+    /// The handshake is done.
+    pub fn tls(&self, version: &str, cipher: &str, resumed: bool) {
+        let line = self.line("tls").key("version", version).key("cipher", cipher);
+        info!("{}", line.key("resumed", if resumed { "yes" } else { "no" }).text());
+    }
+
+    /// The handshake failed.
+    pub fn tls_failed(&self, error: impl Display) {
+        info!("{}", self.line("tls").key("error", error).text());
+    }
+
+    /// A login succeeded.
+    pub fn login(&self, mechanism: &str, login: &str, label: &str) {
+        let line = self.line("login").key("mechanism", mechanism).key("login", login);
+        info!("{}", if label.is_empty() { line } else { line.key("label", label) }.text());
+    }
+
+    /// A login failed.
+    pub fn login_failed(&self, mechanism: &str, login: &str, reason: &str) {
+        warn!("{}", self.line("login-failed").key("mechanism", mechanism).key("login", clip(login)).key("reason", reason).text());
+    }
+
+    /// A message is durable.
+    pub fn accepted(&self, id: &str, from: &str, to: &[String], size: u64, took: Duration) {
+        let line = self.line("accepted").key("id", id).key("from", from).key("to", to.join(","));
+        info!("{}", line.key("size", size).key("seconds", seconds(took)).text());
+    }
+
+    /// A message is in this mailbox.
+    pub fn delivered(&self, id: &str, mailbox: &str, file: &Path) {
+        info!("{}", self.line("delivered").key("id", id).key("mailbox", mailbox).key("file", file.display()).text());
+    }
+
+    /// The answer was no.
+    pub fn refused(&self, command: &str, code: u16, reason: &str, text: &str) {
+        let line = self.line("refused").key("command", command).key("code", code).key("reason", reason);
+        info!("{}", line.key("text", text).text());
+    }
+
+    /// This failure has blocked a login from here, or all logins from here, or somebody who is blocked came again.
+    pub fn throttled(&self, login: &str) {
+        warn!("{}", self.line("throttled").key("login", clip(login)).text());
+    }
+
+    /// Somebody was turned away for want of room.
+    pub fn overloaded(&self, reason: &str) {
+        warn!("{}", self.line("overloaded").key("service", self.service).key("reason", reason).text());
+    }
+
+    /// A deadline passed.
+    pub fn timeout(&self, place: &str, after: Duration) {
+        info!("{}", self.line("timeout").key("where", place).key("seconds", seconds(after)).text());
+    }
+
+    /// The session is over.
+    pub fn disconnect(&self, messages: u64, took: Duration) {
+        info!("{}", self.line("disconnect").key("messages", messages).key("seconds", seconds(took)).text());
+    }
+
+    /// A defect ended the session.
+    pub fn panicked(&self, text: &str) {
+        error!("{}", self.line("panic").key("text", text).text());
+    }
+}
+
+/// A listener stands.
+pub fn started(service: &str, address: impl Display) {
+    info!("{}", Line::new("started").key("service", service).key("address", address).text());
+}
+
+/// accept(2) fails.
+pub fn accept_failed(service: &str, error: impl Display, pause: Duration) {
+    error!("{}", Line::new("accept-failed").key("service", service).key("error", error).key("pause", seconds(pause)).text());
+}
+
+/// A worker panicked outside of any session.
+pub fn panicked(text: &str) {
+    error!("{}", Line::new("panic").key("text", text).text());
+}
+
+/// A file was taken up anew.
+pub fn reloaded(what: &str) {
+    info!("{}", Line::new("reloaded").key("what", what).key("result", "ok").text());
+}
+
+/// A file is bad, and the old state is kept.
+pub fn reload_refused(what: &str, error: impl Display) {
+    error!("{}", Line::new("reloaded").key("what", what).key("result", "refused").key("text", error).text());
+}
+
+/// Something an operator should know.
+pub fn notice(about: &str, text: impl Display) {
+    warn!("{}", Line::new("notice").key("about", about).key("text", text).text());
+}
+
+/// The end has begun.
+pub fn draining(sessions: usize, limit: Duration) {
+    info!("{}", Line::new("draining").key("sessions", sessions).key("seconds", seconds(limit)).text());
+}
+
+/// The end.
+pub fn stopped(messages: u64, took: Duration) {
+    info!("{}", Line::new("stopped").key("messages", messages).key("seconds", seconds(took)).text());
+}
+
+struct Line(String);
+
+impl Line {
+    fn new(event: &str) -> Self {
+        debug_assert!(EVENTS.iter().any(|(known, _)| *known == event), "{event} is not in EVENTS");
+        Self(event.to_owned())
+    }
+
+    fn key(mut self, key: &str, value: impl Display) -> Self {
+        let _ = write!(self.0, " {key}=");
+        push_value(&mut self.0, &value.to_string());
+        self
+    }
+
+    fn text(self) -> String {
+        self.0
+    }
+}
+
+/// Appends a value as it is, if it is plain, else quoted with every other character escaped.
+fn push_value(line: &mut String, value: &str) {
+    let plain = !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'='));
+    if plain {
+        line.push_str(value);
+        return;
+    }
+    line.push('"');
+    for c in value.chars() {
+        match c {
+            '"' | '\\' => {
+                line.push('\\');
+                line.push(c);
+            }
+            ' '..='~' => line.push(c),
+            c => {
+                let _ = write!(line, "\\u{{{:x}}}", u32::from(c));
+            }
+        }
+    }
+    line.push('"');
+}
+
+/// A login as long as a login can be; a client may send more.
+fn clip(login: &str) -> String {
+    login.chars().take(255).collect()
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.3}", duration.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_cannot_forge_a_key_or_a_line() {
+        let rows = [
+            ("plain@x.example", "plain@x.example"),
+            ("", "\"\""),
+            ("a b", "\"a b\""),
+            ("a\nevent key=value", "\"a\\u{a}event key=value\""),
+            ("x\" reason=ok", "\"x\\\" reason=ok\""),
+            ("a=b", "\"a=b\""),
+            ("back\\slash", "\"back\\\\slash\""),
+            ("\u{1b}[2J\u{85}\u{2028}ö", "\"\\u{1b}[2J\\u{85}\\u{2028}\\u{f6}\""),
+        ];
+        for (value, want) in rows {
+            assert_eq!(Line::new("notice").key("text", value).text(), format!("notice text={want}"));
+        }
+    }
+}

@@ -1,1 +1,37 @@
-fn main() {}
+//! Arguments in, exit code out; and where the log goes.
+
+use std::io::Write as _;
+
+fn main() {
+    let args: Vec<String> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    std::process::exit(pillarbox::cli::run(&args, start_log));
+}
+
+/// Standard error, a line an event: with a time stamp, or under systemd with a priority instead (sd-daemon(3)).
+fn start_log(level: usize) {
+    let default = [log::LevelFilter::Warn, log::LevelFilter::Info, log::LevelFilter::Debug];
+    let filter = default.get(level).copied().unwrap_or(log::LevelFilter::Trace);
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let mut builder = env_logger::Builder::new();
+    builder.filter_level(filter).parse_default_env();
+    builder.write_style(env_logger::WriteStyle::Never);
+    builder.format(move |out, record| {
+        if journal {
+            let priority = match record.level() {
+                log::Level::Error => 3,
+                log::Level::Warn => 4,
+                log::Level::Info => 6,
+                log::Level::Debug | log::Level::Trace => 7,
+            };
+            return writeln!(out, "<{priority}>{}", record.args());
+        }
+        let now = jiff::Timestamp::now();
+        writeln!(out, "{now:.3} {:<5} {}", record.level(), record.args())
+    });
+    let _ = builder.try_init();
+    // A panic's own words may quote what a client sent; where it happened is enough to find the defect.
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map_or_else(|| "unknown".to_owned(), |at| format!("{}:{}", at.file(), at.line()));
+        pillarbox::journal::panicked(&place);
+    }));
+}

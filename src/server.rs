@@ -1,1 +1,308 @@
-//! .
+//! The server as a whole: listeners and pool, from start to drain, and what happens to files meanwhile.
+
+pub mod load;
+pub mod privileges;
+pub mod readiness;
+mod watch;
+
+use std::io::{self, PipeReader, PipeWriter};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, Problem};
+use crate::conn::house::{House, Settings};
+use crate::conn::{self, Visit};
+use crate::journal::{self, SessionLog};
+use crate::net::admission::{Admission, Network, Room, Ticket};
+use crate::net::listener::{Gate, Listener};
+use crate::net::pool::Pool;
+use crate::net::stream::Stream;
+use crate::smtp::reply::{Refusal, Refused};
+use crate::smtp::session::Service;
+use readiness::Readiness;
+use watch::Watched;
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    house: Arc<House>,
+    admission: Arc<Admission>,
+    pool: Pool<Ticket>,
+    stop: PipeWriter,
+    acceptors: Vec<JoinHandle<()>>,
+    watcher: JoinHandle<()>,
+    begun: Instant,
+}
+
+/// What the process was told from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// SIGHUP.
+    Reload,
+    /// SIGTERM or SIGINT, or nobody comes any more.
+    Stop,
+}
+
+/// How often files and the manager are looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// Certificate and key are looked at every so many ticks.
+const TLS_TICKS: u64 = 5;
+/// Places in the channel for each connection that may wait: those that were displaced keep theirs until a worker drops them.
+const CHANNEL_FACTOR: usize = 16;
+
+impl Server {
+    /// Starts serving these sockets. With `idle`, [`Told::Stop`] comes by `ends` when nobody came for so long.
+    pub fn start(house: Arc<House>, listeners: Vec<Listener>, idle: Option<(Duration, mpsc::Sender<Told>)>) -> io::Result<Self> {
+        let limits = house.settings().config.limits;
+        let room = Room { workers: limits.workers, waiting: limits.waiting, per_network: limits.per_address };
+        let admission = Admission::new(room);
+        let pool = {
+            let house = Arc::clone(&house);
+            let capacity = limits.workers + limits.waiting.max(1) * CHANNEL_FACTOR;
+            Pool::start(limits.workers, capacity, move |ticket| serve_ticket(&house, &ticket))?
+        };
+        let watcher = {
+            let admission = Arc::clone(&admission);
+            thread::Builder::new().name("watcher".into()).spawn(move || admission.watch())?
+        };
+        let (reader, stop) = io::pipe()?;
+        let mut acceptors = Vec::new();
+        for listener in listeners {
+            let acceptor = Acceptor {
+                listener,
+                stop: reader.try_clone()?,
+                admission: Arc::clone(&admission),
+                house: Arc::clone(&house),
+                idle: idle.clone(),
+            };
+            let entrance = pool.entrance();
+            let run = move || acceptor.run(&entrance);
+            acceptors.push(thread::Builder::new().name("acceptor".into()).spawn(run)?);
+        }
+        Ok(Self { house, admission, pool, stop, acceptors, watcher, begun: Instant::now() })
+    }
+
+    /// Watches over files and the manager until the end, then drains. Gives true if no message was cut off.
+    pub fn run(self, path: Option<PathBuf>, told: &Receiver<Told>, readiness: &mut Readiness) -> bool {
+        let mut files = Files::new(path, &self.house);
+        loop {
+            match told.recv_timeout(TICK) {
+                Ok(Told::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(Told::Reload) => {
+                    readiness.reloading();
+                    files.reload_all(&self.house);
+                    let _ = readiness.ready(None);
+                }
+                Err(RecvTimeoutError::Timeout) => files.look(&self.house),
+            }
+            readiness.tick(self.admission.sessions(), self.house.messages());
+        }
+        readiness.stopping();
+        self.drain()
+    }
+
+    /// Stops accepting, tells the idle, lets messages in progress end within `drain`; true if all of them did.
+    pub fn drain(self) -> bool {
+        let limit = self.house.settings().config.limits.drain;
+        journal::draining(self.admission.sessions(), limit);
+        drop(self.stop);
+        for acceptor in self.acceptors {
+            let _ = acceptor.join();
+        }
+        self.admission.drain();
+        let empty = self.admission.wait_until_empty(Instant::now() + limit);
+        self.admission.end();
+        // A hash that is being computed does not hold the end up; its session has been shut.
+        if self.admission.wait_until_empty(Instant::now() + TICK) {
+            self.pool.join();
+        }
+        let _ = self.watcher.join();
+        journal::stopped(self.house.messages(), self.begun.elapsed());
+        empty
+    }
+}
+
+/// Serves one connection that was handed over, without a pool.
+pub fn serve_one(house: &House, tcp: TcpStream, peer: SocketAddr, service: Service) -> io::Result<()> {
+    let admission = Admission::new(Room { workers: 8, waiting: 1, per_network: 1 });
+    let ticket = admission.admit(tcp, peer, service).map_err(|_| io::Error::other("no room for one"))?;
+    serve_ticket(house, &ticket);
+    Ok(())
+}
+
+/// Turns SIGTERM, SIGINT and SIGHUP into messages; writing past a file size limit becomes an error instead of the end.
+pub fn signals(told: mpsc::Sender<Told>) -> io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let forward = move || {
+        for signal in signals.forever() {
+            let _ = told.send(if signal == SIGHUP { Told::Reload } else { Told::Stop });
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(forward).map(drop)
+}
+
+fn serve_ticket(house: &House, ticket: &Ticket) {
+    let _busy = ticket.take_up();
+    let (seat, settings) = (ticket.seat(), house.settings());
+    let visit = Visit { service: seat.service(), peer: seat.peer(), opened: seat.opened(), seat: Some(seat) };
+    let clock = conn::clock(&settings, visit.service, visit.opened);
+    if let Ok(stream) = Stream::new(seat, ticket.admission(), clock) {
+        conn::serve(stream, &visit, house, settings);
+    }
+}
+
+struct Acceptor {
+    listener: Listener,
+    stop: PipeReader,
+    admission: Arc<Admission>,
+    house: Arc<House>,
+    idle: Option<(Duration, mpsc::Sender<Told>)>,
+}
+
+impl Acceptor {
+    fn run(&self, entrance: &crate::net::pool::Entrance<Ticket>) {
+        let idle = self.idle.as_ref().map(|(limit, _)| *limit);
+        let door = Door { house: &self.house };
+        if let Err(error) = self.listener.run(&self.stop, idle, &self.admission, entrance, &door) {
+            journal::accept_failed(self.listener.service.name(), error, Duration::ZERO);
+        }
+        if let Some((_, ends)) = &self.idle {
+            let _ = ends.send(Told::Stop);
+        }
+    }
+}
+
+struct Door<'a> {
+    house: &'a House,
+}
+
+impl Gate for Door<'_> {
+    fn refuses(&self, address: IpAddr) -> Option<Refusal> {
+        let blocked = self.house.throttle.blocks_network(Network::of(address), Instant::now());
+        blocked.then_some(Refusal::AddressThrottled)
+    }
+
+    fn turned_away(&self, peer: SocketAddr, service: Service, why: Refusal) -> Option<Vec<u8>> {
+        let log = SessionLog::new(conn::fresh_id(), peer, service.name());
+        match why {
+            Refusal::AddressThrottled => log.throttled(""),
+            _ => log.overloaded(why.parts().reason),
+        }
+        // On 465 the client expects TLS, and no handshake is spent on somebody who is turned away.
+        if service == Service::Submissions {
+            return None;
+        }
+        let mut text = Vec::new();
+        Refused::from(why).write_to(&mut text, log.id());
+        Some(text)
+    }
+
+    fn accept_failed(&self, service: Service, error: &io::Error, pause: Duration) {
+        journal::accept_failed(service.name(), error, pause);
+    }
+}
+
+/// The files that are taken up while the server runs.
+struct Files {
+    path: Option<PathBuf>,
+    users: Watched,
+    aliases: Watched,
+    tls: Watched,
+    ticks: u64,
+}
+
+impl Files {
+    fn new(path: Option<PathBuf>, house: &House) -> Self {
+        let settings = house.settings();
+        let config = &settings.config;
+        let pair = config.tls.iter().flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]);
+        Self {
+            path,
+            users: Watched::new(vec![config.users.clone()]),
+            aliases: Watched::new(config.aliases.iter().cloned().collect()),
+            tls: Watched::new(pair.collect()),
+            ticks: 0,
+        }
+    }
+
+    /// Takes up what has changed by itself.
+    fn look(&mut self, house: &House) {
+        self.ticks += 1;
+        if self.users.has_changed() {
+            take_up(house, "users", reload_users);
+        }
+        if self.aliases.has_changed() {
+            take_up(house, "aliases", reload_aliases);
+        }
+        if self.ticks % TLS_TICKS == 0 && self.tls.has_changed() {
+            take_up(house, "certificate", reload_tls);
+        }
+    }
+
+    /// SIGHUP: everything, each part by itself.
+    fn reload_all(&mut self, house: &House) {
+        if let Some(path) = self.path.clone() {
+            take_up(house, "configuration", |old| {
+                let config = load::config(&path)?;
+                for text in fixed_until_restart(&old.config, &config) {
+                    journal::notice("restart", text);
+                }
+                load::assemble(config, Arc::clone(&old.users), old.aliases.clone(), old.tls.clone())
+            });
+        }
+        take_up(house, "users", reload_users);
+        take_up(house, "aliases", reload_aliases);
+        take_up(house, "certificate", reload_tls);
+        *self = Self::new(self.path.take(), house);
+    }
+}
+
+type Reload = Result<Settings, Vec<Problem>>;
+
+/// Replaces the settings by what `reload` makes of them, or says why not and keeps the old.
+fn take_up(house: &House, what: &str, reload: impl FnOnce(&Settings) -> Reload) {
+    match reload(&house.settings()) {
+        Ok(settings) => {
+            house.replace(settings);
+            journal::reloaded(what);
+        }
+        Err(problems) => problems.iter().for_each(|problem| journal::reload_refused(what, problem)),
+    }
+}
+
+fn reload_users(old: &Settings) -> Reload {
+    let users = load::users(&old.config)?;
+    load::assemble(old.config.clone(), Arc::new(users), old.aliases.clone(), old.tls.clone())
+}
+
+fn reload_aliases(old: &Settings) -> Reload {
+    let aliases = load::aliases(&old.config)?;
+    load::assemble(old.config.clone(), Arc::clone(&old.users), aliases, old.tls.clone())
+}
+
+fn reload_tls(old: &Settings) -> Reload {
+    let tls = load::tls(&old.config)?;
+    load::assemble(old.config.clone(), Arc::clone(&old.users), old.aliases.clone(), tls)
+}
+
+/// What has changed in a configuration and is taken up at a restart only.
+fn fixed_until_restart(old: &Config, new: &Config) -> Vec<String> {
+    let rows = [
+        ("listen", old.listen != new.listen),
+        ("user", old.user != new.user),
+        ("limits.workers", old.limits.workers != new.limits.workers),
+        ("limits.waiting", old.limits.waiting != new.limits.waiting),
+        ("limits.per_address", old.limits.per_address != new.limits.per_address),
+        ("limits.hash_memory", old.limits.hash_memory != new.limits.hash_memory),
+    ];
+    rows.iter()
+        .filter(|(_, changed)| *changed)
+        .map(|(key, _)| format!("`{key}` has changed and is taken up at the next start"))
+        .collect()
+}

@@ -25,6 +25,8 @@ pub struct Decoder {
     line: u64,
     /// Octets of the present line that went by.
     octet: u64,
+    /// Octets of content, each line end counted as the two that it is on the wire (RFC 1870 section 4).
+    content: u64,
     fault: Option<Fault>,
 }
 
@@ -76,7 +78,7 @@ enum State {
 impl Decoder {
     /// A decoder before the first octet of a message.
     pub fn new(framing: Framing) -> Self {
-        Self { framing, state: State::LineStart, line: 1, octet: 0, fault: None }
+        Self { framing, state: State::LineStart, line: 1, octet: 0, content: 0, fault: None }
     }
 
     /// Takes a piece of input and appends what it means to `out`, which never grows by more than `input.len() + 1`.
@@ -103,7 +105,7 @@ impl Decoder {
                 }
                 State::Cr | State::DotCr => {
                     // The CR stands before the octet that is looked at now.
-                    self.fault(FaultKind::BareCr, self.octet);
+                    self.note(FaultKind::BareCr, self.octet);
                     self.state = State::Text;
                 }
             }
@@ -114,14 +116,19 @@ impl Decoder {
     /// Says that no more content comes (the end of the last chunk), and gives the first fault if there was one.
     pub fn finish(&mut self) -> Option<Fault> {
         if self.state == State::Cr {
-            self.fault(FaultKind::BareCr, self.octet);
+            self.note(FaultKind::BareCr, self.octet);
         }
         self.fault
     }
 
     /// The first fault so far.
-    pub fn fault_so_far(&self) -> Option<Fault> {
+    pub fn fault(&self) -> Option<Fault> {
         self.fault
+    }
+
+    /// Octets of content so far, as RFC 1870 section 4 counts them: stuffed dots and the lone dot are none.
+    pub fn octets(&self) -> u64 {
+        self.content
     }
 
     /// Takes text up to the next octet that matters, and that octet; gives how many.
@@ -129,11 +136,13 @@ impl Decoder {
         let Some(end) = memchr::memchr3(b'\r', b'\n', 0, input) else {
             self.emit(input, out);
             self.octet += input.len() as u64;
+            self.content += input.len() as u64;
             self.state = State::Text;
             return input.len();
         };
         self.emit(&input[..end], out);
         self.octet += end as u64 + 1;
+        self.content += end as u64;
         self.state = State::Text;
         match input[end] {
             b'\r' if input.get(end + 1) == Some(&b'\n') => {
@@ -141,8 +150,8 @@ impl Decoder {
                 return end + 2;
             }
             b'\r' => self.state = State::Cr,
-            b'\n' => self.fault(FaultKind::BareLf, self.octet),
-            _ => self.fault(FaultKind::Nul, self.octet),
+            b'\n' => self.note(FaultKind::BareLf, self.octet),
+            _ => self.note(FaultKind::Nul, self.octet),
         }
         end + 1
     }
@@ -150,6 +159,7 @@ impl Decoder {
     fn end_line(&mut self, out: &mut Vec<u8>) {
         self.emit(b"\n", out);
         self.line += 1;
+        self.content += 2;
         self.octet = 0;
         self.state = State::LineStart;
     }
@@ -160,7 +170,7 @@ impl Decoder {
         }
     }
 
-    fn fault(&mut self, kind: FaultKind, octet: u64) {
+    fn note(&mut self, kind: FaultKind, octet: u64) {
         self.fault.get_or_insert(Fault { kind, line: self.line, octet });
     }
 }

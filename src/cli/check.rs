@@ -1,0 +1,350 @@
+//! `pillarbox check`: everything that `serve` would trip over, all at once.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::unistd::{AccessFlags, Group, User, access, geteuid};
+
+use super::{Arguments, Exit, Outcome};
+use crate::config::{Config, Problem};
+use crate::conn::house::Settings;
+use crate::net::handover;
+use crate::policy::Policy;
+use crate::policy::aliases::Aliases;
+use crate::server::{load, privileges};
+use crate::smtp::address::{Address, ForwardPath};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Ok,
+    Warning,
+    Error,
+}
+
+struct Report(Vec<(&'static str, Level, String)>);
+
+/// Days of a certificate below which there is a warning.
+const DAYS_MIN: u64 = 14;
+
+/// Prints a table, then `ok` or the count of errors; exit 0 or 78.
+pub(super) fn run(arguments: &Arguments) -> Outcome {
+    if let Some(word) = arguments.words().first() {
+        return Err(super::Failure::usage(&format!("`check` takes no `{word}`")));
+    }
+    let mut report = Report(Vec::new());
+    match fs::read_to_string(&arguments.config) {
+        Err(error) => report.error("configuration", format!("{}: {error}; give its path with -c", arguments.config.display())),
+        Ok(text) => {
+            let (config, problems) = Config::examine(&text, &arguments.config, load::own_name);
+            report.part("configuration", &arguments.config.display().to_string(), problems);
+            if let Some(config) = config {
+                everything(&config, &mut report);
+            }
+        }
+    }
+    let errors = report.0.iter().filter(|(_, level, _)| *level == Level::Error).count();
+    for (part, level, text) in &report.0 {
+        println!("{part:<14} {:<8} {text}", level.word());
+    }
+    match errors {
+        0 => println!("ok"),
+        1 => println!("1 error"),
+        count => println!("{count} errors"),
+    }
+    Ok(if errors == 0 { Exit::Ok } else { Exit::Config })
+}
+
+fn everything(config: &Config, report: &mut Report) {
+    let account = run_as(config, report);
+    let users = load::users(config);
+    let logins: Vec<String> = users.as_ref().map(|users| users.logins().map(str::to_owned).collect()).unwrap_or_default();
+    match &users {
+        Ok(users) => report.ok(
+            "users",
+            format!("{}: {} logins", config.users.display(), logins.len().max(usize::from(users.all().next().is_some()))),
+        ),
+        Err(problems) => report.errors("users", problems),
+    }
+    readable(config, account.as_ref(), report);
+    let aliases = load::aliases(config);
+    if let Err(problems) = &aliases {
+        report.errors("aliases", problems);
+    }
+    let policy =
+        Policy::new(&config.domains, logins.iter().map(String::as_str), aliases.clone().unwrap_or_default(), &config.senders);
+    if users.is_ok() && aliases.is_ok() {
+        let before = report.0.len();
+        for (_, problem) in load::alias_problems(config, &policy) {
+            report.error("aliases", problem);
+        }
+        if report.0.len() == before {
+            let count = aliases.as_ref().map_or(0, |aliases| Aliases::iter(aliases).count());
+            report.ok("aliases", format!("{count} aliases"));
+        }
+        required_names(&policy).into_iter().for_each(|text| report.warning("addresses", text));
+        for login in config.senders.keys().filter(|login| !logins.contains(login)) {
+            report.warning("senders", format!("`{login}` is no login of the users file; correct or remove it"));
+        }
+        for login in logins.iter().filter(|login| config_has_no_domain_of(config, login)) {
+            report
+                .warning("users", format!("`{login}` has a domain that is not in `domains`: it can log in, and has no mailbox"));
+        }
+    }
+    if let Ok(users) = &users {
+        weak_hashes(users).into_iter().for_each(|text| report.warning("users", text));
+    }
+    certificate(config, report);
+    maildirs(config, &logins, account.as_ref(), report);
+    ports(config, report);
+}
+
+/// What `serve` says once at its start.
+pub(super) fn advice(settings: &Settings) -> Vec<String> {
+    let mut texts = required_names(&settings.policy);
+    texts.extend(weak_hashes(&settings.users));
+    if let Some(acceptor) = &settings.tls {
+        texts.extend(days_left(acceptor).into_iter().filter(|(level, _)| *level != Level::Ok).map(|(_, text)| text));
+    }
+    texts
+}
+
+/// Addresses that every domain must have (RFC 5321 section 4.5.1, RFC 2142).
+fn required_names(policy: &Policy) -> Vec<String> {
+    let mut texts = Vec::new();
+    for domain in policy.domains() {
+        for name in ["postmaster", "abuse"] {
+            let address = format!("{name}@{domain}");
+            let leads = Address::parse(&address)
+                .is_ok_and(|address| !policy.route(&ForwardPath::Mailbox(address)).destinations.is_empty());
+            if !leads {
+                texts.push(format!("{address} leads nowhere; add an alias such as `{name}: LOGIN`"));
+            }
+        }
+    }
+    texts
+}
+
+fn weak_hashes(users: &crate::auth::users::Users) -> Vec<String> {
+    let mut weak: Vec<(usize, String)> = users
+        .all()
+        .filter(|(_, password)| password.hash.cost().is_weak())
+        .map(|(login, password)| {
+            (
+                password.line,
+                format!("line {}: the hash of {login} is weaker than OWASP's minimum; set the password anew", password.line),
+            )
+        })
+        .collect();
+    weak.sort();
+    weak.into_iter().map(|(_, text)| text).collect()
+}
+
+fn config_has_no_domain_of(config: &Config, login: &str) -> bool {
+    login.rsplit_once('@').is_some_and(|(_, domain)| !config.domains.iter().any(|known| known == domain))
+}
+
+/// The account that mail is served as: `user` for root, whoever this is otherwise.
+fn run_as(config: &Config, report: &mut Report) -> Option<User> {
+    if !geteuid().is_root() {
+        return None;
+    }
+    match privileges::find(&config.user) {
+        Ok(account) => {
+            report.ok("user", format!("runs as {}", config.user));
+            Some(account)
+        }
+        Err(error) => {
+            report.error("user", error);
+            None
+        }
+    }
+}
+
+/// The users and aliases files are read again while the server runs, as its user.
+fn readable(config: &Config, account: Option<&User>, report: &mut Report) {
+    let Some(account) = account else { return };
+    for file in [Some(&config.users), config.aliases.as_ref()].into_iter().flatten() {
+        if file.exists() && !may(account, file, 4) {
+            let text = format!("{}: `{}` may not read it; chgrp {} and chmod 640", file.display(), account.name, account.name);
+            report.error("rights", text);
+        }
+    }
+}
+
+fn certificate(config: &Config, report: &mut Report) {
+    let acceptor = match load::tls(config) {
+        Ok(None) => return,
+        Ok(Some(acceptor)) => acceptor,
+        Err(problems) => return report.errors("certificate", &problems),
+    };
+    let file = config.tls.as_ref().map(|tls| tls.certificate.display().to_string()).unwrap_or_default();
+    if acceptor.is_for(&config.hostname) {
+        report.ok("certificate", format!("{file}: is for {}", config.hostname));
+    } else {
+        report.error(
+            "certificate",
+            format!("{file}: is not for `{}`; issue it for that name or correct `hostname`", config.hostname),
+        );
+    }
+    if let Some((level, text)) = days_left(&acceptor) {
+        report.0.push(("certificate", level, format!("{file}: {text}")));
+    }
+}
+
+fn days_left(acceptor: &crate::net::tls::Acceptor) -> Option<(Level, String)> {
+    const DAY: u64 = 24 * 60 * 60;
+    let end = acceptor.not_after()?;
+    Some(match end.duration_since(SystemTime::now()) {
+        Err(_) => (Level::Error, "the certificate has expired; renew it".to_owned()),
+        Ok(left) if left.as_secs() / DAY < DAYS_MIN => {
+            (Level::Warning, format!("the certificate has {} days left; renew it", left.as_secs() / DAY))
+        }
+        Ok(left) => (Level::Ok, format!("the certificate has {} days left", left.as_secs() / DAY)),
+    })
+}
+
+/// The Maildirs that are there, and the place where the others will be made.
+fn maildirs(config: &Config, logins: &[String], account: Option<&User>, report: &mut Report) {
+    let root = config.maildir.root();
+    let mut places: Vec<PathBuf> = vec![root.clone()];
+    let local = logins.iter().filter(|login| login.contains('@') && !config_has_no_domain_of(config, login));
+    places.extend(local.map(|login| config.maildir.of(login).join("new")).filter(|path| path.exists()));
+    let mut bad = 0;
+    for place in places {
+        let there = place.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+        let writable = match account {
+            Some(account) => may(account, there, 3),
+            None => access(there, AccessFlags::W_OK | AccessFlags::X_OK).is_ok(),
+        };
+        if !there.is_dir() {
+            report.error("maildir", format!("{}: is no directory", there.display()));
+            bad += 1;
+        } else if !writable {
+            let who = account.map_or("this user", |account| account.name.as_str());
+            let cure = format!("mkdir -p {0}; chown {1} {0}", place.display(), who);
+            report.error("maildir", format!("{}: {who} may not write there; {cure}", there.display()));
+            bad += 1;
+        }
+    }
+    if bad == 0 {
+        report.ok("maildir", format!("{}: can be written", root.display()));
+    }
+}
+
+/// Whether the mode bits give an account these rights (4 read, 2 write, 1 search), all directories above included.
+fn may(account: &User, path: &Path, rights: u32) -> bool {
+    let groups: Vec<u32> = std::ffi::CString::new(account.name.as_str())
+        .ok()
+        .and_then(|name| nix::unistd::getgrouplist(&name, account.gid).ok())
+        .unwrap_or_default()
+        .iter()
+        .map(|group| group.as_raw())
+        .collect();
+    let allowed = |path: &Path, rights: u32| {
+        fs::metadata(path).is_ok_and(|data| {
+            let shift = match (data.uid() == account.uid.as_raw(), groups.contains(&data.gid())) {
+                (true, _) => 6,
+                (false, true) => 3,
+                (false, false) => 0,
+            };
+            (data.mode() >> shift) & rights == rights
+        })
+    };
+    let Ok(path) = path.canonicalize() else { return false };
+    allowed(&path, rights) && path.ancestors().skip(1).all(|above| allowed(above, 1))
+}
+
+fn ports(config: &Config, report: &mut Report) {
+    if config.listen.is_empty() {
+        report.error("ports", "[listen] names no address; give one for smtp, submission or submissions");
+    }
+    for (address, service) in &config.listen {
+        let v4_too = config.listen.iter().any(|(other, _)| other.is_ipv4() && other.port() == address.port());
+        let name = format!("{} {address}", service.name());
+        match handover::bind(*address, v4_too) {
+            Ok(_) => report.ok("ports", name),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => match holder(address.port()) {
+                Some((process, _)) if process == "pillarbox" => {
+                    report.warning("ports", format!("{name}: pillarbox runs there already"))
+                }
+                Some((process, pid)) => {
+                    report.error("ports", format!("{name}: {process} (process {pid}) listens there; stop it or choose another"))
+                }
+                None => report.error("ports", format!("{name}: somebody listens there; stop it or choose another")),
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                report.warning("ports", format!("{name}: needs root, or a socket handed over by the service manager"));
+            }
+            Err(error) => report.error("ports", format!("{name}: {error}; choose an address that this host has")),
+        }
+    }
+}
+
+/// Name and number of the process that listens on a port, as far as this user may see it.
+fn holder(port: u16) -> Option<(String, u32)> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    // proc_pid_net(5): field 1 is the local address in hexadecimal, 3 the state (0A listens), 9 the inode.
+    let listening = |line: &&str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        fields.get(3) == Some(&"0A") && fields.get(1).is_some_and(|local| local.ends_with(&format!(":{port:04X}")))
+    };
+    let inodes: Vec<String> = tables
+        .iter()
+        .flat_map(|table| table.lines())
+        .filter(listening)
+        .filter_map(|line| line.split_ascii_whitespace().nth(9))
+        .map(|inode| format!("socket:[{inode}]"))
+        .collect();
+    let processes = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    for pid in processes {
+        let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+        let mut links = descriptors.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+        if links.any(|link| link.to_str().is_some_and(|link| inodes.iter().any(|inode| inode == link))) {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            return Some((name.trim().to_owned(), pid));
+        }
+    }
+    None
+}
+
+impl Level {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl Report {
+    fn ok(&mut self, part: &'static str, text: String) {
+        self.0.push((part, Level::Ok, text));
+    }
+
+    fn warning(&mut self, part: &'static str, text: String) {
+        self.0.push((part, Level::Warning, text));
+    }
+
+    fn error(&mut self, part: &'static str, text: impl ToString) {
+        self.0.push((part, Level::Error, text.to_string()));
+    }
+
+    fn errors(&mut self, part: &'static str, problems: &[Problem]) {
+        problems.iter().for_each(|problem| self.error(part, problem));
+    }
+
+    fn part(&mut self, part: &'static str, what: &str, problems: Vec<Problem>) {
+        match problems.is_empty() {
+            true => self.ok(part, what.to_owned()),
+            false => self.errors(part, &problems),
+        }
+    }
+}
+
+/// The group that shares the users file with the server, if there is one.
+pub(super) fn group_of(config: &Config) -> Option<Group> {
+    Group::from_name(&config.user).ok().flatten()
+}

@@ -1,0 +1,142 @@
+//! `pillarbox serve`: finds out how it was started, and serves.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, mpsc};
+
+use super::{Arguments, Exit, Failure, Outcome, StartLog};
+use crate::conn::house::{House, Settings};
+use crate::journal;
+use crate::mail::maildir::Faults;
+use crate::net::handover::{self, Inherited};
+use crate::net::listener::Listener;
+use crate::server::readiness::Readiness;
+use crate::server::{self, Server, load, privileges};
+use crate::smtp::session::Service;
+
+/// Serves until told to stop, or until the one connection that was handed over has ended.
+pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
+    if let Some(word) = arguments.words().first() {
+        return Err(Failure::usage(&format!("`serve` takes no `{word}`")));
+    }
+    let wanted = service_option(arguments)?;
+    let ready_fd = match arguments.matches.opt_str("d") {
+        Some(text) => Some(text.parse::<u32>().map_err(|_| Failure::usage(&format!("-d {text}: not a descriptor's number")))?),
+        None => None,
+    };
+    let inherited = handover::inherited().map_err(|error| Failure::new(Exit::OsError, format!("handed sockets: {error}")))?;
+    start_log(arguments.verbosity() + 1);
+    let config = arguments.load()?;
+    let bound = match &inherited {
+        Inherited::Nothing => bind_all(&config.listen)?,
+        _ => Vec::new(),
+    };
+    let user = config.user.clone();
+    let settings = load::settings(config).map_err(Failure::problems)?;
+    privileges::raise_file_limit();
+    privileges::drop_to(&user).map_err(|error| Failure::new(Exit::Config, error))?;
+    let listeners = match inherited {
+        Inherited::Connection(tcp) => {
+            let service = role(None, tcp.local_addr().ok(), wanted)?;
+            let peer = tcp.peer_addr().map_err(|error| Failure::new(Exit::OsError, format!("the handed connection: {error}")))?;
+            let house = House::new(settings, Faults::default());
+            need_tls(&house.settings(), service)?;
+            server::serve_one(&house, tcp, peer, service).map_err(|error| Failure::new(Exit::OsError, error))?;
+            return Ok(Exit::Ok);
+        }
+        Inherited::Lent(socket) => return listen(settings, vec![named(socket, None, wanted)?], true, arguments, ready_fd),
+        Inherited::Listeners(sockets) => {
+            let name = |(socket, name): (TcpListener, Option<String>)| named(socket, name.as_deref(), wanted);
+            sockets.into_iter().map(name).collect::<Result<Vec<_>, _>>()?
+        }
+        Inherited::Nothing => bound,
+    };
+    listen(settings, listeners, false, arguments, ready_fd)
+}
+
+fn listen(settings: Settings, listeners: Vec<Listener>, lent: bool, arguments: &Arguments, ready_fd: Option<u32>) -> Outcome {
+    if listeners.is_empty() {
+        let text = format!("{}: listen: no address to listen on; give one in [listen]", arguments.config.display());
+        return Err(Failure::new(Exit::Config, text));
+    }
+    for listener in &listeners {
+        need_tls(&settings, listener.service)?;
+    }
+    let os_error = |error: std::io::Error| Failure::new(Exit::OsError, error);
+    for problem in unusual(&settings) {
+        journal::notice("start", problem);
+    }
+    let names: Vec<_> = listeners.iter().map(|listener| (listener.service, listener.socket.local_addr())).collect();
+    let (tell, told) = mpsc::channel();
+    let idle = lent.then(|| (settings.config.limits.idle, tell.clone()));
+    server::signals(tell).map_err(os_error)?;
+    let house = Arc::new(House::new(settings, Faults::default()));
+    let server = Server::start(house, listeners, idle).map_err(os_error)?;
+    for (service, address) in names {
+        journal::started(service.name(), address.map_or_else(|error| error.to_string(), |address| address.to_string()));
+    }
+    let mut readiness = Readiness::new();
+    if let Err(error) = readiness.ready(ready_fd) {
+        journal::notice("readiness", error);
+    }
+    server.run(Some(arguments.config.clone()), &told, &mut readiness);
+    Ok(Exit::Ok)
+}
+
+/// What an operator should know at every start, though it stops nothing.
+fn unusual(settings: &Settings) -> Vec<String> {
+    let aliases = load::alias_problems(&settings.config, &settings.policy).into_iter().map(|(_, problem)| problem.to_string());
+    aliases.chain(super::check::advice(settings)).collect()
+}
+
+fn service_option(arguments: &Arguments) -> Result<Option<Service>, Failure> {
+    match arguments.matches.opt_str("s") {
+        None => Ok(None),
+        Some(name) => match Service::from_name(&name) {
+            Some(service) => Ok(Some(service)),
+            None => Err(Failure::usage(&format!("-s {name}: a service is smtp, submission or submissions"))),
+        },
+    }
+}
+
+/// Binds all addresses; everything that fails is named at once.
+pub(super) fn bind_all(addresses: &[(SocketAddr, Service)]) -> Result<Vec<Listener>, Failure> {
+    let mut listeners = Vec::new();
+    let mut lines = Vec::new();
+    for (address, service) in addresses {
+        let v4_too = addresses.iter().any(|(other, _)| other.is_ipv4() && other.port() == address.port());
+        match handover::bind(*address, v4_too) {
+            Ok(socket) => listeners.push(Listener { socket, service: *service }),
+            Err(error) => lines.push(format!("listen.{}: {address}: {error}; {}", service.name(), cure(&error))),
+        }
+    }
+    if lines.is_empty() { Ok(listeners) } else { Err(Failure { exit: Exit::OsError, lines }) }
+}
+
+fn cure(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "stop what listens there, or choose another address",
+        std::io::ErrorKind::PermissionDenied => "start as root, or let a service manager hand the socket over",
+        _ => "choose an address that this host has",
+    }
+}
+
+fn named(socket: TcpListener, name: Option<&str>, wanted: Option<Service>) -> Result<Listener, Failure> {
+    let service = role(name, socket.local_addr().ok(), wanted)?;
+    Ok(Listener { socket, service })
+}
+
+/// The role of a handed socket: from its name, else from its port, else from `-s`.
+fn role(name: Option<&str>, local: Option<SocketAddr>, wanted: Option<Service>) -> Result<Service, Failure> {
+    let by_port = || local.and_then(|address| handover::service_of_port(address.port()));
+    name.and_then(Service::from_name).or_else(by_port).or(wanted).ok_or_else(|| {
+        let address = local.map_or_else(|| "handed socket".to_owned(), |address| address.to_string());
+        Failure::usage(&format!("{address}: neither name nor port tells the service; give -s smtp, submission or submissions"))
+    })
+}
+
+fn need_tls(settings: &Settings, service: Service) -> Result<(), Failure> {
+    if service.needs_login() && settings.tls.is_none() {
+        return Err(Failure::new(Exit::Config, format!("tls: must be given to serve {}", service.name())));
+    }
+    Ok(())
+}

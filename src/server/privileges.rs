@@ -1,0 +1,67 @@
+//! From root to the user that mail is served as.
+//!
+//! Done while there is one thread, through libc, so that the whole process changes and not one thread of it.
+
+use std::ffi::CString;
+use std::fmt;
+
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, User, getegid, geteuid, initgroups, setgid, setuid};
+
+/// Why a process could not become what it should be.
+#[derive(Debug)]
+pub enum PrivilegeError {
+    /// No such user.
+    NoUser(String),
+    /// The user is root.
+    Root(String),
+    /// The system refuses.
+    System(&'static str, nix::Error),
+}
+
+/// Becomes `user` for good if this is root; does nothing otherwise. Files made from now on are nobody else's.
+pub fn drop_to(user: &str) -> Result<(), PrivilegeError> {
+    umask(Mode::from_bits_truncate(0o077));
+    if geteuid().is_root() {
+        let account = find(user)?;
+        let name = CString::new(user).map_err(|_| PrivilegeError::NoUser(user.to_owned()))?;
+        initgroups(&name, account.gid).map_err(|errno| PrivilegeError::System("initgroups", errno))?;
+        setgid(account.gid).map_err(|errno| PrivilegeError::System("setgid", errno))?;
+        setuid(account.uid).map_err(|errno| PrivilegeError::System("setuid", errno))?;
+        // A way back would make all of this worthless: it must be closed, not only unused.
+        let back = setuid(Uid::from_raw(0)).is_ok() || setgid(Gid::from_raw(0)).is_ok();
+        if back || geteuid() != account.uid || getegid() != account.gid {
+            return Err(PrivilegeError::System("setuid", nix::Error::EPERM));
+        }
+    }
+    prctl::set_no_new_privs().map_err(|errno| PrivilegeError::System("no_new_privs", errno))
+}
+
+/// The account of this name, which must not be root's.
+pub fn find(user: &str) -> Result<User, PrivilegeError> {
+    let account = User::from_name(user).ok().flatten().ok_or_else(|| PrivilegeError::NoUser(user.to_owned()))?;
+    if account.uid.is_root() { Err(PrivilegeError::Root(user.to_owned())) } else { Ok(account) }
+}
+
+/// Allows as many open files as the system lets this process have; each session takes one or two.
+pub fn raise_file_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(65_536).max(soft), hard);
+    }
+}
+
+impl fmt::Display for PrivilegeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoUser(user) => {
+                write!(f, "user: there is no user `{user}` to run as; make it (useradd --system {user}) or set `user`")
+            }
+            Self::Root(user) => write!(f, "user: `{user}` is root, which mail is never served as; name another"),
+            Self::System(what, errno) => write!(f, "cannot give up root ({what}): {errno}"),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Tells a service manager how things are: systemd over NOTIFY_SOCKET, s6 by a newline on a descriptor.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+
+/// Speaks to whatever manager there is.
+#[derive(Debug)]
+pub struct Readiness {
+    watchdog: Option<Duration>,
+    last: Instant,
+    status: String,
+}
+
+impl Readiness {
+    /// Finds out whether there is a watchdog to be fed.
+    pub fn new() -> Self {
+        Self { watchdog: sd_notify::watchdog_enabled().map(|interval| interval / 2), last: Instant::now(), status: String::new() }
+    }
+
+    /// Everything listens. `fd` is s6's descriptor.
+    pub fn ready(&self, fd: Option<u32>) -> io::Result<()> {
+        if let Some(fd) = fd {
+            // Opened by its number, since taking a descriptor over by number alone would need unsafe code.
+            OpenOptions::new().write(true).open(format!("/dev/fd/{fd}"))?.write_all(b"\n")?;
+        }
+        sd_notify::notify(&[NotifyState::Ready])
+    }
+
+    /// A reload begins; [`Self::ready`] says that it is over.
+    pub fn reloading(&self) {
+        let now = NotifyState::monotonic_usec_now();
+        let _ = now.and_then(|now| sd_notify::notify(&[NotifyState::Reloading, now]));
+    }
+
+    /// The end has begun.
+    pub fn stopping(&self) {
+        let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    }
+
+    /// Says how things are, if that has changed, and feeds the watchdog, if it is time.
+    pub fn tick(&mut self, sessions: usize, messages: u64) {
+        let status = format!("{sessions} sessions, {messages} messages");
+        if status != self.status {
+            let _ = sd_notify::notify(&[NotifyState::Status(&status)]);
+            self.status = status;
+        }
+        if self.watchdog.is_some_and(|interval| self.last.elapsed() >= interval) {
+            self.last = Instant::now();
+            let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+        }
+    }
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,383 @@
+//! What the live tests share: a server of their own, and a client that says exactly what it is told.
+
+#![allow(dead_code, reason = "each test uses its part")]
+
+use std::fs;
+use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use tempfile::TempDir;
+
+/// How long anything may take before a test gives up.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a test wants to be different from a plain server.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub domains: Vec<String>,
+    pub users: Vec<(String, String)>,
+    pub aliases: Vec<String>,
+    /// Lines for the sections `[limits]` and `[senders]`.
+    pub limits: Vec<String>,
+    pub senders: Vec<String>,
+    pub services: Vec<&'static str>,
+    /// What is written before `pillarbox`: strace and its arguments, or nothing.
+    pub wrapper: Vec<String>,
+    /// Beside the fast hash, for tests of what a hash costs.
+    pub hash_memory: u32,
+    /// Where the Maildirs are, if not in the server's own directory.
+    pub mail: Option<PathBuf>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            domains: vec!["example.org".into()],
+            users: vec![("alice@example.org".into(), "secret".into()), ("bob@example.org".into(), "secret".into())],
+            aliases: vec!["postmaster: alice".into(), "abuse: alice".into()],
+            limits: Vec::new(),
+            senders: Vec::new(),
+            services: vec!["smtp", "submission", "submissions"],
+            wrapper: Vec::new(),
+            hash_memory: 8,
+            mail: None,
+        }
+    }
+}
+
+impl Setup {
+    pub fn limit(mut self, line: &str) -> Self {
+        self.limits.push(line.to_owned());
+        self
+    }
+
+    /// Writes configuration, users, aliases and certificate into `dir`.
+    pub fn write(&self, dir: &Path) -> PathBuf {
+        let users: String = self.users.iter().map(|(login, password)| format!("{login}:{}\n", hash(password, self.hash_memory))).collect();
+        fs::write(dir.join("users"), users).unwrap();
+        fs::write(dir.join("aliases"), self.aliases.join("\n") + "\n").unwrap();
+        let names = ["localhost".to_owned(), "mx.example.org".to_owned(), "127.0.0.1".to_owned()];
+        let pair = rcgen::generate_simple_self_signed(names).unwrap();
+        fs::write(dir.join("cert.pem"), pair.cert.pem()).unwrap();
+        fs::write(dir.join("key.pem"), pair.signing_key.serialize_pem()).unwrap();
+        let path = dir.join("pillarbox.toml");
+        fs::write(&path, self.toml(dir)).unwrap();
+        path
+    }
+
+    pub fn toml(&self, dir: &Path) -> String {
+        let place = dir.display();
+        let mail = self.mail.clone().unwrap_or_else(|| dir.join("mail"));
+        let listen: String = self.services.iter().zip(1..).map(|(name, n)| format!("{name} = [\"127.0.0.{n}:0\"]\n")).collect();
+        format!(
+            "hostname = \"mx.example.org\"\ndomains = {:?}\nusers = \"{place}/users\"\naliases = \"{place}/aliases\"\n\
+             maildir = \"{}/{{domain}}/{{user}}\"\nuser = \"nobody\"\n[listen]\n{listen}[tls]\n\
+             certificate = \"{place}/cert.pem\"\nkey = \"{place}/key.pem\"\n[limits]\n{}\n[senders]\n{}\n",
+            self.domains,
+            mail.display(),
+            self.limits.join("\n"),
+            self.senders.join("\n")
+        )
+    }
+
+    pub fn start(self) -> Server {
+        Server::start(self)
+    }
+}
+
+/// An argon2id hash of little cost.
+pub fn hash(password: &str, memory: u32) -> String {
+    use base64::Engine as _;
+    let params = argon2::Params::new(memory, 1, 1, None).unwrap();
+    let argon2 = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+    let mut output = [0; 32];
+    argon2.hash_password_into(password.as_bytes(), b"saltsaltsalt", &mut output).unwrap();
+    let encode = |data: &[u8]| base64::engine::general_purpose::STANDARD_NO_PAD.encode(data);
+    format!("{{ARGON2ID}}$argon2id$v=19$m={memory},t=1,p=1${}${}", encode(b"saltsaltsalt"), encode(&output))
+}
+
+pub fn base64(text: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+/// A running `pillarbox serve`; dropping it ends it and removes its directory.
+pub struct Server {
+    pub dir: TempDir,
+    pub config: PathBuf,
+    pub log: Arc<Mutex<Vec<String>>>,
+    pub setup: Setup,
+    child: Child,
+    addresses: Vec<(String, SocketAddr)>,
+}
+
+impl Server {
+    fn start(setup: Setup) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = setup.write(dir.path());
+        let mut words = setup.wrapper.clone();
+        words.push(env!("CARGO_BIN_EXE_pillarbox").to_owned());
+        words.extend(["-c".to_owned(), config.display().to_string(), "serve".to_owned()]);
+        let mut child = Command::new(&words[0])
+            .args(&words[1..])
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("LISTEN_FDS")
+            .spawn()
+            .unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        give_to_nobody(dir.path());
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (lines, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                lines.lock().unwrap().push(line);
+            }
+        });
+        let mut server = Self { dir, config, log, setup, child, addresses: Vec::new() };
+        let begun = Instant::now();
+        while server.addresses.len() < server.setup.services.len() {
+            assert!(begun.elapsed() < PATIENCE, "no server: {}", server.log_text());
+            if let Ok(Some(status)) = server.child.try_wait() {
+                thread::sleep(Duration::from_millis(50));
+                panic!("the server ended with {status}: {}", server.log_text());
+            }
+            thread::sleep(Duration::from_millis(2));
+            server.addresses = server.log.lock().unwrap().iter().filter_map(|line| started(line)).collect();
+        }
+        server
+    }
+
+    pub fn address(&self, service: &str) -> SocketAddr {
+        self.addresses.iter().find(|(name, _)| name == service).unwrap_or_else(|| panic!("no {service}")).1
+    }
+
+    pub fn connect(&self, service: &str) -> Client {
+        Client::connect(self.address(service), &self.dir.path().join("cert.pem"))
+    }
+
+    /// A client that has logged in on 465.
+    pub fn login(&self, login: &str) -> Client {
+        let mut client = self.connect("submissions");
+        client.tls().unwrap();
+        client.expect("220");
+        client.say("EHLO test.example", "250");
+        client.say(&format!("AUTH PLAIN {}", base64(format!("\0{login}\0secret").as_bytes())), "235");
+        client
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).unwrap();
+    }
+
+    /// Waits for the end; gives the exit code.
+    pub fn wait(&mut self, limit: Duration) -> Option<i32> {
+        let begun = Instant::now();
+        while begun.elapsed() < limit {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        panic!("the server did not end: {}", self.log_text());
+    }
+
+    pub fn log_text(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// Waits for a log line that has all of `parts`.
+    pub fn wait_for_log(&self, parts: &[&str]) -> String {
+        let begun = Instant::now();
+        loop {
+            let found = self.log.lock().unwrap().iter().find(|line| parts.iter().all(|part| line.contains(part))).cloned();
+            if let Some(line) = found {
+                return line;
+            }
+            assert!(begun.elapsed() < PATIENCE, "no line with {parts:?} in the log:\n{}", self.log_text());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn maildir(&self, mailbox: &str) -> PathBuf {
+        let (user, domain) = mailbox.split_once('@').unwrap();
+        self.setup.mail.clone().unwrap_or_else(|| self.dir.path().join("mail")).join(domain).join(user)
+    }
+
+    /// The files under `new/` of a mailbox, oldest first.
+    pub fn new_mail(&self, mailbox: &str) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> =
+            fs::read_dir(self.maildir(mailbox).join("new")).map(|dir| dir.flatten().map(|entry| entry.path()).collect()).unwrap_or_default();
+        files.sort();
+        files
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- log of the server\n{}\n---", self.log_text());
+        }
+    }
+}
+
+fn started(line: &str) -> Option<(String, SocketAddr)> {
+    let rest = line.split_once("started service=")?.1;
+    let (service, address) = rest.split_once(" address=")?;
+    Some((service.to_owned(), address.trim().parse().ok()?))
+}
+
+/// As root, the server becomes `nobody`, who must be able to read and write its directory.
+fn give_to_nobody(dir: &Path) {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let nobody = nix::unistd::User::from_name("nobody").unwrap().expect("user nobody");
+    chown_all(dir, &nobody);
+}
+
+fn chown_all(path: &Path, owner: &nix::unistd::User) {
+    nix::unistd::chown(path, Some(owner.uid), Some(owner.gid)).unwrap();
+    if path.is_dir() {
+        fs::read_dir(path).unwrap().flatten().for_each(|entry| chown_all(&entry.path(), owner));
+    }
+}
+
+/// A connection, plain or TLS.
+pub struct Client {
+    stream: Option<Transport>,
+    certificate: PathBuf,
+    buffer: Vec<u8>,
+    /// Everything said, for the message of a failing test.
+    pub transcript: String,
+}
+
+enum Transport {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr, certificate: &Path) -> Self {
+        let tcp = TcpStream::connect(address).unwrap();
+        Self::over(tcp, certificate)
+    }
+
+    pub fn over(tcp: TcpStream, certificate: &Path) -> Self {
+        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+        tcp.set_nodelay(true).unwrap();
+        Self { stream: Some(Transport::Plain(tcp)), certificate: certificate.to_owned(), buffer: Vec::new(), transcript: String::new() }
+    }
+
+    pub fn tcp(&self) -> &TcpStream {
+        match self.stream.as_ref().unwrap() {
+            Transport::Plain(tcp) => tcp,
+            Transport::Tls(tls) => &tls.sock,
+        }
+    }
+
+    pub fn tls(&mut self) -> io::Result<()> {
+        let Some(Transport::Plain(tcp)) = self.stream.take() else { panic!("TLS already") };
+        let connection = ClientConnection::new(client_config(&self.certificate), ServerName::try_from("localhost").unwrap()).unwrap();
+        let mut tls = Box::new(StreamOwned::new(connection, tcp));
+        while tls.conn.is_handshaking() {
+            tls.conn.complete_io(&mut tls.sock)?;
+        }
+        self.stream = Some(Transport::Tls(tls));
+        self.transcript.push_str("~ tls\n");
+        Ok(())
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.transcript.push_str(&format!("C: {}\n", String::from_utf8_lossy(&bytes[..bytes.len().min(500)]).escape_debug()));
+        match self.stream.as_mut().unwrap() {
+            Transport::Plain(tcp) => tcp.write_all(bytes),
+            Transport::Tls(tls) => tls.write_all(bytes).and_then(|()| tls.flush()),
+        }
+    }
+
+    /// A line without its CRLF; `None` at the end.
+    pub fn line(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = self.buffer.windows(2).position(|two| two == b"\r\n") {
+                let line = String::from_utf8_lossy(&self.buffer[..at]).into_owned();
+                self.buffer.drain(..at + 2);
+                self.transcript.push_str(&format!("S: {line}\n"));
+                return Some(line);
+            }
+            let mut piece = [0; 4096];
+            let read = match self.stream.as_mut().unwrap() {
+                Transport::Plain(tcp) => tcp.read(&mut piece),
+                Transport::Tls(tls) => tls.read(&mut piece),
+            };
+            match read {
+                Ok(0) => return None,
+                Ok(octets) => self.buffer.extend_from_slice(&piece[..octets]),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    panic!("the server says nothing\n{}", self.transcript)
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// A whole reply; its last line.
+    pub fn reply(&mut self) -> Option<String> {
+        loop {
+            let line = self.line()?;
+            if line.as_bytes().get(3) != Some(&b'-') {
+                return Some(line);
+            }
+        }
+    }
+
+    /// A reply that must begin so.
+    pub fn expect(&mut self, beginning: &str) -> String {
+        let reply = self.reply().unwrap_or_else(|| panic!("closed instead of {beginning}\n{}", self.transcript));
+        assert!(reply.starts_with(beginning), "{reply} instead of {beginning}\n{}", self.transcript);
+        reply
+    }
+
+    pub fn say(&mut self, line: &str, beginning: &str) -> String {
+        self.send(format!("{line}\r\n").as_bytes()).unwrap();
+        self.expect(beginning)
+    }
+
+    /// Hands in a message; gives the last reply, or `None` if the connection ended before it.
+    pub fn deliver(&mut self, from: &str, to: &str, content: &[u8]) -> Option<String> {
+        self.send(format!("MAIL FROM:<{from}>\r\nRCPT TO:<{to}>\r\nDATA\r\n").as_bytes()).ok()?;
+        for want in ["250", "250", "354"] {
+            let reply = self.reply()?;
+            if !reply.starts_with(want) {
+                return Some(reply);
+            }
+        }
+        self.send(&[content, b"\r\n.\r\n"].concat()).ok()?;
+        self.reply()
+    }
+}
+
+pub fn client_config(certificate: &Path) -> Arc<ClientConfig> {
+    let pem = fs::read(certificate).unwrap();
+    let mut roots = RootCertStore::empty();
+    for der in rustls_pemfile::certs(&mut &pem[..]) {
+        let der: CertificateDer<'static> = der.unwrap();
+        roots.add(der).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
+}
