@@ -146,8 +146,8 @@ impl<L: Link> Driver<'_, L> {
         if let Some(refusal) = self.told() {
             return Ok(self.session.step(Event::Told(refusal)));
         }
-        self.wire.has_more()?;
-        Ok(self.session.step(Event::Opened { early: self.wire.unread() }))
+        let early = self.wire.early()?;
+        Ok(self.session.step(Event::Opened { early }))
     }
 
     fn say(&mut self, answer: &Answer) {

@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Once};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use common::{Setup, base64};
@@ -122,7 +122,15 @@ fn parse(path: &Path) -> Vec<Case> {
     let file = path.file_name().unwrap().to_string_lossy().into_owned();
     let text = fs::read_to_string(path).unwrap();
     let fresh = || Setup { users: Vec::new(), aliases: Vec::new(), ..Setup::default() };
-    let mut base = Case { file: file.clone(), title: String::new(), setup: fresh(), service: Service::Smtp, fault: None, folders: Vec::new(), items: Vec::new() };
+    let mut base = Case {
+        file: file.clone(),
+        title: String::new(),
+        setup: fresh(),
+        service: Service::Smtp,
+        fault: None,
+        folders: Vec::new(),
+        items: Vec::new(),
+    };
     let mut cases: Vec<Case> = Vec::new();
     let mut joins = false;
     for (number, line) in (1..).zip(text.lines()) {
@@ -147,7 +155,7 @@ fn parse(path: &Path) -> Vec<Case> {
         let case = cases.last_mut().unwrap_or(&mut base);
         let rest = line.get(2..).unwrap_or("").strip_prefix(' ').unwrap_or(line.get(2..).unwrap_or(""));
         match line.get(..2) {
-            Some("@ ") => set_up(case, rest.trim(), &fail),
+            Some("@ ") => set_up(case, rest.trim(), &format!("{file}:{number}")),
             Some("C:") => {
                 let bytes = format!("{}\r\n", expand(rest)).into_bytes();
                 match case.items.last_mut() {
@@ -187,7 +195,8 @@ fn parse(path: &Path) -> Vec<Case> {
     cases
 }
 
-fn set_up(case: &mut Case, rest: &str, fail: &dyn Fn(&str) -> !) {
+fn set_up(case: &mut Case, rest: &str, place: &str) {
+    let fail = |why: &str| -> ! { panic!("{place}: {why}") };
     let (word, rest) = rest.split_once(' ').unwrap_or((rest, ""));
     match word {
         "listen" => case.service = Service::from_name(rest).unwrap_or_else(|| fail("no such service")),
@@ -400,7 +409,7 @@ impl Script {
         }
     }
 
-    fn take(&mut self, buffer: &mut [u8]) -> usize {
+    fn hand_out(&mut self, buffer: &mut [u8]) -> usize {
         let octets = buffer.len().min(self.step).min(self.pending.len());
         self.pending.drain(..octets).zip(buffer).for_each(|(b, place)| *place = b);
         octets
@@ -440,7 +449,7 @@ impl Read for &mut Script {
                 }
             }
         }
-        Ok(self.take(buffer))
+        Ok(self.hand_out(buffer))
     }
 }
 
@@ -469,7 +478,7 @@ impl Link for &mut Script {
             self.items.pop_front();
             self.load(&bytes);
         }
-        if self.pending.is_empty() { Ok(None) } else { Ok(Some(self.take(buffer))) }
+        if self.pending.is_empty() { Ok(None) } else { Ok(Some(self.hand_out(buffer))) }
     }
 
     fn start_tls(&mut self, _: &Acceptor) -> io::Result<TlsInfo> {
@@ -530,7 +539,8 @@ fn check_mail(mail: &Path, mailbox: &str, want: Option<&[String]>) -> Outcome {
     let (mailbox, folder) = mailbox.split_once('/').unwrap_or((mailbox, ""));
     let (user, domain) = mailbox.split_once('@').ok_or("a mailbox has an @")?;
     let directory = mail.join(domain).join(user).join(folder).join("new");
-    let files: Vec<PathBuf> = fs::read_dir(directory).map(|dir| dir.flatten().map(|entry| entry.path()).collect()).unwrap_or_default();
+    let files: Vec<PathBuf> =
+        fs::read_dir(directory).map(|dir| dir.flatten().map(|entry| entry.path()).collect()).unwrap_or_default();
     match (want, &files[..]) {
         (None, []) => Ok(()),
         (Some(want), [file]) => {
@@ -562,9 +572,18 @@ fn live(case: &Case) -> Outcome {
     while outcome.is_ok() && !server.log_text().contains(" disconnect ") && begun.elapsed() < common::PATIENCE {
         std::thread::sleep(Duration::from_millis(2));
     }
-    let log: Vec<String> = server.log.lock().unwrap().iter().filter_map(|line| line.splitn(3, ' ').nth(2)).map(|line| line.trim_start().to_owned()).collect();
+    let log: Vec<String> = server
+        .log
+        .lock()
+        .unwrap()
+        .iter()
+        .filter_map(|line| line.splitn(3, ' ').nth(2))
+        .map(|line| line.trim_start().to_owned())
+        .collect();
     let mail = server.dir.path().join("mail");
-    outcome.and_then(|()| check_aftermath(case, &mail, &log)).map_err(|why| format!("{why}\n{}\n{}", client.transcript, server.log_text()))
+    outcome
+        .and_then(|()| check_aftermath(case, &mail, &log))
+        .map_err(|why| format!("{why}\n{}\n{}", client.transcript, server.log_text()))
 }
 
 fn play(case: &Case, client: &mut common::Client) -> Outcome {

@@ -84,6 +84,9 @@ impl<L: Link> Wire<L> {
         }
         let mut waiting = false;
         loop {
+            if !dropping && self.buffer[self.start..self.end].starts_with(&[0x16, 3]) && self.link.tls().is_none() {
+                return Ok(Line::Foreign(self.start..self.end));
+            }
             let pending = &self.buffer[self.start + scanned..self.end];
             match memchr::memchr3(b'\r', b'\n', 0, pending) {
                 Some(at) if pending[at] == b'\r' && pending.get(at + 1) == Some(&b'\n') => {
@@ -94,9 +97,6 @@ impl<L: Link> Wire<L> {
                 Some(at) if pending[at] == b'\r' && at + 1 == pending.len() => scanned += at,
                 Some(_) => return Ok(Line::Bare),
                 None => scanned += pending.len(),
-            }
-            if !dropping && self.buffer[self.start..self.end].starts_with(&[0x16, 3]) && self.link.tls().is_none() {
-                return Ok(Line::Foreign(self.start..self.end));
             }
             if scanned > max {
                 // Too long whatever comes: only a CR at its very end may still matter.
@@ -144,9 +144,20 @@ impl<L: Link> Wire<L> {
         }
     }
 
-    /// What the client has sent and nobody has read.
-    pub fn unread(&self) -> &[u8] {
-        &self.buffer[self.start..self.end]
+    /// What the client has sent already, though it was not its turn; 512 octets of it at most.
+    pub fn early(&mut self) -> io::Result<&[u8]> {
+        while self.end - self.start < 512 {
+            let before = self.end;
+            self.grow(self.end + 512);
+            match self.link.read_now(&mut self.buffer[self.end..])? {
+                Some(octets) => self.end += octets,
+                None => break,
+            }
+            if self.end == before {
+                break;
+            }
+        }
+        Ok(&self.buffer[self.start..self.end])
     }
 
     /// Prepares for content: a wide buffer, and one clock for the whole of it.

@@ -299,7 +299,7 @@ fn split_path<'a>(args: &'a str, keyword: &str, grammar: Grammar) -> Option<(&'a
     }
     let end = match rest.starts_with('<') {
         true => address::path_len(rest).unwrap_or(rest.len()),
-        false => rest.find(' ').unwrap_or(rest.len()),
+        false => rest.len(),
     };
     let (path, tail) = rest.split_at(end);
     if !tail.is_empty() && !tail.starts_with(' ') {

@@ -60,7 +60,8 @@ impl Setup {
 
     /// Writes configuration, users, aliases and certificate into `dir`.
     pub fn write(&self, dir: &Path) -> PathBuf {
-        let users: String = self.users.iter().map(|(login, password)| format!("{login}:{}\n", hash(password, self.hash_memory))).collect();
+        let users: String =
+            self.users.iter().map(|(login, password)| format!("{login}:{}\n", hash(password, self.hash_memory))).collect();
         fs::write(dir.join("users"), users).unwrap();
         fs::write(dir.join("aliases"), self.aliases.join("\n") + "\n").unwrap();
         let names = ["localhost".to_owned(), "mx.example.org".to_owned(), "127.0.0.1".to_owned()];
@@ -217,8 +218,9 @@ impl Server {
 
     /// The files under `new/` of a mailbox, oldest first.
     pub fn new_mail(&self, mailbox: &str) -> Vec<PathBuf> {
-        let mut files: Vec<PathBuf> =
-            fs::read_dir(self.maildir(mailbox).join("new")).map(|dir| dir.flatten().map(|entry| entry.path()).collect()).unwrap_or_default();
+        let mut files: Vec<PathBuf> = fs::read_dir(self.maildir(mailbox).join("new"))
+            .map(|dir| dir.flatten().map(|entry| entry.path()).collect())
+            .unwrap_or_default();
         files.sort();
         files
     }
@@ -279,7 +281,12 @@ impl Client {
     pub fn over(tcp: TcpStream, certificate: &Path) -> Self {
         tcp.set_read_timeout(Some(PATIENCE)).unwrap();
         tcp.set_nodelay(true).unwrap();
-        Self { stream: Some(Transport::Plain(tcp)), certificate: certificate.to_owned(), buffer: Vec::new(), transcript: String::new() }
+        Self {
+            stream: Some(Transport::Plain(tcp)),
+            certificate: certificate.to_owned(),
+            buffer: Vec::new(),
+            transcript: String::new(),
+        }
     }
 
     pub fn tcp(&self) -> &TcpStream {
@@ -291,7 +298,8 @@ impl Client {
 
     pub fn tls(&mut self) -> io::Result<()> {
         let Some(Transport::Plain(tcp)) = self.stream.take() else { panic!("TLS already") };
-        let connection = ClientConnection::new(client_config(&self.certificate), ServerName::try_from("localhost").unwrap()).unwrap();
+        let connection =
+            ClientConnection::new(client_config(&self.certificate), ServerName::try_from("localhost").unwrap()).unwrap();
         let mut tls = Box::new(StreamOwned::new(connection, tcp));
         while tls.conn.is_handshaking() {
             tls.conn.complete_io(&mut tls.sock)?;
