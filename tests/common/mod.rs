@@ -64,7 +64,13 @@ impl Setup {
             self.users.iter().map(|(login, password)| format!("{login}:{}\n", hash(password, self.hash_memory))).collect();
         fs::write(dir.join("users"), users).unwrap();
         fs::write(dir.join("aliases"), self.aliases.join("\n") + "\n").unwrap();
-        let names = ["localhost".to_owned(), "mx.example.org".to_owned(), "127.0.0.1".to_owned()];
+        let names = [
+            "localhost".to_owned(),
+            "mx.example.org".to_owned(),
+            "127.0.0.1".to_owned(),
+            "127.0.0.2".to_owned(),
+            "127.0.0.3".to_owned(),
+        ];
         let pair = rcgen::generate_simple_self_signed(names).unwrap();
         fs::write(dir.join("cert.pem"), pair.cert.pem()).unwrap();
         fs::write(dir.join("key.pem"), pair.signing_key.serialize_pem()).unwrap();
