@@ -240,7 +240,7 @@ impl Files {
         if self.aliases.has_changed() {
             take_up(house, "aliases", reload_aliases);
         }
-        if self.ticks % TLS_TICKS == 0 && self.tls.has_changed() {
+        if self.ticks.is_multiple_of(TLS_TICKS) && self.tls.has_changed() {
             take_up(house, "certificate", reload_tls);
         }
     }

@@ -615,7 +615,7 @@ fn every_kind_of_key() {
     let mut last: Option<PathBuf> = None;
     for (what, args) in rows {
         let mut generate = Command::new("openssl");
-        generate.arg(args[0]).args(if args[0] == "genrsa" { &args[1..] } else { &args[1..] });
+        generate.args(args);
         if args[0] == "genrsa" {
             generate.args(["-out"]).arg(&key).arg("2048");
         } else {

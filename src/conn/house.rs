@@ -44,8 +44,10 @@ pub struct House {
     zone: TimeZone,
     messages: AtomicU64,
     /// Told of every file in which a message was stored.
-    stored: Option<Box<dyn Fn(&Path) + Send + Sync>>,
+    stored: Option<Box<Told>>,
 }
+
+type Told = dyn Fn(&Path) + Send + Sync;
 
 impl House {
     /// A house with these settings.

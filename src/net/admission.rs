@@ -89,7 +89,7 @@ impl Network {
     /// The network of an address; an IPv4 address mapped into IPv6 counts as what it is.
     pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
-            IpAddr::V4(v4) => Self(u128::from(v4.to_ipv6_mapped().to_bits())),
+            IpAddr::V4(v4) => Self(v4.to_ipv6_mapped().to_bits()),
             IpAddr::V6(v6) => Self(v6.to_bits() & !u128::from(u64::MAX)),
         }
     }
@@ -179,9 +179,8 @@ impl Admission {
         let mut inner = self.lock();
         inner.draining = true;
         for seat in inner.seats.values() {
-            if !seat.at_work.load(Ordering::Relaxed) {
-                seat.tell(TOLD_DRAINING, Shutdown::Read);
-            } else if !seat.in_transaction.load(Ordering::SeqCst) {
+            // Who still waits for a worker is told by the worker that takes it up.
+            if !seat.at_work.load(Ordering::Relaxed) || !seat.in_transaction.load(Ordering::SeqCst) {
                 seat.tell(TOLD_DRAINING, Shutdown::Read);
             }
         }

@@ -3,151 +3,17 @@
 //! It is told what happened ([`Event`]) and answers what to say and what to do next ([`Step`]). What is slow or can
 //! fail (password hash, disk, TLS, the policy's tables) leaves as a [`Next`] and comes back as an event. It guarantees
 //! that no order of commands reaches a mailbox past the rules of its port: which verb is legal when stands in one
-//! table, [`RULES`]; what a state knows lives in the state.
+//! table, [`rules`]; what a state knows lives in the state.
 
 use std::mem;
-use std::sync::Arc;
 
-use super::address::{ForwardPath, ReversePath};
-use super::command::{self, COMMAND_MAX, Command, CommandError, Grammar, Mail, Verb};
+use super::address::ForwardPath;
+use super::command::{self, COMMAND_MAX, Command, CommandError, Mail, Verb};
+pub use super::event::{Answer, Envelope, Event, Hello, Next, Step, Terms};
 use super::reply::{Refusal, Refused, Reply};
-use super::sasl::{self, Credentials, Exchange, Progress, SaslError};
-
-/// What a port is for (IANA service names).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Service {
-    /// Port 25: other servers bring mail for local addresses.
-    Smtp,
-    /// Ports 587 and 2525: users hand in mail, STARTTLS before everything else (RFC 6409).
-    Submission,
-    /// Port 465: the same, TLS from the first octet (RFC 8314).
-    Submissions,
-}
-
-/// What a session is held to.
-#[derive(Clone, Debug)]
-pub struct Terms {
-    /// The name in the greeting.
-    pub hostname: Arc<str>,
-    /// What the port is for.
-    pub service: Service,
-    /// True if STARTTLS can be offered.
-    pub tls: bool,
-    /// Octets of a message, at most.
-    pub message_size: u64,
-    /// Recipients of a message, at most.
-    pub recipients: usize,
-    /// Refused commands after which the session ends.
-    pub errors: u32,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// A command or a SASL response whose line ends otherwise than in CR LF, or holds a CR, LF or NUL.
-    BareLineEnd,
-    /// A chunk that is not the last has been read, or could not be kept.
-    Chunk(Result<(), Refused>),
-    /// A line without its CRLF; `more` if input waits behind it.
-    Line {
-        /// The line.
-        line: &'a [u8],
-        /// True if the client has sent more already.
-        more: bool,
-    },
-    /// A line longer than a line may be; it was read to its end and dropped.
-    LineTooLong,
-    /// The credentials were looked at: the login that they are for, or why not.
-    Login(Result<String, Refused>),
-    /// The connection stands; `early` is what the client sent without waiting for the greeting.
-    Opened {
-        /// Octets that came too early; should be empty.
-        early: &'a [u8],
-    },
-    /// The TLS handshake is done.
-    Secured,
-    /// The octets of a refused chunk have gone by.
-    Skipped,
-    /// The message is durable in every mailbox, under this id, or why not.
-    Stored(Result<String, Refused>),
-    /// The driver ends the session for a reason of its own.
-    Told(Refusal),
-    /// The policy's answer about the sender or the recipient that was asked about.
-    Verdict(Result<(), Refused>),
-}
-
-/// What to say and what to do next.
-#[derive(Debug)]
-pub struct Step {
-    /// What to say, if anything.
-    pub answer: Option<Answer>,
-    /// What to do behind it.
-    pub next: Next,
-}
-
-/// Something to say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// A refusal, to be logged.
-    No(Refused),
-    /// Anything else.
-    Reply(Reply),
-}
-
-/// What the driver does next, and which event it owes.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Next {
-    /// Read so many octets of content; owes [`Event::Chunk`], or [`Event::Stored`] if it is the last.
-    Chunk {
-        /// Octets.
-        size: u64,
-        /// True if the message ends with them.
-        last: bool,
-    },
-    /// Flush and close; owes nothing.
-    Close,
-    /// Read dot-stuffed content; owes [`Event::Stored`].
-    Content,
-    /// Read a command line; owes [`Event::Line`].
-    Line,
-    /// Ask whether this recipient is local; owes [`Event::Verdict`].
-    Recipient(ForwardPath),
-    /// Read a SASL response line; owes [`Event::Line`].
-    SaslLine,
-    /// Ask whether the login may use this sender; owes [`Event::Verdict`].
-    Sender(ReversePath),
-    /// Read so many octets and forget them; owes [`Event::Skipped`].
-    Skip(u64),
-    /// Flush and do the TLS handshake; owes [`Event::Secured`].
-    StartTls,
-    /// Check these credentials; owes [`Event::Login`].
-    Verify {
-        /// The mechanism, for the log.
-        mechanism: &'static str,
-        /// What the client gave.
-        credentials: Credentials,
-    },
-}
-
-/// What a mail transaction has gathered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Envelope {
-    /// The sender.
-    pub reverse_path: ReversePath,
-    /// The recipients so far, as they were given.
-    pub recipients: Vec<ForwardPath>,
-    /// True if MAIL said SMTPUTF8.
-    pub utf8: bool,
-}
-
-/// How a client introduced itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hello {
-    /// The name it gave.
-    pub name: String,
-    /// True for EHLO.
-    pub extended: bool,
-}
+pub use super::rules::Service;
+use super::rules::{self, Situation, Transaction};
+use super::sasl::{self, Exchange, Progress, SaslError};
 
 /// See the module's description.
 #[derive(Debug)]
@@ -180,85 +46,6 @@ enum State {
     Silent,
     /// Credentials are being checked.
     Verify,
-}
-
-/// One row of the legality table.
-struct Rule {
-    verb: Verb,
-    /// Legal in the clear where TLS is required (RFC 3207 section 4).
-    clear: bool,
-    /// Needs EHLO or HELO before it.
-    hello: bool,
-    /// Needs a login where the port wants one (RFC 6409 section 4.3).
-    login: bool,
-    transaction: Transaction,
-}
-
-#[derive(PartialEq, Eq)]
-enum Transaction {
-    /// Does not matter.
-    Any,
-    /// One must be open, and no BDAT begun.
-    Before,
-    /// None may be open.
-    None,
-    /// One must be open.
-    Open,
-}
-
-/// Which verb is legal when.
-const RULES: [Rule; 16] = {
-    const fn rule(verb: Verb, clear: bool, hello: bool, login: bool, transaction: Transaction) -> Rule {
-        Rule { verb, clear, hello, login, transaction }
-    }
-    use Transaction::{Any, Before, None, Open};
-    //         verb          clear  hello  login  transaction
-    [
-        rule(Verb::Auth, false, true, false, None),
-        rule(Verb::Bdat, false, true, true, Open),
-        rule(Verb::Data, false, true, true, Before),
-        rule(Verb::Ehlo, true, false, false, Any),
-        rule(Verb::Etrn, false, false, false, Any),
-        rule(Verb::Expn, false, false, false, Any),
-        rule(Verb::Helo, true, false, false, Any),
-        rule(Verb::Help, false, false, false, Any),
-        rule(Verb::Mail, false, true, true, None),
-        rule(Verb::Noop, true, false, false, Any),
-        rule(Verb::Quit, true, false, false, Any),
-        rule(Verb::Rcpt, false, true, true, Before),
-        rule(Verb::Rset, true, false, false, Any),
-        rule(Verb::StartTls, true, false, false, Any),
-        rule(Verb::Turn, false, false, false, Any),
-        rule(Verb::Vrfy, false, false, false, Any),
-    ]
-};
-
-impl Service {
-    /// All services.
-    pub const ALL: [Self; 3] = [Self::Smtp, Self::Submission, Self::Submissions];
-
-    /// The IANA service name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Smtp => "smtp",
-            Self::Submission => "submission",
-            Self::Submissions => "submissions",
-        }
-    }
-
-    /// The service of this IANA name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|service| service.name() == name)
-    }
-
-    /// True if a client must log in before MAIL.
-    pub fn needs_login(self) -> bool {
-        self != Self::Smtp
-    }
-
-    fn grammar(self) -> Grammar {
-        if self.needs_login() { Grammar::Lenient } else { Grammar::Strict }
-    }
 }
 
 impl Session {
@@ -348,7 +135,7 @@ impl Session {
         if verb.ends_a_batch() && more {
             return self.no(Refusal::Pipelined);
         }
-        if let Err(refusal) = self.is_legal(verb) {
+        if let Err(refusal) = rules::check(verb, &self.situation()) {
             return self.refuse_behind_its_octets(verb, line, refusal);
         }
         let Ok(text) = std::str::from_utf8(line) else {
@@ -360,30 +147,19 @@ impl Session {
         }
     }
 
-    /// Looks the verb up in the legality table.
-    fn is_legal(&self, verb: Verb) -> Result<(), Refusal> {
-        let Some(rule) = RULES.iter().find(|rule| rule.verb == verb) else {
-            return Err(Refusal::UnknownCommand);
+    /// What the legality table asks about.
+    fn situation(&self) -> Situation {
+        let transaction = match &self.state {
+            State::Idle => Transaction::None,
+            State::Chunks(..) => Transaction::Chunks,
+            _ => Transaction::Open,
         };
-        if verb == Verb::Auth && !self.terms.service.needs_login() {
-            return Err(Refusal::AuthNotOffered);
-        }
-        if self.terms.service.needs_login() && !self.secured && !rule.clear {
-            return Err(Refusal::TlsFirst);
-        }
-        if rule.hello && self.hello.is_none() {
-            return Err(Refusal::HelloFirst);
-        }
-        if rule.login && self.terms.service.needs_login() && self.login.is_none() {
-            return Err(Refusal::LoginNeeded);
-        }
-        match (&rule.transaction, &self.state) {
-            (Transaction::Any, _) => Ok(()),
-            (Transaction::None, State::Idle) => Ok(()),
-            (Transaction::None, _) => Err(Refusal::TransactionOpen),
-            (_, State::Idle) => Err(Refusal::NoTransaction),
-            (Transaction::Before, State::Chunks(..)) => Err(Refusal::ChunksBegun),
-            (Transaction::Before | Transaction::Open, _) => Ok(()),
+        Situation {
+            service: self.terms.service,
+            secured: self.secured,
+            greeted: self.hello.is_some(),
+            logged_in: self.login.is_some(),
+            transaction,
         }
     }
 
@@ -694,13 +470,6 @@ mod tests {
         });
         session.step(Event::Opened { early: b"" });
         session
-    }
-
-    #[test]
-    fn the_legality_table_has_each_verb_once() {
-        for (rule, verb) in RULES.iter().zip(Verb::ALL) {
-            assert_eq!(rule.verb, verb);
-        }
     }
 
     /// Whatever a client says before login on a submission port, nothing but these can follow.

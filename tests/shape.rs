@@ -1,0 +1,270 @@
+//! The shape of the tree: who may import whom, who may name which crate, and that the manual says what the code does.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use pillarbox::cli::{Exit, OPTIONS, VERBS};
+use pillarbox::config::{Config, KEYS};
+use pillarbox::journal::EVENTS;
+use pillarbox::smtp::reply::Refusal;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Every source file with its module path and its text up to the tests.
+fn sources() -> Vec<(String, String)> {
+    fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() { walk(&path, found) } else { found.push(path) }
+        }
+    }
+    let mut files = Vec::new();
+    walk(&root().join("src"), &mut files);
+    files
+        .into_iter()
+        .map(|file| {
+            let name = file.strip_prefix(root().join("src")).unwrap().display().to_string();
+            let text = fs::read_to_string(file).unwrap();
+            let code: Vec<&str> = text
+                .split("\n#[cfg(test)]")
+                .next()
+                .unwrap()
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+                .collect();
+            (name, code.join("\n"))
+        })
+        .collect()
+}
+
+fn module(file: &str) -> &str {
+    let first = file.split('/').next().unwrap();
+    first.strip_suffix(".rs").unwrap_or(first)
+}
+
+#[test]
+fn imports_point_down_only() {
+    // Who may name whom, of our own modules.
+    let allowed: [(&str, &[&str]); 10] = [
+        ("main", &["cli", "journal"]),
+        ("cli", &["server", "conn", "net", "auth", "mail", "policy", "journal", "config", "smtp"]),
+        ("server", &["conn", "net", "auth", "mail", "policy", "journal", "config", "smtp"]),
+        ("conn", &["net", "auth", "mail", "policy", "journal", "config", "smtp"]),
+        ("config", &["policy", "smtp"]),
+        ("net", &["smtp"]),
+        ("auth", &["smtp"]),
+        ("mail", &["smtp"]),
+        ("policy", &["smtp"]),
+        ("journal", &[]),
+    ];
+    for (file, text) in sources() {
+        let name = module(&file);
+        if name == "lib" {
+            continue;
+        }
+        for (at, _) in text.match_indices("crate::").chain(text.match_indices("pillarbox::")) {
+            let other: String =
+                text[at..].split("::").nth(1).unwrap().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let may = allowed.iter().find(|(module, _)| *module == name).map_or(&[][..], |(_, may)| may);
+            assert!(other == name || may.contains(&other.as_str()), "{file} names {other}");
+        }
+    }
+}
+
+#[test]
+fn crates_are_named_where_they_belong() {
+    let places: [(&str, &[&str]); 14] = [
+        ("rustls", &["net/stream.rs", "net/tls.rs"]),
+        ("rustls_pemfile", &["net/tls.rs"]),
+        ("webpki", &["net/tls.rs"]),
+        ("x509_cert", &["net/tls.rs"]),
+        ("argon2", &["auth/users.rs"]),
+        ("crossbeam_channel", &["net/pool.rs"]),
+        ("getopts", &["cli/mod.rs"]),
+        ("log", &["journal.rs", "main.rs"]),
+        ("env_logger", &["main.rs"]),
+        ("toml", &["config.rs"]),
+        ("listenfd", &["net/handover.rs"]),
+        ("mail_parser", &["mail/message.rs"]),
+        ("rcgen", &["cli/demo.rs"]),
+        ("sd_notify", &["server/readiness.rs"]),
+    ];
+    for (file, text) in sources() {
+        for (name, places) in places {
+            let path = format!("{name}::");
+            let named = text
+                .match_indices(&path)
+                .any(|(at, _)| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'));
+            assert!(!named || places.contains(&file.as_str()), "{file} names {name}");
+        }
+    }
+}
+
+#[test]
+fn the_protocol_is_pure_and_nothing_is_unsafe() {
+    for (file, text) in sources() {
+        if file.starts_with("smtp/") {
+            for impure in [
+                "std::io::Read",
+                "std::fs",
+                "std::net::Tcp",
+                "std::time",
+                "std::thread",
+                "log::",
+                "SystemTime",
+                "Instant",
+                "rand",
+            ] {
+                assert!(!text.contains(impure), "{file} has {impure}");
+            }
+        }
+        assert!(!text.contains("unsafe"), "{file}");
+        if file != "smtp/reply.rs" {
+            let coded = text.match_indices(['4', '5']).any(|(at, _)| {
+                let number: String = text[at..].chars().take_while(char::is_ascii_digit).collect();
+                number.len() == 3
+                    && text[at..].starts_with(&format!("{number} {}.", &number[..1]))
+                    && !text[..at].ends_with(|c: char| c.is_ascii_digit())
+            });
+            assert!(!coded, "{file} writes a refusal of its own");
+        }
+    }
+    assert!(read("Cargo.toml").contains("unsafe_code = \"forbid\""));
+}
+
+/// The words of a manual page without its markup.
+fn manual(page: &str) -> String {
+    read(&format!("man/{page}")).replace("\\-", "-").replace("\\&", "")
+}
+
+/// The items of a list in a section: what stands behind `.It` with this macro.
+fn items<'a>(page: &'a str, section: &str, item: &str) -> Vec<&'a str> {
+    let start = page.find(&format!(".Sh {section}\n")).unwrap_or_else(|| panic!("no section {section}"));
+    let body = &page[start + 4..];
+    let body = &body[..body.find("\n.Sh ").unwrap_or(body.len())];
+    body.lines().filter_map(|line| line.strip_prefix(item)).map(str::trim).collect()
+}
+
+#[test]
+fn the_manual_lists_every_refusal_and_no_other() {
+    let page = manual("pillarbox.8");
+    let rows = items(&page, "DIAGNOSTICS", ".It Li");
+    for why in Refusal::ALL {
+        let parts = why.parts();
+        let (a, b, c) = parts.status;
+        let want = format!("{} {a}.{b}.{c} {}", parts.code, parts.reason);
+        assert!(rows.contains(&want.as_str()), "{want} is not in DIAGNOSTICS");
+    }
+    assert_eq!(rows.len(), Refusal::ALL.len(), "DIAGNOSTICS has rows that the code does not");
+}
+
+#[test]
+fn the_manual_lists_every_event_with_its_keys() {
+    let page = manual("pillarbox.8");
+    let rows = items(&page, "LOG", ".It Li");
+    for (event, keys) in EVENTS {
+        let want = format!("{event} {}", keys.join(" "));
+        assert!(rows.contains(&want.as_str()), "{want} is not in LOG: {rows:?}");
+    }
+    assert_eq!(rows.len(), EVENTS.len());
+}
+
+/// The keys that are in EVENTS are those that the code writes.
+#[test]
+fn the_journal_writes_the_keys_that_it_lists() {
+    let text = read("src/journal.rs");
+    for (event, keys) in EVENTS {
+        for key in keys.iter().filter(|key| !["session", "peer"].contains(key)) {
+            assert!(text.contains(&format!(".key(\"{key}\"")), "{event} {key}");
+        }
+        assert!(text.contains(&format!("(\"{event}\")")), "{event} is never written");
+    }
+}
+
+#[test]
+fn the_manual_lists_every_key_with_its_default() {
+    let page = manual("pillarbox.toml.5");
+    let rows = items(&page, "KEYS", ".It Ic");
+    let names: Vec<&str> =
+        KEYS.iter().map(|(key, _)| *key).filter(|key| !["listen", "tls", "limits"].contains(key)).chain(["senders"]).collect();
+    for name in &names {
+        assert!(rows.contains(name), "{name} is not in KEYS");
+    }
+    assert_eq!(rows.len(), names.len(), "KEYS has rows that the code does not: {rows:?}");
+    assert!(rows.is_sorted(), "alphabetical");
+    for (key, default) in KEYS.iter().filter(|(key, _)| names.contains(key)) {
+        let body = &page[page.find(&format!(".It Ic {key}\n")).unwrap()..];
+        let body = &body[..body[4..].find(".It ").map_or(body.len(), |end| end + 4)];
+        assert!(
+            body.contains(&format!("Default: {default}.")) || body.contains(&format!("Default: {}.", default.trim_matches('"'))),
+            "{key}: no `Default: {default}.` in\n{body}"
+        );
+    }
+}
+
+#[test]
+fn the_manual_lists_verbs_options_signals_and_exit_codes() {
+    let page = manual("pillarbox.8");
+    let verbs = items(&page, "VERBS", ".It Cm");
+    for (verb, _) in VERBS {
+        assert!(verbs.iter().any(|row| row.split(' ').next() == Some(verb)), "{verb}: {verbs:?}");
+    }
+    for row in &verbs {
+        assert!(VERBS.iter().any(|(verb, _)| row.split(' ').next() == Some(*verb)), "{row} is no verb");
+    }
+    let options = items(&page, "OPTIONS", ".It Fl");
+    for (short, long, ..) in OPTIONS {
+        let want = if short.is_empty() { format!("-{long}") } else { format!("{short} , Fl -{long}") };
+        assert!(options.iter().any(|row| row.starts_with(&want)), "{want}: {options:?}");
+    }
+    assert_eq!(options.len(), OPTIONS.len());
+    let exits =
+        [Exit::Ok, Exit::Usage, Exit::NoInput, Exit::Software, Exit::OsError, Exit::CantCreate, Exit::NoPermission, Exit::Config];
+    let codes: Vec<String> = exits.iter().map(|exit| (*exit as i32).to_string()).collect();
+    assert_eq!(items(&page, "EXIT STATUS", ".It Li"), codes);
+    assert_eq!(items(&page, "SIGNALS", ".It Dv"), ["SIGTERM , SIGINT", "SIGHUP"]);
+}
+
+/// Every configuration that the documents show is one.
+#[test]
+fn every_example_is_a_configuration() {
+    let own = || Some("mail.example.org".to_owned());
+    let mut found = 0;
+    let readme = read("README.md");
+    let blocks = readme.split("```toml\n").skip(1).map(|block| block.split("```").next().unwrap().to_owned());
+    let page = manual("pillarbox.toml.5");
+    let section = &page[page.find(".Sh EXAMPLES").unwrap()..];
+    let literal =
+        section.split(".Bd -literal -offset indent\n").skip(1).map(|block| block.split("\n.Ed").next().unwrap().to_owned());
+    for text in blocks.chain(literal).chain([read("etc/pillarbox.toml")]) {
+        if let Err(problems) = Config::parse(&text, Path::new("example"), own) {
+            panic!("{problems:?}\n{text}");
+        }
+        found += 1;
+    }
+    assert!(found >= 5, "{found}");
+}
+
+#[test]
+fn the_sample_shows_every_key() {
+    let text = read("etc/pillarbox.toml");
+    for (key, _) in KEYS {
+        let name = key.rsplit('.').next().unwrap();
+        let shown = text.lines().any(|line| line.starts_with(&format!("{name} = ")) || line.starts_with(&format!("[{name}]")));
+        assert!(shown, "{key}");
+    }
+    assert!(text.contains("[senders]"));
+}
+
+#[test]
+fn files_stay_small() {
+    for (file, text) in sources() {
+        assert!(text.lines().count() <= 460, "{file}: look for the second thing inside");
+    }
+}
