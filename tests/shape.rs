@@ -89,7 +89,7 @@ fn crates_are_named_where_they_belong() {
         ("getopts", &["cli/mod.rs"]),
         ("log", &["journal.rs", "main.rs"]),
         ("env_logger", &["main.rs"]),
-        ("toml", &["config.rs"]),
+        ("toml", &["config.rs", "config/read.rs"]),
         ("listenfd", &["net/handover.rs"]),
         ("mail_parser", &["mail/message.rs"]),
         ("rcgen", &["cli/demo.rs"]),
