@@ -49,8 +49,6 @@ pub enum Told {
 
 /// How often files and the manager are looked at.
 const TICK: Duration = Duration::from_secs(1);
-/// Certificate and key are looked at every so many ticks.
-const TLS_TICKS: u64 = 5;
 /// Places in the channel for each connection that may wait: those that were displaced keep theirs until a worker drops them.
 const CHANNEL_FACTOR: usize = 16;
 
@@ -214,7 +212,6 @@ struct Files {
     users: Watched,
     aliases: Watched,
     tls: Watched,
-    ticks: u64,
 }
 
 impl Files {
@@ -227,20 +224,18 @@ impl Files {
             users: Watched::new(vec![config.users.clone()]),
             aliases: Watched::new(config.aliases.iter().cloned().collect()),
             tls: Watched::new(pair.collect()),
-            ticks: 0,
         }
     }
 
     /// Takes up what has changed by itself.
     fn look(&mut self, house: &House) {
-        self.ticks += 1;
         if self.users.has_changed() {
             take_up(house, "users", reload_users);
         }
         if self.aliases.has_changed() {
             take_up(house, "aliases", reload_aliases);
         }
-        if self.ticks.is_multiple_of(TLS_TICKS) && self.tls.has_changed() {
+        if self.tls.has_changed() {
             take_up(house, "certificate", reload_tls);
         }
     }

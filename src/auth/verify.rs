@@ -19,6 +19,7 @@ use crate::smtp::sasl::Credentials;
 pub struct Verifier {
     budget: Budget,
     memory: Memory,
+    patience: Duration,
 }
 
 /// What came of a check.
@@ -56,7 +57,13 @@ const REMEMBERED_MAX: usize = 4096;
 impl Verifier {
     /// A verifier that computes `cores` hashes at once, in `memory` octets together.
     pub fn new(cores: usize, memory: u64) -> Self {
-        Self { budget: Budget::new(cores, memory), memory: Memory::new() }
+        Self { budget: Budget::new(cores, memory), memory: Memory::new(), patience: PATIENCE }
+    }
+
+    /// The same, with another patience than [`PATIENCE`].
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Checks credentials against `users`, which are a new generation whenever the file was read anew.
@@ -66,7 +73,7 @@ impl Verifier {
         if let Some(label) = self.memory.recall(users, &digest) {
             return Verdict::Right { login, label };
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         for password in users.passwords(&login) {
             match self.budget.run(password.hash.cost(), standing, deadline, || password.hash.matches(&credentials.password)) {
                 None => return Verdict::Busy,

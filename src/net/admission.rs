@@ -37,6 +37,7 @@ pub struct Admission {
     inner: Mutex<Inner>,
     changed: Condvar,
     busy: AtomicUsize,
+    draining: Arc<AtomicBool>,
     epoch: Instant,
 }
 
@@ -46,7 +47,6 @@ struct Inner {
     held: HashMap<Network, usize>,
     next: u64,
     waiting: usize,
-    draining: bool,
     ended: bool,
 }
 
@@ -66,6 +66,7 @@ pub struct Seat {
     logged_in: AtomicBool,
     in_transaction: AtomicBool,
     told: AtomicU8,
+    draining: Arc<AtomicBool>,
 }
 
 /// Gives the seat back when it is dropped.
@@ -103,6 +104,7 @@ impl Admission {
             inner: Mutex::default(),
             changed: Condvar::new(),
             busy: AtomicUsize::new(0),
+            draining: Arc::default(),
             epoch: Instant::now(),
         })
     }
@@ -111,7 +113,7 @@ impl Admission {
     pub fn admit(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr, service: Service) -> Result<Ticket, (Refusal, TcpStream)> {
         let network = Network::of(peer.ip());
         let mut inner = self.lock();
-        if inner.draining {
+        if self.draining.load(Ordering::SeqCst) {
             return Err((Refusal::Draining, tcp));
         }
         let held = inner.held.get(&network).copied().unwrap_or(0);
@@ -137,6 +139,7 @@ impl Admission {
             logged_in: AtomicBool::new(false),
             in_transaction: AtomicBool::new(false),
             told: AtomicU8::new(TOLD_NOTHING),
+            draining: Arc::clone(&self.draining),
         });
         inner.seats.insert(number, Arc::clone(&seat));
         *inner.held.entry(network).or_insert(0) += 1;
@@ -176,19 +179,14 @@ impl Admission {
 
     /// Lets nobody in any more and tells everybody to leave who is not in the middle of a message.
     pub fn drain(&self) {
-        let mut inner = self.lock();
-        inner.draining = true;
+        self.draining.store(true, Ordering::SeqCst);
+        let inner = self.lock();
         for seat in inner.seats.values() {
             // Who still waits for a worker is told by the worker that takes it up.
             if !seat.at_work.load(Ordering::Relaxed) || !seat.in_transaction.load(Ordering::SeqCst) {
                 seat.tell(TOLD_DRAINING, Shutdown::Read);
             }
         }
-    }
-
-    /// True once [`Self::drain`] was called.
-    pub fn is_draining(&self) -> bool {
-        self.lock().draining
     }
 
     /// Waits until nobody is left, at most until `deadline`; true if so.
@@ -315,10 +313,13 @@ impl Seat {
         self.in_transaction.store(open, Ordering::SeqCst);
     }
 
-    /// Why this session must end, if it was told to.
+    /// Why this session must end, if it was told to. A drain waits for the end of a transaction.
     pub fn told(&self) -> Option<Refusal> {
         match self.told.load(Ordering::SeqCst) {
-            TOLD_NOTHING => None,
+            TOLD_NOTHING => {
+                let leaves = self.draining.load(Ordering::SeqCst) && !self.in_transaction.load(Ordering::SeqCst);
+                leaves.then_some(Refusal::Draining)
+            }
             TOLD_SILENT => Some(Refusal::SilentTooLong),
             TOLD_OVERLOADED => Some(Refusal::Overloaded),
             _ => Some(Refusal::Draining),

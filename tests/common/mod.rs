@@ -135,6 +135,7 @@ impl Server {
         let mut child = Command::new(&words[0])
             .args(&words[1..])
             .stdin(Stdio::null())
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .env_remove("NOTIFY_SOCKET")
             .env_remove("LISTEN_FDS")
@@ -234,6 +235,12 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // Behind a wrapper, the server is its child, and would outlive it.
+        let pid = self.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {

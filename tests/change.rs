@@ -1,0 +1,208 @@
+//! What changes while the server runs: users, aliases, certificate, configuration; and the end.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Client, PATIENCE, Server, Setup, base64, hash};
+use nix::sys::signal::Signal;
+use pillarbox::smtp::reply::Refusal;
+
+fn can_log_in(server: &Server, login: &str, password: &str) -> bool {
+    let mut client = server.connect("submissions");
+    client.tls().unwrap();
+    client.expect("220");
+    client.say("EHLO x.example", "250");
+    client.send(format!("AUTH PLAIN {}\r\n", base64(format!("\0{login}\0{password}").as_bytes())).as_bytes()).unwrap();
+    client.reply().unwrap().starts_with("235")
+}
+
+fn until(what: &str, server: &Server, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < PATIENCE, "{what}\n{}", server.log_text());
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn replace(path: &Path, text: &str) {
+    let temporary = path.with_extension("new");
+    fs::write(&temporary, text).unwrap();
+    let _ = std::process::Command::new("chown").arg("nobody").arg(&temporary).status();
+    fs::rename(temporary, path).unwrap();
+}
+
+#[test]
+fn users_and_aliases_are_taken_up_by_themselves_and_a_bad_file_is_not() {
+    let server = Setup::default().start();
+    let (users, aliases) = (server.dir.path().join("users"), server.dir.path().join("aliases"));
+    let mut running = server.login("bob@example.org");
+    assert!(can_log_in(&server, "alice@example.org", "secret"));
+    replace(&users, &format!("alice@example.org:{}\ncarol@example.org:{}\n", hash("changed", 8), hash("secret", 8)));
+    server.wait_for_log(&["reloaded", "what=users", "result=ok"]);
+    assert!(!can_log_in(&server, "alice@example.org", "secret"), "a password that was known a moment ago");
+    assert!(can_log_in(&server, "alice@example.org", "changed") && can_log_in(&server, "carol@example.org", "secret"));
+    // A session keeps what it started with.
+    let reply = running.deliver("bob@example.org", "bob@example.org", b"Subject: x\r\n").unwrap();
+    assert!(reply.starts_with("250"), "{reply}");
+
+    replace(&users, "carol@example.org:{PLAIN}oops\n");
+    server.wait_for_log(&["reloaded", "what=users", "result=refused", "users:1: password scheme"]);
+    assert!(can_log_in(&server, "carol@example.org", "secret"), "the old state is kept");
+    thread::sleep(Duration::from_millis(2500));
+    assert_eq!(server.log_text().matches("what=users result=refused").count(), 1, "logged once");
+    replace(&users, &format!("carol@example.org:{}\n", hash("again", 8)));
+    until("the corrected file", &server, || server.log_text().matches("what=users result=ok").count() == 2);
+    assert!(can_log_in(&server, "carol@example.org", "again"));
+
+    replace(&aliases, "info: carol\n");
+    server.wait_for_log(&["reloaded", "what=aliases", "result=ok"]);
+    let mut client = server.connect("smtp");
+    client.expect("220");
+    client.say("EHLO x.example", "250");
+    client.say("MAIL FROM:<>", "250");
+    client.say("RCPT TO:<info@example.org>", "250");
+    replace(&aliases, "info: info2\ninfo2: info\n");
+    server.wait_for_log(&["reloaded", "what=aliases", "result=refused", "leads back to itself"]);
+    let mut client = server.connect("smtp");
+    client.expect("220");
+    client.say("EHLO x.example", "250");
+    client.say("MAIL FROM:<>", "250");
+    client.say("RCPT TO:<info@example.org>", "250");
+}
+
+/// Renewed without signal or restart; a pair that does not match is refused and the old one serves on.
+#[test]
+fn a_renewed_certificate_is_taken_up_by_itself() {
+    let server = Setup::default().start();
+    let (certificate, key) = (server.dir.path().join("cert.pem"), server.dir.path().join("key.pem"));
+    let old = server.dir.path().join("old.pem");
+    fs::copy(&certificate, &old).unwrap();
+    let presents = |pinned: &Path| Client::connect(server.address("submissions"), pinned).tls().is_ok();
+    assert!(presents(&old));
+    let names = || ["localhost".to_owned(), "mx.example.org".to_owned()];
+    let stray = rcgen::generate_simple_self_signed(names()).unwrap();
+    replace(&key, &stray.signing_key.serialize_pem());
+    server.wait_for_log(&["reloaded", "what=certificate", "result=refused", "key.pem", "cert.pem"]);
+    assert!(presents(&old), "the old pair serves on");
+    let renewed = rcgen::generate_simple_self_signed(names()).unwrap();
+    replace(&certificate, &renewed.cert.pem());
+    replace(&key, &renewed.signing_key.serialize_pem());
+    until("the new certificate", &server, || presents(&certificate));
+    assert!(!presents(&old));
+}
+
+#[test]
+fn sighup_reads_the_configuration_again() {
+    let server = Setup::default().start();
+    let toml = fs::read_to_string(&server.config).unwrap();
+    let accepts = |address: &str| {
+        let mut client = server.connect("smtp");
+        client.expect("220");
+        client.say("EHLO x.example", "250");
+        client.say("MAIL FROM:<>", "250");
+        client.send(format!("RCPT TO:<{address}>\r\n").as_bytes()).unwrap();
+        client.reply().unwrap().starts_with("250")
+    };
+    assert!(!accepts("postmaster@example.net"));
+    fs::write(
+        &server.config,
+        toml.replace("[\"example.org\"]", "[\"example.org\", \"example.net\"]").replace("[limits]", "[limits]\nworkers = 9"),
+    )
+    .unwrap();
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log(&["notice", "about=restart", "limits.workers"]);
+    server.wait_for_log(&["reloaded", "what=configuration", "result=ok"]);
+    until("the new domain", &server, || accepts("postmaster@example.net"));
+    fs::write(&server.config, "hostname = 1\n").unwrap();
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log(&["reloaded", "what=configuration", "result=refused", "pillarbox.toml:1: hostname"]);
+    assert!(accepts("postmaster@example.net"), "the old state is kept");
+}
+
+#[test]
+fn an_idle_session_is_told_at_once_and_the_exit_is_clean() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut server = Setup::default().start();
+        let mut idle = server.login("alice@example.org");
+        let mut sending = server.login("bob@example.org");
+        sending.say("MAIL FROM:<bob@example.org>", "250");
+        sending.say("RCPT TO:<alice@example.org>", "250");
+        sending.say("DATA", "354");
+        server.signal(signal);
+        let parts = Refusal::Draining.parts();
+        assert!(idle.reply().unwrap().contains(parts.text));
+        server.wait_for_log(&["draining", "sessions=2"]);
+        let begun = Instant::now();
+        while std::net::TcpStream::connect(server.address("smtp")).is_ok() {
+            assert!(begun.elapsed() < PATIENCE, "still accepting");
+            thread::sleep(Duration::from_millis(10));
+        }
+        // The message in progress ends as if nothing had happened; the next command is told.
+        sending.send(b"Subject: last\r\n\r\n.\r\n").unwrap();
+        sending.expect("250 2.0.0");
+        assert!(sending.reply().is_none_or(|reply| reply.contains(parts.text)));
+        assert_eq!(server.wait(PATIENCE), Some(0));
+        assert_eq!(server.new_mail("alice@example.org").len(), 1);
+        server.wait_for_log(&["stopped", "messages=1"]);
+    }
+}
+
+#[test]
+fn who_does_not_end_within_drain_is_cut_off_without_harm() {
+    let mut server = Setup::default().limit("drain = \"1s\"").start();
+    let mut stuck = server.login("bob@example.org");
+    stuck.say("MAIL FROM:<bob@example.org>", "250");
+    stuck.say("RCPT TO:<alice@example.org>", "250");
+    stuck.say("DATA", "354");
+    stuck.send(b"Subject: half").unwrap();
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait(Duration::from_secs(10)), Some(0));
+    assert!(server.new_mail("alice@example.org").is_empty());
+}
+
+/// 50 clients send as fast as they can while the server is stopped: what got 250 is there, whole, once.
+#[test]
+fn a_drain_loses_nothing() {
+    let mut server = Setup::default().limit("per_address = 100").start();
+    let (accepted, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let body = "0123456789abcdef\r\n".repeat(300);
+    thread::scope(|scope| {
+        for n in 0..50 {
+            let (server, accepted, stop, body) = (&server, &accepted, &stop, &body);
+            scope.spawn(move || {
+                let mut client = server.connect("smtp");
+                if client.reply().is_none() || client.send(b"EHLO x.example\r\n").is_err() || client.reply().is_none() {
+                    return;
+                }
+                for message in 0..1000 {
+                    let content = format!("Subject: {n}-{message}\r\n\r\n{body}end");
+                    match client.deliver("", "alice@example.org", content.as_bytes()) {
+                        Some(reply) if reply.starts_with("250") => accepted.fetch_add(1, Ordering::SeqCst),
+                        _ => return,
+                    };
+                    if stop.load(Ordering::SeqCst) && message > 900 {
+                        return;
+                    }
+                }
+            });
+        }
+        thread::sleep(Duration::from_millis(700));
+        server.signal(Signal::SIGTERM);
+        stop.store(true, Ordering::SeqCst);
+    });
+    assert_eq!(server.wait(Duration::from_secs(35)), Some(0));
+    let files = server.new_mail("alice@example.org");
+    let accepted = accepted.into_inner();
+    assert!(accepted > 50, "only {accepted} were sent");
+    assert!(files.len() >= accepted, "{} files for {accepted} answers of 250", files.len());
+    // A message can be stored whose 250 could not be delivered any more: one a client at most.
+    assert!(files.len() <= accepted + 50);
+    for file in files {
+        assert!(fs::read_to_string(&file).unwrap().ends_with("0123456789abcdef\nend\n"), "{file:?}");
+    }
+}

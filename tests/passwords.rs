@@ -1,0 +1,174 @@
+//! Passwords under attack: the throttle, the budget, and that nothing shows them.
+
+mod common;
+
+use std::io::Read as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use common::{Client, Server, Setup, base64};
+use pillarbox::auth::users::Users;
+use pillarbox::auth::verify::{Standing, Verdict, Verifier};
+use pillarbox::smtp::reply::Refusal;
+use pillarbox::smtp::sasl::Credentials;
+
+fn from(source: [u8; 4], server: &Server, service: &str) -> Client {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(IpAddr::V4(Ipv4Addr::from(source)), 0).into()).unwrap();
+    socket.connect(&server.address(service).into()).unwrap();
+    let tcp: TcpStream = socket.into();
+    Client::over(tcp, &server.dir.path().join("cert.pem"))
+}
+
+fn greeted(source: [u8; 4], server: &Server) -> Client {
+    let mut client = from(source, server, "submissions");
+    client.tls().unwrap();
+    client.expect("220");
+    client.say("EHLO x.example", "250");
+    client
+}
+
+fn auth(client: &mut Client, login: &str, password: &str, want: &str) {
+    client.say(&format!("AUTH PLAIN {}", base64(format!("\0{login}\0{password}").as_bytes())), want);
+}
+
+#[test]
+fn a_guessing_address_is_turned_away_at_the_door_and_nobody_else() {
+    let server = Setup::default().limit("auth_failures = 2").start();
+    let attacker = [127, 0, 4, 1];
+    for n in 0..8 {
+        auth(&mut greeted(attacker, &server), &format!("login{n}@example.org"), "guess", "535");
+    }
+    let parts = Refusal::AddressThrottled.parts();
+    for service in ["smtp", "submission"] {
+        let line = from(attacker, &server, service).line().unwrap();
+        assert!(line.starts_with(&format!("{} 4.7.0 {}", parts.code, parts.text)), "{line}");
+    }
+    let mut text = Vec::new();
+    let _ = from(attacker, &server, "submissions").tcp().read_to_end(&mut text);
+    assert!(text.is_empty(), "closed without a word, before any TLS");
+    server.wait_for_log(&["throttled", "peer=127.0.4.1:", "login=\"\""]);
+    // The owner, elsewhere, gets in.
+    auth(&mut greeted([127, 0, 4, 2], &server), "alice@example.org", "secret", "235");
+}
+
+#[test]
+fn a_pair_is_throttled_and_the_owner_elsewhere_is_not() {
+    let server = Setup::default().start();
+    let mut attacker = greeted([127, 0, 5, 1], &server);
+    for _ in 0..5 {
+        auth(&mut attacker, "alice@example.org", "guess", "535");
+    }
+    auth(&mut attacker, "alice@example.org", "secret", "454 4.7.0");
+    auth(&mut attacker, "bob@example.org", "secret", "235");
+    auth(&mut greeted([127, 0, 5, 2], &server), "alice@example.org", "secret", "235");
+}
+
+#[test]
+fn a_password_that_cannot_be_checked_in_time_is_answered_with_454() {
+    // 454 4.7.0 is Refusal::AuthBusy's, and comes of Verdict::Busy alone.
+    assert_eq!((Refusal::AuthBusy.parts().code, Refusal::AuthBusy.parts().status), (454, (4, 7, 0)));
+    let users = Arc::new(Users::parse(&format!("a:{}\n", common::hash("right", 32 * 1024)), 1 << 30).unwrap());
+    let verifier = Verifier::new(1, 1 << 30).with_patience(Duration::ZERO);
+    let verdicts: Vec<Verdict> = thread::scope(|scope| {
+        let one = |n: u32| {
+            let (verifier, users) = (&verifier, &users);
+            scope.spawn(move || {
+                let credentials = Credentials { login: "a".into(), password: format!("guess{n}").into_bytes().into() };
+                verifier.verify(users, &credentials, Standing::Clean)
+            })
+        };
+        let threads: Vec<_> = (0..8).map(one).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(verdicts.contains(&Verdict::Busy) && verdicts.contains(&Verdict::Wrong), "{verdicts:?}");
+}
+
+/// At the loudest level, through success, failure, malformed responses and a dropped connection.
+#[test]
+fn no_password_is_ever_logged() {
+    let setup = Setup { wrapper: vec!["env".into(), "RUST_LOG=trace".into()], ..Setup::default() };
+    let server = setup.start();
+    let secrets = ["secret", "correct-horse", "battery-staple"];
+    let mut client = greeted([127, 0, 0, 1], &server);
+    auth(&mut client, "alice@example.org", "correct-horse", "535");
+    client.say("AUTH LOGIN", "334");
+    client.say(&base64(b"alice@example.org"), "334");
+    client.say(&base64(b"battery-staple"), "535");
+    client.say(&format!("AUTH PLAIN {}", base64(b"battery-staple")), "501");
+    client.say(&format!("AUTH PLAIN {}!", base64(b"\0a\0correct-horse")), "501");
+    client.say(&format!("AUTH {} x", base64(b"\0a\0correct-horse")), "50");
+    client.say("AUTH PLAIN", "334");
+    client.send(base64(b"\0a\0battery-staple").as_bytes()).unwrap();
+    drop(client);
+    auth(&mut greeted([127, 0, 0, 1], &server), "alice@example.org", "secret", "235");
+    server.wait_for_log(&["login ", "mechanism=PLAIN", "login=alice@example.org"]);
+    let log = server.log_text();
+    for secret in secrets {
+        for form in [secret.to_owned(), base64(secret.as_bytes()).trim_end_matches('=').to_owned()] {
+            let form = &form[..form.len() - 2];
+            assert!(!log.contains(form), "{form} is in the log:\n{log}");
+        }
+    }
+    assert!(!log.contains(&base64(b"\0alice@example.org\0secret")[..20]), "{log}");
+}
+
+/// What a client gave does not lie about in the server once the session is over: its memory is searched.
+#[test]
+fn passwords_do_not_stay_in_memory() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: reading another process's memory needs root");
+        return;
+    }
+    let server = Setup { users: vec![("alice@example.org".into(), "zX7-unmistakable-q9".into())], ..Setup::default() }.start();
+    // The clear text, and both forms in which it crosses the wire; the searched-for words never stand whole in a log.
+    let plain = base64(b"\0alice@example.org\0zX7-unmistakable-q9");
+    for round in 0..3 {
+        let mut client = greeted([127, 0, 0, 1], &server);
+        match round {
+            0 => drop(client.say(&format!("AUTH PLAIN {plain}"), "235")),
+            1 => {
+                client.say("AUTH LOGIN", "334");
+                client.say(&base64(b"alice@example.org"), "334");
+                client.say(&base64(b"zX7-unmistakable-q9"), "235");
+            }
+            _ => {
+                client.say("AUTH PLAIN", "334");
+                client.say(&plain, "235");
+            }
+        }
+        client.say("QUIT", "221");
+    }
+    for _ in 0..3 {
+        server.wait_for_log(&["disconnect"]);
+    }
+    thread::sleep(Duration::from_millis(100));
+    let memory = memory_of(server.pid());
+    assert!(memory.len() > 1 << 20, "nothing was read");
+    for (what, needle) in [
+        ("the password", &b"zX7-unmistakable-q9"[..]),
+        ("PLAIN", &plain.as_bytes()[24..]),
+        ("LOGIN", &base64(b"zX7-unmistakable-q9").as_bytes()[..24]),
+    ] {
+        assert_eq!(memchr::memmem::find_iter(&memory, needle).count(), 0, "{what} is still there");
+    }
+}
+
+/// Everything that a process may write to.
+fn memory_of(pid: i32) -> Vec<u8> {
+    use std::os::unix::fs::FileExt as _;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let mut all = Vec::new();
+    for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|rights| rights.starts_with("rw"))) {
+        let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let (from, to) = (u64::from_str_radix(from, 16).unwrap(), u64::from_str_radix(to, 16).unwrap());
+        let mut piece = vec![0; (to - from) as usize];
+        if memory.read_exact_at(&mut piece, from).is_ok() {
+            all.extend_from_slice(&piece);
+        }
+    }
+    all
+}
