@@ -1,5 +1,7 @@
 //! The server as a whole: listeners and pool, from start to drain, and what happens to files meanwhile.
 
+pub mod confine;
+pub mod keys;
 pub mod load;
 pub mod privileges;
 pub mod readiness;
@@ -23,8 +25,9 @@ use crate::net::pool::Pool;
 use crate::net::stream::Stream;
 use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::session::Service;
+use keys::KeySource;
 use readiness::Readiness;
-use watch::Watched;
+use watch::{Watched, stamp};
 
 /// A running server.
 #[derive(Debug)]
@@ -85,8 +88,8 @@ impl Server {
     }
 
     /// Watches over files and the manager until the end, then drains. Gives true if no message was cut off.
-    pub fn run(self, path: Option<PathBuf>, told: &Receiver<Told>, readiness: &mut Readiness) -> bool {
-        let mut files = Files::new(path, &self.house);
+    pub fn run(self, path: PathBuf, keys: KeySource, told: &Receiver<Told>, readiness: &mut Readiness) -> bool {
+        let mut files = Files::new(path, keys, &self.house);
         loop {
             match told.recv_timeout(TICK) {
                 Ok(Told::Stop) | Err(RecvTimeoutError::Disconnected) => break,
@@ -208,53 +211,57 @@ impl Gate for Door<'_> {
 
 /// The files that are taken up while the server runs.
 struct Files {
-    path: Option<PathBuf>,
+    path: PathBuf,
+    keys: KeySource,
     users: Watched,
     aliases: Watched,
     tls: Watched,
 }
 
 impl Files {
-    fn new(path: Option<PathBuf>, house: &House) -> Self {
+    fn new(path: PathBuf, keys: KeySource, house: &House) -> Self {
+        let mut files = Self { path, keys, users: Watched::default(), aliases: Watched::default(), tls: Watched::default() };
+        files.forget(house);
+        files
+    }
+
+    /// What is there now has been taken up.
+    fn forget(&mut self, house: &House) {
         let settings = house.settings();
         let config = &settings.config;
-        let pair = config.tls.iter().flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]);
-        Self {
-            path,
-            users: Watched::new(vec![config.users.clone()]),
-            aliases: Watched::new(config.aliases.iter().cloned().collect()),
-            tls: Watched::new(pair.collect()),
-        }
+        self.users = Watched::new(vec![stamp(&config.users)]);
+        self.aliases = Watched::new(config.aliases.iter().map(|file| stamp(file)).collect());
+        self.tls = Watched::new(config.tls.iter().flat_map(|files| self.keys.stamps(files)).collect());
     }
 
     /// Takes up what has changed by itself.
     fn look(&mut self, house: &House) {
-        if self.users.has_changed() {
+        let settings = house.settings();
+        let config = &settings.config;
+        if self.users.has_changed(vec![stamp(&config.users)]) {
             take_up(house, "users", reload_users);
         }
-        if self.aliases.has_changed() {
+        if self.aliases.has_changed(config.aliases.iter().map(|file| stamp(file)).collect()) {
             take_up(house, "aliases", reload_aliases);
         }
-        if self.tls.has_changed() {
-            take_up(house, "certificate", reload_tls);
+        if self.tls.has_changed(config.tls.iter().flat_map(|files| self.keys.stamps(files)).collect()) {
+            take_up(house, "certificate", |old| reload_tls(old, &self.keys));
         }
     }
 
     /// SIGHUP: everything, each part by itself.
     fn reload_all(&mut self, house: &House) {
-        if let Some(path) = self.path.clone() {
-            take_up(house, "configuration", |old| {
-                let config = load::config(&path)?;
-                for text in fixed_until_restart(&old.config, &config) {
-                    journal::notice("restart", text);
-                }
-                load::assemble(config, Arc::clone(&old.users), old.aliases.clone(), old.tls.clone())
-            });
-        }
+        take_up(house, "configuration", |old| {
+            let config = load::config(&self.path)?;
+            for text in fixed_until_restart(&old.config, &config) {
+                journal::notice("restart", text);
+            }
+            load::assemble(config, Arc::clone(&old.users), old.aliases.clone(), old.tls.clone())
+        });
         take_up(house, "users", reload_users);
         take_up(house, "aliases", reload_aliases);
-        take_up(house, "certificate", reload_tls);
-        *self = Self::new(self.path.take(), house);
+        take_up(house, "certificate", |old| reload_tls(old, &self.keys));
+        self.forget(house);
     }
 }
 
@@ -281,8 +288,8 @@ fn reload_aliases(old: &Settings) -> Reload {
     load::assemble(old.config.clone(), Arc::clone(&old.users), aliases, old.tls.clone())
 }
 
-fn reload_tls(old: &Settings) -> Reload {
-    let tls = load::tls(&old.config)?;
+fn reload_tls(old: &Settings, keys: &KeySource) -> Reload {
+    let tls = load::tls(&old.config, keys)?;
     load::assemble(old.config.clone(), Arc::clone(&old.users), old.aliases.clone(), tls)
 }
 

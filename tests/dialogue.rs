@@ -346,7 +346,7 @@ fn in_memory_by(case: &Case, step: usize) -> Outcome {
         None => Faults::default(),
     };
     make_folders(case, &dir.path().join("mail"));
-    let house = House::new(load::settings(config).map_err(|problems| format!("{problems:?}"))?, faults);
+    let house = House::new(load::settings(config, &Default::default()).map_err(|problems| format!("{problems:?}"))?, faults);
     let settings = house.settings();
     let opened = Instant::now();
     let peer = SocketAddr::from(([127, 0, 0, 1], 4321));

@@ -250,7 +250,7 @@ fn in_process(setup: &Setup, faults: Faults) -> (tempfile::TempDir, server::Serv
     let config = load::config(&setup.write(dir.path())).unwrap();
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
-    let house = Arc::new(House::new(load::settings(config).unwrap(), faults));
+    let house = Arc::new(House::new(load::settings(config, &Default::default()).unwrap(), faults));
     let server = server::Server::start(house, vec![Listener { socket, service: Service::Smtp }], None).unwrap();
     (dir, server, address)
 }

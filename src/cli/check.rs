@@ -13,7 +13,8 @@ use crate::conn::house::Settings;
 use crate::net::handover;
 use crate::policy::Policy;
 use crate::policy::aliases::Aliases;
-use crate::server::{load, privileges};
+use crate::server::keys::KeySource;
+use crate::server::{confine, load, privileges};
 use crate::smtp::address::{Address, ForwardPath};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,7 +41,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             let (config, problems) = Config::examine(&text, &arguments.config, load::own_name);
             report.part("configuration", &arguments.config.display().to_string(), problems);
             if let Some(config) = config {
-                everything(&config, &mut report);
+                everything(&config, &arguments.config, &mut report);
             }
         }
     }
@@ -56,7 +57,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     Ok(if errors == 0 { Exit::Ok } else { Exit::Config })
 }
 
-fn everything(config: &Config, report: &mut Report) {
+fn everything(config: &Config, file: &Path, report: &mut Report) {
     let account = run_as(config, report);
     let users = load::users(config);
     let logins: Vec<String> = users.as_ref().map(|users| users.logins().map(str::to_owned).collect()).unwrap_or_default();
@@ -98,6 +99,9 @@ fn everything(config: &Config, report: &mut Report) {
     certificate(config, report);
     maildirs(config, &logins, account.as_ref(), report);
     ports(config, report);
+    let reach = confine::reach(config, file, geteuid().is_root());
+    let reads: Vec<String> = reach.reads.iter().map(|path| path.display().to_string()).collect();
+    report.ok("reach", format!("reads {}; writes {}", reads.join(", "), reach.writes.display()));
 }
 
 /// What `serve` says once at its start.
@@ -174,7 +178,7 @@ fn readable(config: &Config, account: Option<&User>, report: &mut Report) {
 }
 
 fn certificate(config: &Config, report: &mut Report) {
-    let acceptor = match load::tls(config) {
+    let acceptor = match load::tls(config, &KeySource::default()) {
         Ok(None) => return,
         Ok(Some(acceptor)) => acceptor,
         Err(problems) => return report.errors("certificate", &problems),

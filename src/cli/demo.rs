@@ -10,6 +10,7 @@ use super::{Arguments, Exit, Failure, Outcome, StartLog};
 use crate::auth::users;
 use crate::conn::house::House;
 use crate::mail::maildir::Faults;
+use crate::server::keys::KeySource;
 use crate::server::readiness::Readiness;
 use crate::server::{self, Server, load};
 
@@ -27,7 +28,7 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     let path = directory.join("pillarbox.toml");
     let config = load::config(&path).map_err(Failure::problems)?;
     let listeners = super::serve::bind_all(&config.listen)?;
-    let settings = load::settings(config).map_err(Failure::problems)?;
+    let settings = load::settings(config, &KeySource::default()).map_err(Failure::problems)?;
     // What happens is shown on standard output; the log speaks up where something goes wrong, or as -v says.
     start_log(arguments.verbosity());
     let os_error = |error: std::io::Error| Failure::new(Exit::OsError, error);
@@ -37,7 +38,7 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     let house = Arc::new(House::new(settings, Faults::default()).tell_stored(show));
     let server = Server::start(house, listeners, None).map_err(os_error)?;
     introduce(&directory, made, &password);
-    server.run(Some(path), &told, &mut Readiness::new());
+    server.run(path, KeySource::default(), &told, &mut Readiness::new());
     Ok(Exit::Ok)
 }
 

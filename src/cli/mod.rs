@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use getopts::{Matches, Options, ParsingStyle};
 
 use crate::config::{Config, DEFAULT_PATH, Problem};
-use crate::server::load;
+use crate::server::{keys, load};
 
 /// How the program ends; the numbers are of sysexits(3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +87,13 @@ pub fn run(args: &[String], start_log: StartLog) -> i32 {
 }
 
 fn dispatch(args: &[String], start_log: StartLog) -> Outcome {
+    if let [verb, certificate, key] = args
+        && verb == keys::VERB
+    {
+        return keys::help(Path::new(certificate), Path::new(key))
+            .map(|()| Exit::Ok)
+            .map_err(|error| Failure::new(Exit::OsError, error));
+    }
     let mut options = Options::new();
     options.parsing_style(ParsingStyle::FloatingFrees);
     for (short, long, argument, text) in OPTIONS {

@@ -1,16 +1,19 @@
 //! `pillarbox serve`: finds out how it was started, and serves.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use super::{Arguments, Exit, Failure, Outcome, StartLog};
+use crate::config::Config;
 use crate::conn::house::{House, Settings};
 use crate::journal;
 use crate::mail::maildir::Faults;
 use crate::net::handover::{self, Inherited};
 use crate::net::listener::Listener;
+use crate::server::keys::KeySource;
 use crate::server::readiness::Readiness;
-use crate::server::{self, Server, load, privileges};
+use crate::server::{self, Server, confine, load, privileges};
 use crate::smtp::session::Service;
 
 /// Serves until told to stop, or until the one connection that was handed over has ended.
@@ -30,10 +33,18 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
         Inherited::Nothing => bind_all(&config.listen)?,
         _ => Vec::new(),
     };
+    let keys = match &config.tls {
+        Some(files) if nix::unistd::geteuid().is_root() && !matches!(inherited, Inherited::Connection(_)) => {
+            KeySource::start_helper(files).map_err(|error| Failure::new(Exit::OsError, format!("key helper: {error}")))?
+        }
+        _ => KeySource::default(),
+    };
     let user = config.user.clone();
-    let settings = load::settings(config).map_err(Failure::problems)?;
+    let settings = load::settings(config, &keys).map_err(Failure::problems)?;
     privileges::raise_file_limit();
     privileges::drop_to(&user).map_err(|error| Failure::new(Exit::Config, error))?;
+    // Before any thread is started, as it holds for those that come after it alone.
+    confine(&settings.config, &arguments.config, keys.is_helper());
     let listeners = match inherited {
         Inherited::Connection(tcp) => {
             let service = role(None, tcp.local_addr().ok(), wanted)?;
@@ -43,17 +54,31 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
             server::serve_one(&house, tcp, peer, service).map_err(|error| Failure::new(Exit::OsError, error))?;
             return Ok(Exit::Ok);
         }
-        Inherited::Lent(socket) => return listen(settings, vec![named(socket, None, wanted)?], true, arguments, ready_fd),
+        Inherited::Lent(socket) => return listen(settings, keys, vec![named(socket, None, wanted)?], true, arguments, ready_fd),
         Inherited::Listeners(sockets) => {
             let name = |(socket, name): (TcpListener, Option<String>)| named(socket, name.as_deref(), wanted);
             sockets.into_iter().map(name).collect::<Result<Vec<_>, _>>()?
         }
         Inherited::Nothing => bound,
     };
-    listen(settings, listeners, false, arguments, ready_fd)
+    listen(settings, keys, listeners, false, arguments, ready_fd)
 }
 
-fn listen(settings: Settings, listeners: Vec<Listener>, lent: bool, arguments: &Arguments, ready_fd: Option<u32>) -> Outcome {
+/// Leaves nothing to touch but what is needed, where the kernel can do that.
+fn confine(config: &Config, file: &Path, keys: bool) {
+    if let Err(error) = confine::confine(&confine::reach(config, file, keys)) {
+        journal::notice("start", format!("not confined: {error}"));
+    }
+}
+
+fn listen(
+    settings: Settings,
+    keys: KeySource,
+    listeners: Vec<Listener>,
+    lent: bool,
+    arguments: &Arguments,
+    ready_fd: Option<u32>,
+) -> Outcome {
     if listeners.is_empty() {
         let text = format!("{}: listen: no address to listen on; give one in [listen]", arguments.config.display());
         return Err(Failure::new(Exit::Config, text));
@@ -78,7 +103,7 @@ fn listen(settings: Settings, listeners: Vec<Listener>, lent: bool, arguments: &
     if let Err(error) = readiness.ready(ready_fd) {
         journal::notice("readiness", error);
     }
-    server.run(Some(arguments.config.clone()), &told, &mut readiness);
+    server.run(arguments.config.clone(), keys, &told, &mut readiness);
     Ok(Exit::Ok)
 }
 

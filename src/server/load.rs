@@ -7,10 +7,13 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
+use super::keys::KeySource;
 use crate::auth::users::Users;
 use crate::config::{Config, Problem};
 use crate::conn::house::Settings;
-use crate::net::tls::Acceptor;
+use crate::net::tls::{Acceptor, TlsError};
 use crate::policy::aliases::Aliases;
 use crate::policy::{AliasProblem, Policy};
 
@@ -24,12 +27,12 @@ pub fn config(path: &Path) -> Result<Config, Vec<Problem>> {
 }
 
 /// Everything that a configuration names, or everything that is wrong with it.
-pub fn settings(config: Config) -> Result<Settings, Vec<Problem>> {
+pub fn settings(config: Config, keys: &KeySource) -> Result<Settings, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut keep = |found: Vec<Problem>| problems.extend(found);
     let users = users(&config).map_err(&mut keep).ok();
     let aliases = aliases(&config).map_err(&mut keep).ok();
-    let tls = tls(&config).map_err(&mut keep).ok();
+    let tls = tls(&config, keys).map_err(&mut keep).ok();
     match (users, aliases, tls) {
         (Some(users), Some(aliases), Some(tls)) => assemble(config, Arc::new(users), aliases, tls),
         _ => Err(problems),
@@ -88,10 +91,13 @@ pub fn aliases(config: &Config) -> Result<Aliases, Vec<Problem>> {
 }
 
 /// Reads certificate and key, if there are any.
-pub fn tls(config: &Config) -> Result<Option<Acceptor>, Vec<Problem>> {
+pub fn tls(config: &Config, keys: &KeySource) -> Result<Option<Acceptor>, Vec<Problem>> {
     let Some(files) = &config.tls else { return Ok(None) };
     let whole = |text: String| vec![Problem { file: Path::new("[tls]").to_owned(), line: 0, key: String::new(), text }];
-    Acceptor::load(&files.certificate, &files.key).map(Some).map_err(|error| whole(error.to_string()))
+    let read = keys.read(files).map_err(|(path, error)| whole(TlsError::Read(path, error).to_string()))?;
+    let (certificate, key) = (Zeroizing::new(read.0), Zeroizing::new(read.1));
+    let acceptor = Acceptor::from_pem((&files.certificate, &certificate), (&files.key, &key));
+    acceptor.map(Some).map_err(|error| whole(error.to_string()))
 }
 
 /// The host's own name.

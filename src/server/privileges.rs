@@ -32,11 +32,18 @@ pub fn drop_to(user: &str) -> Result<(), PrivilegeError> {
         setuid(account.uid).map_err(|errno| PrivilegeError::System("setuid", errno))?;
         // A way back would make all of this worthless: it must be closed, not only unused.
         let back = setuid(Uid::from_raw(0)).is_ok() || setgid(Gid::from_raw(0)).is_ok();
-        if back || geteuid() != account.uid || getegid() != account.gid {
+        if back || geteuid() != account.uid || getegid() != account.gid || has_capabilities() {
             return Err(PrivilegeError::System("setuid", nix::Error::EPERM));
         }
     }
     prctl::set_no_new_privs().map_err(|errno| PrivilegeError::System("no_new_privs", errno))
+}
+
+/// True if any capability is left (capabilities(7): all are cleared when the last root id of a process goes).
+fn has_capabilities() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let sets = status.lines().filter(|line| ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"].iter().any(|set| line.starts_with(set)));
+    sets.filter_map(|line| line.split_whitespace().nth(1)).any(|set| set.chars().any(|digit| digit != '0'))
 }
 
 /// The account of this name, which must not be root's.

@@ -34,6 +34,8 @@ pub struct Setup {
     pub hash_memory: u32,
     /// Where the Maildirs are, if not in the server's own directory.
     pub mail: Option<PathBuf>,
+    /// The directory of fullchain.pem and privkey.pem, if not a certificate of the server's own.
+    pub tls: Option<PathBuf>,
 }
 
 impl Default for Setup {
@@ -48,6 +50,7 @@ impl Default for Setup {
             wrapper: Vec::new(),
             hash_memory: 8,
             mail: None,
+            tls: None,
         }
     }
 }
@@ -86,9 +89,11 @@ impl Setup {
         format!(
             "hostname = \"mx.example.org\"\ndomains = {:?}\nusers = \"{place}/users\"\naliases = \"{place}/aliases\"\n\
              maildir = \"{}/{{domain}}/{{user}}\"\nuser = \"nobody\"\n[listen]\n{listen}[tls]\n\
-             certificate = \"{place}/cert.pem\"\nkey = \"{place}/key.pem\"\n[limits]\n{}\n[senders]\n{}\n",
+             certificate = {:?}\nkey = {:?}\n[limits]\n{}\n[senders]\n{}\n",
             self.domains,
             mail.display(),
+            self.tls.as_ref().map_or(dir.join("cert.pem"), |tls| tls.join("fullchain.pem")),
+            self.tls.as_ref().map_or(dir.join("key.pem"), |tls| tls.join("privkey.pem")),
             self.limits.join("\n"),
             self.senders.join("\n")
         )

@@ -1,0 +1,54 @@
+//! Landlock: what the server could touch is what it must touch. Where the kernel has none, nothing is lost but that.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access as _, AccessFs, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
+    RulesetCreatedAttr as _, RulesetError, RulesetStatus,
+};
+
+use crate::config::Config;
+
+/// The directories that the server reads and writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Read, with what is below.
+    pub reads: BTreeSet<PathBuf>,
+    /// Written, with what is below.
+    pub writes: PathBuf,
+}
+
+/// The version of the interface that was written for; the kernel may know less or more.
+const KNOWN: ABI = ABI::V5;
+
+/// What a server with this configuration must reach. `file` is the configuration's own; files are named by their
+/// directories, since they are replaced while the server runs. With `keys`, certificate and key are read by a helper.
+pub fn reach(config: &Config, file: &Path, keys: bool) -> Reach {
+    let mut reads = BTreeSet::from([PathBuf::from("/usr/share/zoneinfo"), PathBuf::from("/etc/localtime")]);
+    let pair = config.tls.iter().filter(|_| !keys).flat_map(|tls| [&tls.certificate, &tls.key]);
+    for path in [file, &config.users].into_iter().chain(config.aliases.as_deref()).chain(pair.map(PathBuf::as_path)) {
+        for path in [path.to_owned(), path.canonicalize().unwrap_or_else(|_| path.to_owned())] {
+            reads.extend(path.parent().map(Path::to_owned));
+        }
+    }
+    // certbot keeps the files in archive/ and links to them from live/.
+    let root = config.maildir.root();
+    let writes = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_owned();
+    Reach { reads, writes }
+}
+
+/// Confines this process and all its threads for good; true if the kernel did.
+pub fn confine(reach: &Reach) -> Result<bool, RulesetError> {
+    let mut ruleset =
+        Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(AccessFs::from_all(KNOWN))?.create()?;
+    for path in &reach.reads {
+        if let Ok(fd) = PathFd::new(path) {
+            ruleset = ruleset.add_rule(PathBeneath::new(fd, AccessFs::from_read(KNOWN)))?;
+        }
+    }
+    if let Ok(fd) = PathFd::new(&reach.writes) {
+        ruleset = ruleset.add_rule(PathBeneath::new(fd, AccessFs::from_all(KNOWN)))?;
+    }
+    Ok(ruleset.restrict_self()?.ruleset != RulesetStatus::NotEnforced)
+}
