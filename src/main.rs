@@ -2,6 +2,7 @@
 
 use std::alloc::System;
 use std::io::Write as _;
+use std::os::unix::net::UnixDatagram;
 
 use zeroizing_alloc::ZeroAlloc;
 
@@ -14,12 +15,31 @@ fn main() {
     std::process::exit(pillarbox::cli::run(&args, start_log));
 }
 
+/// The local syslog, for a process whose standard error is its client; a line a datagram.
+struct Syslog(Option<UnixDatagram>);
+
+impl std::io::Write for Syslog {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        if let Some(socket) = &self.0 {
+            let _ = socket.send_to(line.trim_ascii_end(), "/dev/log");
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Standard error, a line an event: with a time stamp, or under systemd with a priority instead (sd-daemon(3)).
-fn start_log(level: usize) {
+fn start_log(level: usize, syslog: bool) {
     let default = [log::LevelFilter::Warn, log::LevelFilter::Info, log::LevelFilter::Debug];
     let filter = default.get(level).copied().unwrap_or(log::LevelFilter::Trace);
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let mut builder = env_logger::Builder::new();
+    if syslog {
+        builder.target(env_logger::Target::Pipe(Box::new(Syslog(UnixDatagram::unbound().ok()))));
+    }
     builder.filter_level(filter).parse_default_env();
     builder.write_style(env_logger::WriteStyle::Never);
     builder.format(move |out, record| {
@@ -27,14 +47,18 @@ fn start_log(level: usize) {
         if !record.target().starts_with("pillarbox") {
             return Ok(());
         }
-        if journal {
+        if journal || syslog {
             let priority = match record.level() {
                 log::Level::Error => 3,
                 log::Level::Warn => 4,
                 log::Level::Info => 6,
                 log::Level::Debug | log::Level::Trace => 7,
             };
-            return writeln!(out, "<{priority}>{}", record.args());
+            // Facility 2 is mail (RFC 5424 section 6.2.1).
+            return match syslog {
+                true => writeln!(out, "<{}>pillarbox[{}]: {}", 16 + priority, std::process::id(), record.args()),
+                false => writeln!(out, "<{priority}>{}", record.args()),
+            };
         }
         let now = jiff::Timestamp::now();
         writeln!(out, "{now:.3} {:<5} {}", record.level(), record.args())

@@ -308,6 +308,58 @@ fn serve_refuses_a_broken_configuration_with_the_same_words() {
     }
 }
 
+#[test]
+fn explain_says_what_a_session_would() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup =
+        Setup { aliases: vec!["sales: team".into(), "team: alice, bob".into(), "gone: nobody".into()], ..Setup::default() };
+    let config = setup.write(dir.path());
+    let explain = |args: &[&str]| {
+        let output = pillarbox(&[&["-c", config.to_str().unwrap(), "explain"], args].concat(), "");
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let way = explain(&["sales@example.org"]);
+    let maildir = |user: &str| format!("-> {}/mail/example.org/{user}", dir.path().display());
+    let want = [
+        "sales@example.org: alias of team",
+        "team@example.org: alias of alice, bob",
+        "alice@example.org: a mailbox",
+        "bob@example.org: a mailbox",
+    ];
+    assert_eq!(way.lines().take(4).collect::<Vec<_>>(), want, "{way}");
+    assert!(way.contains(&maildir("alice")) && way.contains(&maildir("bob")), "{way}");
+    let rows: [(&[&str], &str); 8] = [
+        (&["--login", "alice@example.org", "--from", "alice@example.org", "--to", "bob@example.org"], "accepted"),
+        (
+            &["--login", "alice@example.org", "--from", "bob@example.org", "--to", "bob@example.org"],
+            "refused at MAIL: 550 5.7.1 <bob@example.org> is not an address of your login",
+        ),
+        (
+            &["--login", "alice@example.org", "--from", "<>", "--to", "x@elsewhere.example"],
+            "refused at RCPT: 550 5.7.1 This server does not relay: <x@elsewhere.example> is not local",
+        ),
+        (
+            &["--login", "nobody", "--from", "<>", "--to", "bob@example.org"],
+            "refused at AUTH: 535 5.7.8 Authentication credentials invalid",
+        ),
+        (&["--from", "<>", "--to", "bob@example.org", "-s", "submission"], "refused at MAIL: 530 5.7.0 Authentication required"),
+        (
+            &["--from", "x@elsewhere.example", "--to", "gone@example.org"],
+            "refused at RCPT: 550 5.1.1 No such mailbox: <gone@example.org>",
+        ),
+        (
+            &["--from", "x@elsewhere.example", "--to", "a b@example.org"],
+            "refused at RCPT: 501 5.1.3 Bad recipient address syntax",
+        ),
+        (&["--from", "x@elsewhere.example", "--to", "postmaster"], "refused at RCPT: 550 5.1.1 No such mailbox: <postmaster>"),
+    ];
+    for (args, want) in rows {
+        assert_eq!(explain(args).lines().last(), Some(want), "{args:?}");
+    }
+    assert_eq!(pillarbox(&["-c", config.to_str().unwrap(), "explain"], "").status.code(), Some(64));
+}
+
 /// The first command of README, and the command that it prints.
 #[test]
 fn demo() {

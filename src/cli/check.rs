@@ -29,6 +29,9 @@ struct Report(Vec<(&'static str, Level, String)>);
 /// Days of a certificate below which there is a warning.
 const DAYS_MIN: u64 = 14;
 
+/// Free MiB of the Maildirs' file system below which there is a warning.
+const SPACE_MIN_MIB: u64 = 100;
+
 /// Prints a table, then `ok` or the count of errors; exit 0 or 78.
 pub(super) fn run(arguments: &Arguments) -> Outcome {
     if let Some(word) = arguments.words().first() {
@@ -95,9 +98,11 @@ fn everything(config: &Config, file: &Path, report: &mut Report) {
     }
     if let Ok(users) = &users {
         weak_hashes(users).into_iter().for_each(|text| report.warning("users", text));
+        hash_costs(config, users, report);
     }
     certificate(config, report);
     maildirs(config, &logins, account.as_ref(), report);
+    space(config, report);
     ports(config, report);
     let reach = confine::reach(config, file, geteuid().is_root());
     let reads: Vec<String> = reach.reads.iter().map(|path| path.display().to_string()).collect();
@@ -143,6 +148,41 @@ fn weak_hashes(users: &crate::auth::users::Users) -> Vec<String> {
         .collect();
     weak.sort();
     weak.into_iter().map(|(_, text)| text).collect()
+}
+
+/// What checking a password takes on this machine, measured; and how many can be checked at once.
+fn hash_costs(config: &Config, users: &crate::auth::users::Users, report: &mut Report) {
+    let mut costs: Vec<_> = users.all().map(|(_, password)| password.hash.cost()).collect();
+    costs.sort_unstable();
+    costs.dedup();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    for cost in costs.into_iter().take(8) {
+        let begun = std::time::Instant::now();
+        crate::auth::users::waste(cost, b"a password");
+        let took = begun.elapsed().as_millis();
+        let at_once = cores.min(config.limits.hash_memory / cost.octets().max(1)).max(1);
+        let text = format!("argon2 with {} MiB and {} passes takes {took} ms", cost.octets() >> 20, cost.passes);
+        report.ok(
+            "hashes",
+            format!("{text}; {at_once} at once on {cores} cores within hash_memory, for {} workers", config.limits.workers),
+        );
+    }
+}
+
+/// Room on the file system of the Maildirs.
+fn space(config: &Config, report: &mut Report) {
+    let root = config.maildir.root();
+    let there = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let Ok(data) = nix::sys::statvfs::statvfs(there) else { return };
+    let mebibytes = data.blocks_available().saturating_mul(data.fragment_size()) >> 20;
+    let inodes = data.files_available();
+    let text = format!("{}: {mebibytes} MiB and {inodes} inodes are free", there.display());
+    // Some file systems count no inodes and say zero of zero.
+    if mebibytes < SPACE_MIN_MIB || (data.files() > 0 && inodes < 1000) {
+        report.warning("space", format!("{text}; make room"));
+    } else {
+        report.ok("space", text);
+    }
 }
 
 fn config_has_no_domain_of(config: &Config, login: &str) -> bool {

@@ -30,7 +30,7 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     let listeners = super::serve::bind_all(&config.listen)?;
     let settings = load::settings(config, &KeySource::default()).map_err(Failure::problems)?;
     // What happens is shown on standard output; the log speaks up where something goes wrong, or as -v says.
-    start_log(arguments.verbosity());
+    start_log(arguments.verbosity(), false);
     let os_error = |error: std::io::Error| Failure::new(Exit::OsError, error);
     let (tell, told) = mpsc::channel();
     server::signals(tell).map_err(os_error)?;

@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod explain;
 mod serve;
 mod user;
 
@@ -11,6 +12,8 @@ use std::path::{Path, PathBuf};
 use getopts::{Matches, Options, ParsingStyle};
 
 use crate::config::{Config, DEFAULT_PATH, Problem};
+use crate::journal;
+use crate::net::handover;
 use crate::server::{keys, load};
 
 /// How the program ends; the numbers are of sysexits(3).
@@ -50,26 +53,31 @@ pub struct Arguments {
 
 type Outcome = Result<Exit, Failure>;
 
-/// Starts the log at a level: 0 warnings, 1 events, 2 and 3 more.
-pub type StartLog = fn(level: usize);
+/// Starts the log at a level: 0 warnings, 1 events, 2 and 3 more. With `syslog` it goes there, since standard error is a
+/// client's connection.
+pub type StartLog = fn(level: usize, syslog: bool);
 
 /// Every verb with what it does, for the usage text.
-pub const VERBS: [(&str, &str); 5] = [
+pub const VERBS: [(&str, &str); 6] = [
     ("serve", "serve in the foreground (the default)"),
     ("check", "find everything that `serve` would trip over"),
     ("user", "add, passwd, remove, list, verify, hash: edit the users file"),
     ("demo", "try it out: no configuration, no root"),
+    ("explain", "say where mail for an ADDRESS goes, or whether a message would be taken"),
     ("help", "show this text"),
 ];
 
 /// Every option with its argument and what it does: short name, long name, argument, text.
-pub const OPTIONS: [(&str, &str, &str, &str); 8] = [
+pub const OPTIONS: [(&str, &str, &str, &str); 11] = [
     ("c", "config", "FILE", "read the configuration from FILE"),
     ("v", "verbose", "", "log more; may be given twice"),
     ("h", "help", "", "show a short help"),
     ("V", "version", "", "show the version"),
-    ("s", "service", "SERVICE", "serve: what handed sockets are for: smtp, submission or submissions"),
+    ("s", "service", "SERVICE", "serve, explain: which service: smtp, submission or submissions"),
     ("d", "ready-fd", "FD", "serve: write a newline to descriptor FD once everything listens"),
+    ("", "login", "LOGIN", "explain: who hands the message in"),
+    ("", "from", "ADDRESS", "explain: its sender; <> for none"),
+    ("", "to", "ADDRESS", "explain: its recipient"),
     ("", "label", "TEXT", "user: which password of a login is meant"),
     ("", "generate", "", "user: make a password and print it once"),
 ];
@@ -79,7 +87,10 @@ pub fn run(args: &[String], start_log: StartLog) -> i32 {
     let outcome = dispatch(args, start_log);
     let exit = outcome.unwrap_or_else(|failure| {
         for line in &failure.lines {
-            eprintln!("pillarbox: {line}");
+            match handover::stderr_is_a_connection() {
+                true => journal::notice("start", line),
+                false => eprintln!("pillarbox: {line}"),
+            }
         }
         failure.exit
     });
@@ -121,6 +132,7 @@ fn dispatch(args: &[String], start_log: StartLog) -> Outcome {
         "check" => check::run(&arguments),
         "user" => user::run(&arguments),
         "demo" => demo::run(&arguments, start_log),
+        "explain" => explain::run(&arguments),
         _ => {
             let known = VERBS.iter().map(|(name, _)| *name);
             let nearest = known.min_by_key(|name| strsim::damerau_levenshtein(name, &verb)).unwrap_or("serve");
@@ -139,9 +151,8 @@ fn usage(verb: Option<&str>) -> String {
     }
     text.push('\n');
     for (short, long, argument, does) in OPTIONS {
-        let (owner, does) =
-            does.split_once(": ").filter(|(owner, _)| VERBS.iter().any(|(name, _)| name == owner)).unwrap_or(("", does));
-        if !owner.is_empty() && verb.is_some_and(|verb| verb != owner) {
+        let (owner, does) = owners(does);
+        if !owner.is_empty() && verb.is_some_and(|verb| !owner.split(", ").any(|one| one == verb)) {
             continue;
         }
         let name = if short.is_empty() { format!("--{long}") } else { format!("-{short}, --{long}") };
@@ -154,12 +165,22 @@ fn usage(verb: Option<&str>) -> String {
              user remove LOGIN [--label TEXT]\n  user list\n  user verify LOGIN\n  user hash\n\n\
              The password is read from the terminal, or from standard input when that is no terminal.\n",
         ),
+        Some("explain") => text.push_str(
+            "\n  explain ADDRESS\n  explain --from ADDRESS --to ADDRESS [--login LOGIN] [--service SERVICE]\n\n\
+             Without --login, the message comes from another server on smtp.\n",
+        ),
         Some("demo") => text.push_str("\n  demo [DIR]   DIR is ./pillarbox-demo unless given; a second run takes it up again\n"),
         _ => text.push_str(
             "\nThe configuration is read from /etc/pillarbox/pillarbox.toml unless -c says otherwise. See pillarbox(8).\n",
         ),
     }
     text
+}
+
+/// The verbs that an option belongs to, separated by commas (empty if to all), and what it does.
+fn owners(text: &str) -> (&str, &str) {
+    let known = |owner: &str| owner.split(", ").all(|one| VERBS.iter().any(|(name, _)| *name == one));
+    text.split_once(": ").filter(|(owner, _)| known(owner)).unwrap_or(("", text))
 }
 
 impl Arguments {
@@ -175,9 +196,9 @@ impl Arguments {
     fn belong(&self, verb: &str) -> Result<(), Failure> {
         for (short, long, _, text) in OPTIONS {
             let given = self.matches.opt_present(if short.is_empty() { long } else { short });
-            let owner = text.split_once(": ").map(|(owner, _)| owner).filter(|owner| VERBS.iter().any(|(name, _)| name == owner));
-            if given && owner.is_some_and(|owner| owner != verb) {
-                return Err(Failure::usage(&format!("--{long} is an option of `{}`, not of `{verb}`", owner.unwrap_or(""))));
+            let (owner, _) = owners(text);
+            if given && !owner.is_empty() && !owner.split(", ").any(|one| one == verb) {
+                return Err(Failure::usage(&format!("--{long} is an option of `{owner}`, not of `{verb}`")));
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! `pillarbox serve`: finds out how it was started, and serves.
 
+use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -23,11 +24,14 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     }
     let wanted = service_option(arguments)?;
     let ready_fd = match arguments.matches.opt_str("d") {
-        Some(text) => Some(text.parse::<u32>().map_err(|_| Failure::usage(&format!("-d {text}: not a descriptor's number")))?),
         None => None,
+        Some(text) => {
+            let fd = text.parse().map_err(|_| Failure::usage(&format!("-d {text}: not a descriptor's number")))?;
+            Some(Readiness::descriptor(fd).map_err(|error| Failure::new(Exit::OsError, format!("-d {fd}: {error}")))?)
+        }
     };
     let inherited = handover::inherited().map_err(|error| Failure::new(Exit::OsError, format!("handed sockets: {error}")))?;
-    start_log(arguments.verbosity() + 1);
+    start_log(arguments.verbosity() + 1, handover::stderr_is_a_connection());
     let config = arguments.load()?;
     let bound = match &inherited {
         Inherited::Nothing => bind_all(&config.listen)?,
@@ -77,7 +81,7 @@ fn listen(
     listeners: Vec<Listener>,
     lent: bool,
     arguments: &Arguments,
-    ready_fd: Option<u32>,
+    ready_fd: Option<File>,
 ) -> Outcome {
     if listeners.is_empty() {
         let text = format!("{}: listen: no address to listen on; give one in [listen]", arguments.config.display());
@@ -113,7 +117,7 @@ fn unusual(settings: &Settings) -> Vec<String> {
     aliases.chain(super::check::advice(settings)).collect()
 }
 
-fn service_option(arguments: &Arguments) -> Result<Option<Service>, Failure> {
+pub(super) fn service_option(arguments: &Arguments) -> Result<Option<Service>, Failure> {
     match arguments.matches.opt_str("s") {
         None => Ok(None),
         Some(name) => match Service::from_name(&name) {

@@ -56,6 +56,14 @@ pub fn inherited() -> io::Result<Inherited> {
     }
 }
 
+/// True if standard error is the client's connection, as under inetd: nothing may be written there but SMTP.
+pub fn stderr_is_a_connection() -> bool {
+    let stderr = io::stderr();
+    let socket = SockRef::from(&stderr);
+    socket.r#type().is_ok_and(|kind| kind == Type::STREAM)
+        && socket.local_addr().is_ok_and(|address| address.as_socket().is_some())
+}
+
 /// Takes a handed socket of either address family.
 fn take(handed: &mut ListenFd, index: usize) -> io::Result<Option<OwnedFd>> {
     use nix::libc::{AF_INET, AF_INET6, SOCK_STREAM};

@@ -1,6 +1,6 @@
 //! Tells a service manager how things are: systemd over NOTIFY_SOCKET, s6 by a newline on a descriptor.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
@@ -20,11 +20,16 @@ impl Readiness {
         Self { watchdog: sd_notify::watchdog_enabled().map(|interval| interval / 2), last: Instant::now(), status: String::new() }
     }
 
-    /// Everything listens. `fd` is s6's descriptor.
-    pub fn ready(&self, fd: Option<u32>) -> io::Result<()> {
-        if let Some(fd) = fd {
-            // Opened by its number, since taking a descriptor over by number alone would need unsafe code.
-            OpenOptions::new().write(true).open(format!("/dev/fd/{fd}"))?.write_all(b"\n")?;
+    /// s6's descriptor, opened by its number, since taking one over by number alone would need unsafe code. The pipe is
+    /// root's: who gives up root opens it before.
+    pub fn descriptor(fd: u32) -> io::Result<File> {
+        OpenOptions::new().write(true).open(format!("/dev/fd/{fd}"))
+    }
+
+    /// Everything listens. `descriptor` is s6's, which is closed behind it.
+    pub fn ready(&self, descriptor: Option<File>) -> io::Result<()> {
+        if let Some(mut descriptor) = descriptor {
+            descriptor.write_all(b"\n")?;
         }
         sd_notify::notify(&[NotifyState::Ready])
     }

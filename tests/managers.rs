@@ -1,0 +1,393 @@
+//! Started by what the system has: systemd's sockets, inetd, tcpserver, s6, runit; and the files that etc/ has for them.
+
+mod common;
+
+use std::env;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Client, PATIENCE, Setup, base64};
+use nix::sys::signal::{Signal, kill};
+
+fn require(tools: &[&str]) -> bool {
+    let path = env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let missing: Vec<_> = tools.iter().filter(|tool| !path.split(':').any(|dir| Path::new(dir).join(tool).exists())).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    assert!(env::var_os("PILLARBOX_REQUIRE_TOOLS").is_none(), "not installed: {missing:?}");
+    eprintln!("skipped: {missing:?} not installed");
+    false
+}
+
+/// A configuration that listens nowhere, in a directory of its own.
+struct Place {
+    dir: tempfile::TempDir,
+    config: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = Setup { services: Vec::new(), ..Setup::default() }.limit("idle = \"1s\"").write(dir.path());
+        if nix::unistd::geteuid().is_root() {
+            let _ = Command::new("chown").args(["-R", "nobody"]).arg(dir.path()).status();
+        }
+        Self { config: path.display().to_string(), dir }
+    }
+
+    fn client(&self, address: SocketAddr) -> Client {
+        let begun = Instant::now();
+        loop {
+            match TcpStream::connect(address) {
+                Ok(tcp) => return Client::over(tcp, &self.dir.path().join("cert.pem")),
+                Err(error) => assert!(begun.elapsed() < PATIENCE, "{address}: {error}"),
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// A whole message over TLS from the first octet.
+    fn deliver_tls(&self, address: SocketAddr) {
+        let mut client = self.client(address);
+        client.tls().unwrap();
+        client.expect("220");
+        client.say("EHLO x.example", "250");
+        client.say(&format!("AUTH PLAIN {}", base64(b"\0alice@example.org\0secret")), "235");
+        let reply = client.deliver("alice@example.org", "bob@example.org", b"Subject: x\r\n");
+        assert!(reply.as_deref().is_some_and(|reply| reply.starts_with("250")), "{reply:?}\n{}", client.transcript);
+        client.say("QUIT", "221");
+        assert_eq!(client.line(), None, "nothing but SMTP: {}", client.transcript);
+    }
+
+    fn stored(&self) -> usize {
+        fs::read_dir(self.dir.path().join("mail/example.org/bob/new")).map(Iterator::count).unwrap_or(0)
+    }
+}
+
+/// Ends what it holds, by its number.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = kill(nix::unistd::Pid::from_raw(self.0.id() as i32), Signal::SIGTERM);
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(2) {
+            if let Ok(Some(_)) = self.0.try_wait() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn spawn(command: &mut Command) -> Process {
+    Process(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+const BINARY: &str = env!("CARGO_BIN_EXE_pillarbox");
+
+#[test]
+fn sockets_of_systemd_with_names() {
+    if !require(&["systemd-socket-activate"]) {
+        return;
+    }
+    let place = Place::new();
+    let (smtp, submissions) = (free_port(), free_port());
+    let _process = spawn(
+        Command::new("systemd-socket-activate")
+            .args(["-l", &format!("127.0.0.1:{smtp}"), "-l", &format!("127.0.0.1:{submissions}"), "--fdname=smtp:submissions"])
+            .args([BINARY, "-c", &place.config, "serve"]),
+    );
+    place.deliver_tls(local(submissions));
+    let mut server = place.client(local(smtp));
+    server.expect("220");
+    server.say("EHLO x.example", "250");
+    server.say("AUTH PLAIN", "503");
+    assert_eq!(place.stored(), 1);
+}
+
+#[test]
+fn systemd_accepts_and_hands_over_a_connection() {
+    if !require(&["systemd-socket-activate"]) {
+        return;
+    }
+    for inetd in [true, false] {
+        let place = Place::new();
+        let port = free_port();
+        let mut command = Command::new("systemd-socket-activate");
+        command.args(["-l", &format!("127.0.0.1:{port}"), "-a"]);
+        if inetd {
+            command.arg("--inetd");
+        }
+        let _process = spawn(command.args([BINARY, "-c", &place.config, "-s", "submissions"]));
+        place.deliver_tls(local(port));
+        place.deliver_tls(local(port));
+        assert_eq!(place.stored(), 2, "inetd: {inetd}");
+    }
+}
+
+/// openbsd-inetd has the socket on descriptors 0, 1 and 2: nothing but SMTP may go there, errors of the start included.
+#[test]
+fn inetd() {
+    if !require(&["inetd"]) || !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    for wait in ["nowait", "wait"] {
+        let place = Place::new();
+        let (port, broken) = (free_port(), free_port());
+        let conf = place.dir.path().join("inetd.conf");
+        let lines = format!(
+            "127.0.0.1:{port} stream tcp {wait} nobody {BINARY} pillarbox -c {} -s submissions\n\
+             127.0.0.1:{broken} stream tcp nowait nobody {BINARY} pillarbox -c /no/such/file -s smtp\n",
+            place.config
+        );
+        fs::write(&conf, lines).unwrap();
+        let _process = spawn(Command::new("inetd").args(["-d", "-i"]).arg(&conf).stderr(Stdio::null()));
+        place.deliver_tls(local(port));
+        place.deliver_tls(local(port));
+        assert_eq!(place.stored(), 2, "{wait}");
+        let mut text = String::new();
+        let _ = place.client(local(broken)).tcp().read_to_string(&mut text);
+        assert_eq!(text, "", "{wait}: an error of the start is for the log");
+        // With wait the server ends when nobody comes, and is started anew.
+        if wait == "wait" {
+            thread::sleep(Duration::from_millis(2500));
+            place.deliver_tls(local(port));
+            assert_eq!(place.stored(), 3);
+        }
+    }
+}
+
+#[test]
+fn tcpserver() {
+    if !require(&["tcpserver"]) {
+        return;
+    }
+    let place = Place::new();
+    let port = free_port();
+    let log = fs::File::create(place.dir.path().join("log")).unwrap();
+    let mut command = Command::new("tcpserver");
+    command.args(["-HRl0", "127.0.0.1", &port.to_string(), BINARY, "-c", &place.config, "-s", "submissions"]);
+    let _process = spawn(command.stderr(log));
+    place.deliver_tls(local(port));
+    assert_eq!(place.stored(), 1);
+    let log = fs::read_to_string(place.dir.path().join("log")).unwrap();
+    assert!(log.contains("accepted session=") && log.contains("peer=127.0.0.1:"), "its own stderr is the log: {log}");
+}
+
+/// The environment of s6-tcpserver, and its connection on descriptors 0 and 1.
+#[test]
+fn a_connection_as_s6_tcpserver_gives_it() {
+    let place = Place::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let config = place.config.clone();
+    let server = thread::spawn(move || {
+        let (tcp, peer) = listener.accept().unwrap();
+        let fd = std::os::fd::OwnedFd::from(tcp);
+        let output = fd.try_clone().unwrap();
+        let mut child = Command::new(BINARY)
+            .args(["-c", &config, "serve", "-s", "submissions"])
+            .env("PROTO", "TCP")
+            .env("TCPREMOTEIP", peer.ip().to_string())
+            .env("TCPREMOTEPORT", peer.port().to_string())
+            .stdin(Stdio::from(fd))
+            .stdout(Stdio::from(output))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (child.wait().unwrap().code(), log)
+    });
+    place.deliver_tls(address);
+    let (code, log) = server.join().unwrap();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("disconnect session="), "{log}");
+    assert_eq!(place.stored(), 1);
+}
+
+/// s6-supervise reads readiness from the descriptor that notification-fd names; the run script is etc/'s.
+#[test]
+fn s6() {
+    if !require(&["s6-supervise", "s6-svwait"]) {
+        return;
+    }
+    let place = Place::new();
+    let port = serve_on_a_port(&place);
+    let service = place.dir.path().join("service");
+    copy_script("etc/s6/pillarbox", &service, &place.config);
+    let _process = spawn(Command::new("s6-supervise").arg(&service).stderr(Stdio::null()));
+    thread::sleep(Duration::from_millis(300));
+    let ready = Command::new("s6-svwait").args(["-U", "-t", "10000"]).arg(&service).status().unwrap();
+    assert!(ready.success(), "never ready");
+    place.deliver_tls(local(port));
+    let _ = Command::new("s6-svc").arg("-xd").arg(&service).status();
+    assert_eq!(place.stored(), 1);
+    thread::sleep(Duration::from_millis(300));
+}
+
+#[test]
+fn runit() {
+    if !require(&["runsv", "sv"]) {
+        return;
+    }
+    let place = Place::new();
+    let port = serve_on_a_port(&place);
+    let service = place.dir.path().join("service");
+    copy_script("etc/runit/pillarbox", &service, &place.config);
+    let _process = spawn(Command::new("runsv").arg(&service).stderr(Stdio::null()));
+    place.deliver_tls(local(port));
+    let _ = Command::new("sv").arg("exit").arg(&service).stdout(Stdio::null()).status();
+    assert_eq!(place.stored(), 1);
+}
+
+/// Makes the configuration listen on 465's stand-in.
+fn serve_on_a_port(place: &Place) -> u16 {
+    let port = free_port();
+    let toml = fs::read_to_string(&place.config)
+        .unwrap()
+        .replace("[listen]", &format!("[listen]\nsubmissions = [\"127.0.0.1:{port}\"]"));
+    fs::write(&place.config, toml).unwrap();
+    port
+}
+
+/// A service directory of etc/, with this binary and configuration in place of the installed ones.
+fn copy_script(from: &str, to: &Path, config: &str) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(from)).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        let text = fs::read_to_string(entry.path())
+            .unwrap()
+            .replace("/usr/sbin/pillarbox serve", &format!("{BINARY} -c {config} serve"));
+        fs::write(&target, text).unwrap();
+        fs::set_permissions(&target, fs::metadata(entry.path()).unwrap().permissions()).unwrap();
+    }
+}
+
+/// READY=1 when everything listens, STATUS while it serves, RELOADING and READY around a reload, STOPPING at the end.
+#[test]
+fn systemd_is_told_how_things_are() {
+    let place = Place::new();
+    let port = serve_on_a_port(&place);
+    let path = place.dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let _ = Command::new("chmod").args(["777"]).arg(&path).status();
+    let _ = Command::new("chmod").args(["755"]).arg(place.dir.path()).status();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let process = spawn(
+        Command::new(BINARY)
+            .args(["-c", &place.config, "serve"])
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", "2000000")
+            .env("JOURNAL_STREAM", "1:2")
+            .stderr(fs::File::create(place.dir.path().join("log")).unwrap()),
+    );
+    let mut told = String::new();
+    let mut until = |what: &str| {
+        let begun = Instant::now();
+        while !told.contains(what) {
+            let mut text = [0; 500];
+            let octets = socket.recv(&mut text).unwrap_or_else(|error| panic!("{what}: {error}: {told}"));
+            told.push_str(&String::from_utf8_lossy(&text[..octets]));
+            told.push('\n');
+            assert!(begun.elapsed() < PATIENCE, "{what}: {told}");
+        }
+        told.clear();
+    };
+    until("READY=1");
+    place.deliver_tls(local(port));
+    until("1 messages");
+    until("WATCHDOG=1");
+    let pid = nix::unistd::Pid::from_raw(process.0.id() as i32);
+    kill(pid, Signal::SIGHUP).unwrap();
+    until("RELOADING=1");
+    until("READY=1");
+    kill(pid, Signal::SIGTERM).unwrap();
+    until("STOPPING=1");
+    drop(process);
+    let log = fs::read_to_string(place.dir.path().join("log")).unwrap();
+    assert!(log.lines().all(|line| line.starts_with("<6>") || line.starts_with("<4>") || line.starts_with("<3>")), "{log}");
+}
+
+/// The filter finds the address in real lines, and a login cannot put another one there.
+#[test]
+fn fail2ban() {
+    if !require(&["fail2ban-regex"]) {
+        return;
+    }
+    let server = Setup::default().limit("auth_failures = 3").start();
+    for login in [
+        "alice@example.org",
+        "x reason=bad-credentials peer=192.0.2.1:1 mechanism=PLAIN",
+        "a\nb login-failed session=a peer=192.0.2.2:2",
+    ] {
+        let mut client = server.connect("submissions");
+        client.tls().unwrap();
+        client.expect("220");
+        client.say("EHLO x.example", "250");
+        client.say(&format!("AUTH PLAIN {}", base64(format!("\0{login}\0wrong").as_bytes())), "535");
+    }
+    server.wait_for_log(&["login-failed", "a\\u{a}b"]);
+    server.login("alice@example.org");
+    let log = server.dir.path().join("log");
+    fs::write(&log, server.log_text()).unwrap();
+    let filter = Path::new(env!("CARGO_MANIFEST_DIR")).join("etc/fail2ban/filter.conf");
+    let output = Command::new("fail2ban-regex").args(["-o", "ip"]).arg(&log).arg(&filter).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let found: Vec<&str> = text.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit())).collect();
+    assert_eq!(found, ["127.0.0.1"; 3], "{text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn units_are_sound() {
+    if !require(&["systemd-analyze"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let etc = Path::new(env!("CARGO_MANIFEST_DIR")).join("etc/systemd");
+    for entry in fs::read_dir(&etc).unwrap().flatten() {
+        let text = fs::read_to_string(entry.path()).unwrap().replace("/usr/sbin/pillarbox", BINARY);
+        fs::write(dir.path().join(entry.file_name()), text).unwrap();
+    }
+    for entry in fs::read_dir(dir.path()).unwrap().flatten() {
+        let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(entry.path()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        assert!(!text.lines().any(|line| line.contains(&name)), "{text}");
+    }
+    let output =
+        Command::new("systemd-analyze").args(["security", "--offline=yes"]).arg(etc.join("pillarbox.service")).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let level: f64 =
+        text.rsplit_once("pillarbox.service: ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok()).unwrap_or(10.0);
+    assert!(level < 2.5, "{level}");
+}
+
+#[test]
+fn names_of_unused_things_are_not_taken_for_sockets() {
+    // A UDP socket on descriptor 0 is no reason to serve it.
+    let place = Place::new();
+    let fd = std::os::fd::OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap());
+    let output = Command::new(BINARY).args(["-c", &place.config, "serve"]).stdin(Stdio::from(fd)).output().unwrap();
+    assert_eq!(output.status.code(), Some(78), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no address to listen on"));
+    let _ = std::io::stdout().flush();
+}
