@@ -21,7 +21,7 @@ use crate::conn::{self, Visit};
 use crate::journal::{self, SessionLog};
 use crate::net::admission::{Admission, Network, Room, Ticket};
 use crate::net::listener::{Gate, Listener};
-use crate::net::pool::Pool;
+use crate::net::pool::{Entrance, Pool};
 use crate::net::stream::Stream;
 use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::session::Service;
@@ -34,7 +34,7 @@ use watch::{Watched, stamp};
 pub struct Server {
     house: Arc<House>,
     admission: Arc<Admission>,
-    pool: Pool<Ticket>,
+    pool: Pool<()>,
     stop: PipeWriter,
     acceptors: Vec<JoinHandle<()>>,
     watcher: JoinHandle<()>,
@@ -52,9 +52,6 @@ pub enum Told {
 
 /// How often files and the manager are looked at.
 const TICK: Duration = Duration::from_secs(1);
-/// Places in the channel for each connection that may wait: those that were displaced keep theirs until a worker drops them.
-const CHANNEL_FACTOR: usize = 16;
-
 impl Server {
     /// Starts serving these sockets. With `idle`, [`Told::Stop`] comes by `ends` when nobody came for so long.
     pub fn start(house: Arc<House>, listeners: Vec<Listener>, idle: Option<(Duration, mpsc::Sender<Told>)>) -> io::Result<Self> {
@@ -62,9 +59,13 @@ impl Server {
         let room = Room { workers: limits.workers, waiting: limits.waiting, per_network: limits.per_address };
         let admission = Admission::new(room);
         let pool = {
-            let house = Arc::clone(&house);
-            let capacity = limits.workers + limits.waiting.max(1) * CHANNEL_FACTOR;
-            Pool::start(limits.workers, capacity, move |ticket| serve_ticket(&house, &ticket))?
+            let (house, admission) = (Arc::clone(&house), Arc::clone(&admission));
+            let work = move |()| {
+                if let Some(ticket) = admission.next_waiting() {
+                    serve_ticket(&house, &ticket);
+                }
+            };
+            Pool::start(limits.workers, limits.workers + limits.waiting.max(1), work)?
         };
         let watcher = {
             let admission = Arc::clone(&admission);
@@ -130,8 +131,10 @@ impl Server {
 /// Serves one connection that was handed over, without a pool.
 pub fn serve_one(house: &House, tcp: TcpStream, peer: SocketAddr, service: Service) -> io::Result<()> {
     let admission = Admission::new(Room { workers: 8, waiting: 1, per_network: 1 });
-    let ticket = admission.admit(tcp, peer, service).map_err(|_| io::Error::other("no room for one"))?;
-    serve_ticket(house, &ticket);
+    admission.admit(tcp, peer, service).map_err(|_| io::Error::other("no room for one"))?;
+    if let Some(ticket) = admission.next_waiting() {
+        serve_ticket(house, &ticket);
+    }
     Ok(())
 }
 
@@ -167,7 +170,7 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    fn run(&self, entrance: &crate::net::pool::Entrance<Ticket>) {
+    fn run(&self, entrance: &Entrance<()>) {
         let idle = self.idle.as_ref().map(|(limit, _)| *limit);
         let door = Door { house: &self.house };
         if let Err(error) = self.listener.run(&self.stop, idle, &self.admission, entrance, &door) {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use argon2::password_hash::phc::PasswordHash;
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 
 use crate::smtp::address::Address;
 
@@ -51,6 +51,10 @@ pub struct Cost {
     /// True for argon2id, false for argon2i.
     pub hybrid: bool,
 }
+
+/// The memory that a hash is computed in; kept from one to the next, and wiped in between.
+#[derive(Default)]
+pub struct Scratch(Vec<Block>);
 
 /// What is wrong with a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,17 +169,17 @@ impl Hash {
     }
 
     /// True if `password` is the one. Takes as long and as much memory as [`Self::cost`] says.
-    pub fn matches(&self, password: &[u8]) -> bool {
+    pub fn matches(&self, password: &[u8], scratch: &mut Scratch) -> bool {
         let mut output = zeroize::Zeroizing::new(vec![0; self.output.len()]);
-        compute(self.cost, password, &self.salt, &mut output)
+        compute(self.cost, password, &self.salt, &mut output, scratch)
             && aws_lc_rs::constant_time::verify_slices_are_equal(&output, &self.output).is_ok()
     }
 }
 
 /// Computes a hash of this cost for nothing.
-pub fn waste(cost: Cost, password: &[u8]) {
+pub fn waste(cost: Cost, password: &[u8], scratch: &mut Scratch) {
     let mut output = [0; 32];
-    compute(cost, password, b"no such login at all", &mut output);
+    compute(cost, password, b"no such login at all", &mut output, scratch);
 }
 
 /// Hashes a password with a fresh salt; gives what stands in a users file.
@@ -184,7 +188,7 @@ pub fn hash(password: &[u8]) -> Result<String, aws_lc_rs::error::Unspecified> {
     let mut salt = [0; 16];
     aws_lc_rs::rand::fill(&mut salt)?;
     let mut output = [0; 32];
-    if !compute(COST, password, &salt, &mut output) {
+    if !compute(COST, password, &salt, &mut output, &mut Scratch::default()) {
         return Err(aws_lc_rs::error::Unspecified);
     }
     let broken = |_| aws_lc_rs::error::Unspecified;
@@ -222,11 +226,31 @@ pub fn check_login(login: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn compute(cost: Cost, password: &[u8], salt: &[u8], output: &mut [u8]) -> bool {
+fn compute(cost: Cost, password: &[u8], salt: &[u8], output: &mut [u8], scratch: &mut Scratch) -> bool {
     let algorithm = if cost.hybrid { Algorithm::Argon2id } else { Algorithm::Argon2i };
-    Params::new(cost.memory, cost.passes, cost.lanes, Some(output.len()))
-        .and_then(|params| Argon2::new(algorithm, Version::V0x13, params).hash_password_into(password, salt, output))
-        .is_ok()
+    let Ok(params) = Params::new(cost.memory, cost.passes, cost.lanes, Some(output.len())) else { return false };
+    let blocks = params.block_count();
+    if scratch.0.len() < blocks {
+        scratch.0.resize(blocks, Block::default());
+    }
+    let memory = &mut scratch.0[..blocks];
+    let done =
+        Argon2::new(algorithm, Version::V0x13, params).hash_password_into_with_memory(password, salt, output, &mut *memory);
+    memory.fill(Block::default());
+    done.is_ok()
+}
+
+impl Scratch {
+    /// Octets of memory.
+    pub fn octets(&self) -> u64 {
+        (self.0.capacity() * size_of::<Block>()) as u64
+    }
+}
+
+impl fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Scratch({} octets)", self.octets())
+    }
 }
 
 fn parse_line(line: &str, memory_max: u64) -> Result<(String, String, Hash), String> {
@@ -280,7 +304,13 @@ mod tests {
     fn quick_of(password: &[u8], memory: u32) -> String {
         use base64::Engine as _;
         let mut output = [0; 32];
-        assert!(compute(Cost { memory, passes: 1, lanes: 1, hybrid: true }, password, b"saltsaltsalt", &mut output));
+        assert!(compute(
+            Cost { memory, passes: 1, lanes: 1, hybrid: true },
+            password,
+            b"saltsaltsalt",
+            &mut output,
+            &mut Scratch::default()
+        ));
         let encode = |data: &[u8]| base64::engine::general_purpose::STANDARD_NO_PAD.encode(data);
         format!("{{ARGON2ID}}$argon2id$v=19$m={memory},t=1,p=1${}${}", encode(b"saltsaltsalt"), encode(&output))
     }
@@ -294,8 +324,8 @@ mod tests {
         let users = Users::parse(&text, 1 << 30).unwrap();
         let labels: Vec<_> = users.passwords("ALICE@example.org").iter().map(|p| (p.line, p.label.as_str())).collect();
         assert_eq!(labels, [(3, ""), (4, "phone")]);
-        assert!(users.passwords("scanner")[0].hash.matches(b"secret"));
-        assert!(!users.passwords("scanner")[0].hash.matches(b"Secret"));
+        assert!(users.passwords("scanner")[0].hash.matches(b"secret", &mut Scratch::default()));
+        assert!(!users.passwords("scanner")[0].hash.matches(b"Secret", &mut Scratch::default()));
         assert!(users.passwords("nobody").is_empty());
     }
 
@@ -350,7 +380,7 @@ mod tests {
         let text = hash(b"pass word").unwrap();
         let read = Hash::parse(&text).unwrap();
         assert_eq!(read.cost(), COST);
-        assert!(read.matches(b"pass word") && !read.matches(b"password"));
+        assert!(read.matches(b"pass word", &mut Scratch::default()) && !read.matches(b"password", &mut Scratch::default()));
         assert!(!COST.is_weak());
         assert!(Cost { passes: 1, ..COST }.is_weak());
     }

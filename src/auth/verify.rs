@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
 
-use super::users::{self, Cost, Users};
+use super::users::{self, Cost, Scratch, Users};
 use crate::smtp::sasl::Credentials;
 
 /// Checks passwords; safe to share.
@@ -75,7 +75,10 @@ impl Verifier {
         }
         let deadline = Instant::now() + self.patience;
         for password in users.passwords(&login) {
-            match self.budget.run(password.hash.cost(), standing, deadline, || password.hash.matches(&credentials.password)) {
+            match self
+                .budget
+                .run(password.hash.cost(), standing, deadline, |scratch| password.hash.matches(&credentials.password, scratch))
+            {
                 None => return Verdict::Busy,
                 Some(false) => {}
                 Some(true) => {
@@ -85,7 +88,7 @@ impl Verifier {
             }
         }
         for cost in users.padding(&login) {
-            if self.budget.run(cost, standing, deadline, || users::waste(cost, &credentials.password)).is_none() {
+            if self.budget.run(cost, standing, deadline, |scratch| users::waste(cost, &credentials.password, scratch)).is_none() {
                 return Verdict::Busy;
             }
         }
@@ -108,6 +111,9 @@ struct Queue {
     used: u64,
     next: u64,
     waiting: Vec<(Standing, u64)>,
+    /// Memory that is kept: handed from thread to thread, since an allocator keeps what a thread has freed for that
+    /// thread, and a hundred threads would each keep the memory of a hash.
+    spare: Vec<Scratch>,
 }
 
 impl Budget {
@@ -116,7 +122,7 @@ impl Budget {
     }
 
     /// Runs `work` when its turn has come; `None` if that is not before the deadline.
-    fn run<T>(&self, cost: Cost, standing: Standing, deadline: Instant, work: impl FnOnce() -> T) -> Option<T> {
+    fn run<T>(&self, cost: Cost, standing: Standing, deadline: Instant, work: impl FnOnce(&mut Scratch) -> T) -> Option<T> {
         let mut queue = self.lock();
         let turn = (standing, queue.next);
         queue.next += 1;
@@ -139,10 +145,11 @@ impl Budget {
         queue.waiting.retain(|waiting| *waiting != turn);
         queue.running += 1;
         queue.used += cost.octets();
-        let _share = Share { budget: self, octets: cost.octets() };
+        let scratch = queue.spare.pop().unwrap_or_default();
+        let mut share = Share { budget: self, octets: cost.octets(), scratch };
         drop(queue);
         self.changed.notify_all();
-        Some(work())
+        Some(work(&mut share.scratch))
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -154,6 +161,7 @@ impl Budget {
 struct Share<'a> {
     budget: &'a Budget,
     octets: u64,
+    scratch: Scratch,
 }
 
 impl Drop for Share<'_> {
@@ -161,6 +169,11 @@ impl Drop for Share<'_> {
         let mut queue = self.budget.lock();
         queue.running -= 1;
         queue.used -= self.octets;
+        let kept: u64 = queue.spare.iter().map(Scratch::octets).sum();
+        if kept + self.scratch.octets() <= self.budget.memory {
+            let scratch = std::mem::take(&mut self.scratch);
+            queue.spare.push(scratch);
+        }
         drop(queue);
         self.budget.changed.notify_all();
     }
@@ -246,7 +259,7 @@ mod tests {
             thread::scope(|scope| {
                 for _ in 0..12 {
                     scope.spawn(|| {
-                        budget.run(KIBIBYTE, Standing::Clean, later(), || {
+                        budget.run(KIBIBYTE, Standing::Clean, later(), |_| {
                             peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                             thread::sleep(Duration::from_millis(5));
                             now.fetch_sub(1, Ordering::SeqCst);
@@ -267,13 +280,13 @@ mod tests {
             let hold = gate.lock().unwrap();
             let (budget, order) = (&budget, &order);
             let inner = Arc::clone(&gate);
-            scope.spawn(move || budget.run(KIBIBYTE, Standing::Clean, later(), || drop(inner.lock())));
+            scope.spawn(move || budget.run(KIBIBYTE, Standing::Clean, later(), |_| drop(inner.lock())));
             while budget.lock().running == 0 {
                 thread::yield_now();
             }
             let arrivals = [("failed", Standing::Failed), ("clean", Standing::Clean), ("latest", Standing::Clean)];
             for (n, (name, standing)) in arrivals.into_iter().enumerate() {
-                scope.spawn(move || budget.run(KIBIBYTE, standing, later(), || order.lock().unwrap().push(name)));
+                scope.spawn(move || budget.run(KIBIBYTE, standing, later(), |_| order.lock().unwrap().push(name)));
                 while budget.lock().waiting.len() <= n {
                     thread::yield_now();
                 }
@@ -287,11 +300,11 @@ mod tests {
     fn patience_ends_and_a_panic_gives_the_share_back() {
         let budget = Budget::new(1, 1 << 20);
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            budget.run(KIBIBYTE, Standing::Clean, later(), || panic!("in a hash"))
+            budget.run(KIBIBYTE, Standing::Clean, later(), |_| panic!("in a hash"))
         }));
         assert!(panicked.is_err());
-        let inside = budget.run(KIBIBYTE, Standing::Clean, later(), || {
-            budget.run(KIBIBYTE, Standing::Clean, Instant::now() + Duration::from_millis(10), || ())
+        let inside = budget.run(KIBIBYTE, Standing::Clean, later(), |_| {
+            budget.run(KIBIBYTE, Standing::Clean, Instant::now() + Duration::from_millis(10), |_| ())
         });
         assert_eq!(inside, Some(None));
         assert!(budget.lock().waiting.is_empty());

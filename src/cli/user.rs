@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{Arguments, Exit, Failure, Outcome};
 use crate::auth::edit;
-use crate::auth::users::{self, Users};
+use crate::auth::users::{self, Scratch, Users};
 use crate::config::Config;
 
 type Password = Zeroizing<String>;
@@ -94,7 +94,7 @@ fn verify(arguments: &Arguments, login: &str) -> Outcome {
         return Err(unknown(login));
     }
     let password = obtain(arguments)?;
-    match users.passwords(login).iter().find(|known| known.hash.matches(password.as_bytes())) {
+    match users.passwords(login).iter().find(|known| known.hash.matches(password.as_bytes(), &mut Scratch::default())) {
         Some(known) if known.label.is_empty() => println!("right"),
         Some(known) => println!("right: {}", known.label),
         None => return Err(Failure::new(Exit::NoPermission, "wrong password")),

@@ -46,8 +46,17 @@ struct Inner {
     seats: HashMap<u64, Arc<Seat>>,
     held: HashMap<Network, usize>,
     next: u64,
-    waiting: usize,
+    waiting: Vec<Ticket>,
     ended: bool,
+}
+
+/// A connection that was let in.
+#[derive(Debug)]
+pub struct Admitted {
+    /// True if one more waits than before, so that a worker must be woken.
+    pub wakes: bool,
+    /// Who lost its place to it.
+    pub displaced: Option<Ticket>,
 }
 
 /// One connection, as others see it.
@@ -84,7 +93,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const TOLD_NOTHING: u8 = 0;
 const TOLD_SILENT: u8 = 1;
 const TOLD_DRAINING: u8 = 2;
-const TOLD_OVERLOADED: u8 = 3;
 
 impl Network {
     /// The network of an address; an IPv4 address mapped into IPv6 counts as what it is.
@@ -110,7 +118,7 @@ impl Admission {
     }
 
     /// Lets a connection into the waiting room, or says why not.
-    pub fn admit(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr, service: Service) -> Result<Ticket, (Refusal, TcpStream)> {
+    pub fn admit(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr, service: Service) -> Result<Admitted, (Refusal, TcpStream)> {
         let network = Network::of(peer.ip());
         let mut inner = self.lock();
         if self.draining.load(Ordering::SeqCst) {
@@ -120,10 +128,14 @@ impl Admission {
         if held >= self.room.per_network {
             return Err((Refusal::PerAddress, tcp));
         }
-        let room_left = inner.waiting < self.room.waiting.max(1) || self.busy.load(Ordering::Relaxed) < self.room.workers;
-        if !room_left && !inner.displace_for(held) {
-            return Err((Refusal::Overloaded, tcp));
-        }
+        let free = self.room.workers.saturating_sub(self.busy.load(Ordering::Relaxed));
+        let displaced = match inner.waiting.len() < self.room.waiting.max(1) + free {
+            true => None,
+            false => match inner.displace_for(held) {
+                None => return Err((Refusal::Overloaded, tcp)),
+                some => some,
+            },
+        };
         let number = inner.next;
         inner.next += 1;
         let seat = Arc::new(Seat {
@@ -143,10 +155,18 @@ impl Admission {
         });
         inner.seats.insert(number, Arc::clone(&seat));
         *inner.held.entry(network).or_insert(0) += 1;
-        inner.waiting += 1;
+        inner.waiting.push(Ticket { admission: Arc::clone(self), seat });
         drop(inner);
         self.changed.notify_one();
-        Ok(Ticket { admission: Arc::clone(self), seat })
+        Ok(Admitted { wakes: displaced.is_none(), displaced })
+    }
+
+    /// The next who waits: of the network that holds least, and of those the first.
+    pub fn next_waiting(&self) -> Option<Ticket> {
+        let mut inner = self.lock();
+        let key = |ticket: &Ticket| (inner.held_by(&ticket.seat), ticket.seat.number);
+        let (at, _) = inner.waiting.iter().enumerate().min_by_key(|(_, ticket)| key(ticket))?;
+        Some(inner.waiting.remove(at))
     }
 
     /// True while three quarters of the workers are busy: limits shrink (as Postfix's stress mode does).
@@ -163,11 +183,11 @@ impl Admission {
     pub fn watch(&self) {
         let mut inner = self.lock();
         while !inner.ended {
-            if inner.waiting == 0 || self.busy.load(Ordering::Relaxed) < self.room.workers {
+            if inner.waiting.is_empty() || self.busy.load(Ordering::Relaxed) < self.room.workers {
                 inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            for _ in 0..inner.waiting {
+            for _ in 0..inner.waiting.len() {
                 let Some(seat) = inner.most_dispensable() else { break };
                 seat.tell(TOLD_SILENT, Shutdown::Read);
             }
@@ -228,9 +248,6 @@ impl Admission {
 impl Inner {
     fn remove(&mut self, number: u64) {
         let Some(seat) = self.seats.remove(&number) else { return };
-        if !seat.at_work.load(Ordering::Relaxed) {
-            self.waiting = self.waiting.saturating_sub(1);
-        }
         if let Some(held) = self.held.get_mut(&seat.network) {
             *held -= 1;
             if *held == 0 {
@@ -243,19 +260,17 @@ impl Inner {
         self.held.get(&seat.network).copied().unwrap_or(0)
     }
 
-    /// Sends one away who waits, if a network holds more than a newcomer with `held` seats would; true if so.
-    fn displace_for(&mut self, held: usize) -> bool {
-        let waiting = self.seats.values().filter(|seat| !seat.at_work.load(Ordering::Relaxed));
-        let Some(seat) = waiting.max_by_key(|seat| (self.held_by(seat), seat.number)).map(Arc::clone) else {
-            return false;
-        };
-        if self.held_by(&seat) <= held + 1 {
-            return false;
+    /// Takes the place of one who waits, if its network holds more than a newcomer's with `held` seats would.
+    fn displace_for(&mut self, held: usize) -> Option<Ticket> {
+        let key = |ticket: &Ticket| (self.held_by(&ticket.seat), ticket.seat.number);
+        let (at, most) = self.waiting.iter().enumerate().max_by_key(|(_, ticket)| key(ticket))?;
+        if self.held_by(&most.seat) <= held + 1 {
+            return None;
         }
-        self.remove(seat.number);
-        // Only marked: the worker that takes it up finds it told, and says so to the client.
-        seat.tell(TOLD_OVERLOADED, Shutdown::Read);
-        true
+        let ticket = self.waiting.remove(at);
+        // Its seat is free at once; the ticket's own end then finds nothing to give back.
+        self.remove(ticket.seat.number);
+        Some(ticket)
     }
 
     /// The silent session that should leave first.
@@ -321,7 +336,6 @@ impl Seat {
                 leaves.then_some(Refusal::Draining)
             }
             TOLD_SILENT => Some(Refusal::SilentTooLong),
-            TOLD_OVERLOADED => Some(Refusal::Overloaded),
             _ => Some(Refusal::Draining),
         }
     }
@@ -361,13 +375,8 @@ impl Ticket {
     /// A worker takes the connection up.
     pub fn take_up(&self) -> Busy<'_> {
         let admission = &self.admission;
-        let mut inner = admission.lock();
         admission.busy.fetch_add(1, Ordering::Relaxed);
-        if inner.seats.contains_key(&self.seat.number) {
-            inner.waiting = inner.waiting.saturating_sub(1);
-        }
         self.seat.at_work.store(true, Ordering::Relaxed);
-        drop(inner);
         // The watcher sleeps while nobody waits or a worker is free; this may have been the last free one.
         admission.changed.notify_all();
         Busy { ticket: self }
@@ -401,19 +410,28 @@ mod tests {
         admission: Arc<Admission>,
         listener: TcpListener,
         clients: Vec<TcpStream>,
+        displaced: Vec<Ticket>,
     }
 
     impl House {
         fn new(workers: usize, waiting: usize, per_network: usize) -> Self {
             let admission = Admission::new(Room { workers, waiting, per_network });
-            Self { admission, listener: TcpListener::bind("127.0.0.1:0").unwrap(), clients: Vec::new() }
+            Self { admission, listener: TcpListener::bind("127.0.0.1:0").unwrap(), clients: Vec::new(), displaced: Vec::new() }
         }
 
-        fn arrive(&mut self, from: &str) -> Result<Ticket, Refusal> {
+        fn arrive(&mut self, from: &str) -> Result<(), Refusal> {
             self.clients.push(TcpStream::connect(self.listener.local_addr().unwrap()).unwrap());
             let (tcp, _) = self.listener.accept().unwrap();
             let peer = SocketAddr::new(from.parse().unwrap(), 1);
-            self.admission.admit(tcp, peer, Service::Smtp).map_err(|(refusal, _)| refusal)
+            let admitted = self.admission.admit(tcp, peer, Service::Smtp).map_err(|(refusal, _)| refusal)?;
+            self.displaced.extend(admitted.displaced);
+            Ok(())
+        }
+
+        /// Arrives, and is the next to be taken from the waiting room.
+        fn enter(&mut self, from: &str) -> Result<Ticket, Refusal> {
+            self.arrive(from)?;
+            Ok(self.admission.next_waiting().unwrap())
         }
     }
 
@@ -432,10 +450,10 @@ mod tests {
     #[test]
     fn a_network_has_its_share_and_gets_it_back() {
         let mut house = House::new(4, 4, 2);
-        let first = house.arrive("10.0.0.1").unwrap();
-        let _second = house.arrive("10.0.0.1").unwrap();
+        let first = house.enter("10.0.0.1").unwrap();
+        let _second = house.enter("10.0.0.1").unwrap();
         assert_eq!(house.arrive("10.0.0.1").unwrap_err(), Refusal::PerAddress);
-        let _other = house.arrive("10.0.0.2").unwrap();
+        let _other = house.enter("10.0.0.2").unwrap();
         drop(first);
         house.arrive("10.0.0.1").unwrap();
     }
@@ -443,31 +461,34 @@ mod tests {
     #[test]
     fn a_full_house_says_so_at_once() {
         let mut house = House::new(1, 1, 10);
-        let working = house.arrive("10.0.0.1").unwrap();
+        let working = house.enter("10.0.0.1").unwrap();
         let _busy = working.take_up();
-        let _waiting = house.arrive("10.0.0.2").unwrap();
+        house.arrive("10.0.0.2").unwrap();
         assert_eq!(house.arrive("10.0.0.3").unwrap_err(), Refusal::Overloaded);
     }
 
     #[test]
     fn a_newcomer_takes_the_place_of_who_holds_most() {
         let mut house = House::new(1, 2, 10);
-        let working = house.arrive("10.0.0.1").unwrap();
+        let working = house.enter("10.0.0.1").unwrap();
         let _busy = working.take_up();
-        let older = house.arrive("10.0.0.1").unwrap();
-        let newer = house.arrive("10.0.0.1").unwrap();
-        let _newcomer = house.arrive("10.0.0.2").unwrap();
-        assert_eq!(newer.seat().told(), Some(Refusal::Overloaded));
-        assert_eq!(older.seat().told(), None);
+        house.arrive("10.0.0.1").unwrap();
+        house.arrive("10.0.0.1").unwrap();
+        house.arrive("10.0.0.2").unwrap();
+        let displaced: Vec<u64> = house.displaced.iter().map(|ticket| ticket.seat().number).collect();
+        assert_eq!(displaced, [2], "the latest of the network that holds most");
         // Who holds as much as everybody else takes nobody's place.
         assert_eq!(house.arrive("10.0.0.1").unwrap_err(), Refusal::Overloaded);
+        // And who holds least goes first.
+        let order: Vec<u64> = std::iter::from_fn(|| house.admission.next_waiting()).map(|ticket| ticket.seat().number).collect();
+        assert_eq!(order, [3, 1]);
     }
 
     #[test]
     fn the_silent_leave_when_somebody_waits() {
         let mut house = House::new(2, 4, 10);
-        let silent = house.arrive("10.0.0.1").unwrap();
-        let moving = house.arrive("10.0.0.1").unwrap();
+        let silent = house.enter("10.0.0.1").unwrap();
+        let moving = house.enter("10.0.0.1").unwrap();
         let _busy = (silent.take_up(), moving.take_up());
         silent.seat().falls_silent();
         std::thread::sleep(SILENCE_MIN + LOOK_AGAIN);
@@ -476,7 +497,7 @@ mod tests {
         let watcher = std::thread::spawn(move || admission.watch());
         std::thread::sleep(4 * LOOK_AGAIN);
         assert_eq!(silent.seat().told(), None, "nobody waits");
-        let _waiting = house.arrive("10.0.0.2").unwrap();
+        house.arrive("10.0.0.2").unwrap();
         std::thread::sleep(4 * LOOK_AGAIN);
         assert_eq!(silent.seat().told(), Some(Refusal::SilentTooLong));
         assert_eq!(moving.seat().told(), None);
@@ -487,7 +508,7 @@ mod tests {
     #[test]
     fn who_is_logged_in_may_be_silent() {
         let mut house = House::new(1, 4, 10);
-        let ticket = house.arrive("10.0.0.1").unwrap();
+        let ticket = house.enter("10.0.0.1").unwrap();
         let _busy = ticket.take_up();
         ticket.seat().falls_silent();
         std::thread::sleep(SILENCE_MIN);
@@ -499,7 +520,7 @@ mod tests {
     #[test]
     fn a_drain_spares_messages_in_progress() {
         let mut house = House::new(4, 4, 10);
-        let (idle, sending) = (house.arrive("10.0.0.1").unwrap(), house.arrive("10.0.0.2").unwrap());
+        let (idle, sending) = (house.enter("10.0.0.1").unwrap(), house.enter("10.0.0.2").unwrap());
         {
             let _busy = (idle.take_up(), sending.take_up());
             sending.seat().set_in_transaction(true);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::admission::{Admission, Ticket};
+use super::admission::Admission;
 use super::pool::Entrance;
 use crate::smtp::reply::Refusal;
 use crate::smtp::session::Service;
@@ -44,7 +44,7 @@ impl Listener {
         stop: &PipeReader,
         idle: Option<Duration>,
         admission: &Arc<Admission>,
-        entrance: &Entrance<Ticket>,
+        entrance: &Entrance<()>,
         gate: &dyn Gate,
     ) -> io::Result<()> {
         self.socket.set_nonblocking(true)?;
@@ -82,7 +82,7 @@ impl Listener {
         }
     }
 
-    fn accept_all(&self, admission: &Arc<Admission>, entrance: &Entrance<Ticket>, gate: &dyn Gate) -> io::Result<()> {
+    fn accept_all(&self, admission: &Arc<Admission>, entrance: &Entrance<()>, gate: &dyn Gate) -> io::Result<()> {
         loop {
             match self.socket.accept() {
                 Ok((tcp, peer)) => self.let_in(tcp, peer, admission, entrance, gate),
@@ -96,22 +96,27 @@ impl Listener {
         }
     }
 
-    fn let_in(&self, tcp: TcpStream, peer: SocketAddr, admission: &Arc<Admission>, entrance: &Entrance<Ticket>, gate: &dyn Gate) {
-        let away = |tcp: &TcpStream, why| {
-            if let Some(text) = gate.turned_away(peer, self.service, why) {
+    fn let_in(&self, tcp: TcpStream, peer: SocketAddr, admission: &Arc<Admission>, entrance: &Entrance<()>, gate: &dyn Gate) {
+        let away = |tcp: &TcpStream, peer: SocketAddr, service: Service, why| {
+            if let Some(text) = gate.turned_away(peer, service, why) {
                 let _ = tcp.set_nonblocking(true);
                 let mut tcp = tcp;
                 let _ = tcp.write(&text);
             }
         };
         if let Some(why) = gate.refuses(peer.ip()) {
-            return away(&tcp, why);
+            return away(&tcp, peer, self.service, why);
         }
         match admission.admit(tcp, peer, self.service) {
-            Err((why, tcp)) => away(&tcp, why),
-            Ok(ticket) => {
-                if let Err(ticket) = entrance.offer(ticket) {
-                    away(ticket.seat().tcp(), Refusal::Overloaded);
+            Err((why, tcp)) => away(&tcp, peer, self.service, why),
+            Ok(admitted) => {
+                if let Some(ticket) = admitted.displaced {
+                    let seat = ticket.seat();
+                    away(seat.tcp(), seat.peer(), seat.service(), Refusal::Overloaded);
+                }
+                // As many places in the channel as there are to wait in: there is always room.
+                if admitted.wakes {
+                    let _ = entrance.offer(());
                 }
             }
         }

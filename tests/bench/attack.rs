@@ -1,0 +1,226 @@
+//! Attacks, with a good client among them: what it feels is what counts.
+
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::common::{Client, Server, base64};
+use crate::{memory, percentile};
+
+fn from(source: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(IpAddr::V4(Ipv4Addr::from(source)), 0).into())?;
+    socket.connect(&to.into())?;
+    Ok(socket.into())
+}
+
+fn auth(login: &str, password: &str) -> String {
+    format!("AUTH PLAIN {}\r\n", base64(format!("\0{login}\0{password}").as_bytes()))
+}
+
+/// Connects, logs in, and sends a message if there is one; `None` if any of it fails.
+fn good(server: &Server, source: [u8; 4], message: bool) -> Option<Duration> {
+    let begun = Instant::now();
+    let mut client = Client::over(from(source, server.address("submissions")).ok()?, &server.dir.path().join("cert.pem"));
+    client.tls().ok()?;
+    client.reply().filter(|reply| reply.starts_with("220"))?;
+    client.send(b"EHLO good.example\r\n").ok()?;
+    client.reply()?;
+    client.send(auth("alice@example.org", "secret").as_bytes()).ok()?;
+    client.reply().filter(|reply| reply.starts_with("235"))?;
+    if message {
+        client
+            .deliver("alice@example.org", "bob@example.org", b"Subject: good\r\n\r\nx")
+            .filter(|reply| reply.starts_with("250"))?;
+    }
+    let took = begun.elapsed();
+    let _ = client.send(b"QUIT\r\n");
+    Some(took)
+}
+
+/// 256 workers; 2,000 stalled connections from 100 addresses, each opened again as soon as it is closed; a good client
+/// that logs in and sends a message every second.
+pub fn stalled() {
+    const ROUNDS: usize = 40;
+    let server = crate::server(&["per_address = 32"]);
+    let stop = AtomicBool::new(false);
+    let (opened, attack) = (AtomicU64::new(0), server.address("smtp"));
+    let mut times = Vec::new();
+    let mut refused = 0;
+    thread::scope(|scope| {
+        for n in 0..100u8 {
+            let (stop, opened, server) = (&stop, &opened, &server);
+            scope.spawn(move || {
+                let mut held: Vec<TcpStream> = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    while held.len() < 20 {
+                        let stages: [(SocketAddr, &[u8]); 4] = [
+                            (attack, b""),
+                            (attack, b"EHLO stal"),
+                            (server.address("submission"), b"EHLO stall.example\r\n"),
+                            (server.address("submissions"), b"\x16\x03\x01\x02\x00\x01"),
+                        ];
+                        let (to, first) = stages[held.len() % 4];
+                        let Ok(mut tcp) = from([127, 1, 0, n], to) else { break };
+                        let _ = tcp.write_all(first);
+                        let _ = tcp.set_nonblocking(true);
+                        opened.fetch_add(1, Ordering::Relaxed);
+                        held.push(tcp);
+                    }
+                    thread::sleep(Duration::from_millis(50));
+                    held.retain(|tcp| {
+                        let mut octets = [0; 256];
+                        loop {
+                            match std::io::Read::read(&mut &*tcp, &mut octets) {
+                                Ok(0) => return false,
+                                Ok(_) => {}
+                                Err(error) => return error.kind() == std::io::ErrorKind::WouldBlock,
+                            }
+                        }
+                    });
+                }
+            });
+        }
+        thread::sleep(Duration::from_secs(3));
+        for _ in 0..ROUNDS {
+            let begun = Instant::now();
+            match good(&server, [127, 2, 0, 1], true) {
+                Some(took) => times.push(took),
+                None => refused += 1,
+            }
+            thread::sleep(Duration::from_secs(1).saturating_sub(begun.elapsed()));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    times.sort_unstable();
+    println!(
+        "stalled: {} connections opened against 256 workers; good client: {} of {ROUNDS} messages accepted, {refused} refused, p50 {:?}, p99 {:?}, PSS {} KiB",
+        opened.into_inner(),
+        times.len(),
+        percentile(&times, 50),
+        percentile(&times, 99),
+        memory(&server, "Pss:"),
+    );
+}
+
+/// 200 connections that guess without a pause, from 200 addresses; a good client logs in meanwhile.
+pub fn guessing() {
+    // The brake on guessing is taken off: what is shown is the budget.
+    let server = crate::server(&["auth_failures = 1000", "errors = 1000"]);
+    let (stop, guesses) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (mut times, mut refused, mut peak) = (Vec::new(), 0, 0);
+    thread::scope(|scope| {
+        for n in 0..200u8 {
+            let (stop, guesses, server) = (&stop, &guesses, &server);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let Ok(tcp) = from([127, 3, 0, n], server.address("submissions")) else { return };
+                    let mut client = Client::over(tcp, &server.dir.path().join("cert.pem"));
+                    if client.tls().is_err() || client.reply().is_none() {
+                        continue;
+                    }
+                    let _ = client.send(b"EHLO guess.example\r\n");
+                    let _ = client.reply();
+                    while !stop.load(Ordering::Relaxed) {
+                        let guess = guesses.fetch_add(1, Ordering::Relaxed);
+                        if client.send(auth("alice@example.org", &format!("guess{guess}")).as_bytes()).is_err()
+                            || client.reply().is_none()
+                        {
+                            break;
+                        }
+                        client.transcript.clear();
+                    }
+                }
+            });
+        }
+        thread::sleep(Duration::from_secs(1));
+        for n in 0..20u8 {
+            // Each from an address of its own, so that no password is known again by its session; the digest is
+            // forgotten by writing the users file anew.
+            let users = server.dir.path().join("users");
+            let text = std::fs::read_to_string(&users).unwrap();
+            std::fs::write(&users, text + "# touched\n").unwrap();
+            thread::sleep(Duration::from_millis(2200));
+            match good(&server, [127, 4, 0, n], false) {
+                Some(took) => times.push(took),
+                None => refused += 1,
+            }
+            peak = peak.max(memory(&server, "Rss:"));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    times.sort_unstable();
+    println!(
+        "guessing: {} guesses; good client: {} logins, {refused} refused, p50 {:?}, max {:?}; RSS {} MiB at most",
+        guesses.into_inner(),
+        times.len(),
+        percentile(&times, 50),
+        times.last().copied().unwrap_or_default(),
+        peak / 1024
+    );
+}
+
+/// The time that an unknown login takes against that of a wrong password, interleaved; Welch's t of the two.
+pub fn timing() {
+    const RUNS: usize = 300;
+    let server = crate::server(&["auth_failures = 1000", "errors = 1000"]);
+    let mut client = server.connect("submissions");
+    client.tls().unwrap();
+    client.expect("220");
+    client.say("EHLO timing.example", "250");
+    let mut times = [Vec::new(), Vec::new()];
+    for n in 0..2 * RUNS {
+        let login = ["alice@example.org", "nobody@example.org"][n % 2];
+        let begun = Instant::now();
+        client.send(auth(login, &format!("guess{n}")).as_bytes()).unwrap();
+        client.expect("535");
+        times[n % 2].push(begun.elapsed().as_secs_f64() * 1000.0);
+        client.transcript.clear();
+    }
+    let mean = |times: &[f64]| times.iter().sum::<f64>() / times.len() as f64;
+    let variance = |times: &[f64]| times.iter().map(|time| (time - mean(times)).powi(2)).sum::<f64>() / (times.len() - 1) as f64;
+    let [wrong, unknown] = &times;
+    let t = (mean(wrong) - mean(unknown)) / ((variance(wrong) + variance(unknown)) / RUNS as f64).sqrt();
+    println!(
+        "timing: {RUNS} each: wrong password {:.2} ms (deviation {:.2}), unknown login {:.2} ms (deviation {:.2}); t = {t:.2}: {}",
+        mean(wrong),
+        variance(wrong).sqrt(),
+        mean(unknown),
+        variance(unknown).sqrt(),
+        if t.abs() < 3.3 { "not told apart (p > 0.001)" } else { "TOLD APART" }
+    );
+}
+
+/// 2,000 sessions that have logged in and are held; what each takes, and how soon a new client is served.
+pub fn held() {
+    const HELD: usize = 2000;
+    let server = crate::server(&["workers = 2100", "idle = \"10m\""]);
+    let at_rest = memory(&server, "Pss:");
+    let mut clients = Vec::new();
+    for n in 0..HELD {
+        let tcp = from([127, 5, (n / 200) as u8, (n % 200) as u8], server.address("submissions")).unwrap();
+        let mut client = Client::over(tcp, &server.dir.path().join("cert.pem"));
+        client.tls().unwrap();
+        client.expect("220");
+        client.say("EHLO held.example", "250");
+        client.send(auth("alice@example.org", "secret").as_bytes()).unwrap();
+        client.expect("235");
+        clients.push(client);
+    }
+    let held = memory(&server, "Pss:");
+    let mut times: Vec<Duration> = (0..50).filter_map(|_| good(&server, [127, 6, 0, 1], true)).collect();
+    times.sort_unstable();
+    println!(
+        "held: {} KiB at rest with 2,100 workers, {} KiB with {HELD} sessions: {:.1} KiB each; a new client with a message: p50 {:?}, p99 {:?}",
+        at_rest,
+        held,
+        (held - at_rest) as f64 / HELD as f64,
+        percentile(&times, 50),
+        percentile(&times, 99)
+    );
+    let small = crate::server(&[]);
+    thread::sleep(Duration::from_millis(300));
+    println!("at rest with 256 workers: PSS {} KiB, RSS {} KiB", memory(&small, "Pss:"), memory(&small, "Rss:"));
+}

@@ -1,0 +1,70 @@
+//! The load generator: blocking threads and rustls, against a server of its own making or any other by address.
+//!
+//! `cargo bench --bench hammer -- SCENARIO`; `help` lists them. Figures are printed as they are: compare only what one
+//! run on one machine has shown.
+
+mod attack;
+#[path = "../common/mod.rs"]
+mod common;
+mod load;
+
+use std::time::Duration;
+
+use common::{Server, Setup};
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words[..] {
+        ["disk"] => load::disk_table(),
+        ["load"] => load::table(),
+        ["load", address, login, password, connections, size] => {
+            let plan = load::Plan {
+                connections: connections.parse().expect("connections"),
+                size: size.parse().expect("octets"),
+                login: login.into(),
+                password: password.into(),
+                ..load::Plan::default()
+            };
+            println!("{}", load::run(address.parse().expect("address:port"), &plan));
+        }
+        ["stalled"] => attack::stalled(),
+        ["guessing"] => attack::guessing(),
+        ["timing"] => attack::timing(),
+        ["held"] => attack::held(),
+        _ => eprintln!(
+            "scenarios: load | disk | stalled | guessing | timing | held\n\
+             load ADDRESS LOGIN PASSWORD CONNECTIONS SIZE: another server, TLS from the first octet"
+        ),
+    }
+}
+
+/// A server as an operator would run it: the release binary, hashes of full cost.
+fn server(limits: &[&str]) -> Server {
+    let mut setup = Setup { hash_memory: 19 * 1024, ..Setup::default() };
+    setup.limits = limits.iter().map(|line| (*line).to_owned()).collect();
+    if !limits.iter().any(|line| line.starts_with("per_address")) {
+        setup.limits.push("per_address = 100000".into());
+    }
+    setup.start()
+}
+
+/// A value of /proc/PID/smaps_rollup, in KiB.
+fn memory(server: &Server, field: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", server.pid())).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("0");
+    line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// CPU time of the server so far.
+fn cpu(server: &Server) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{}/stat", server.pid())).unwrap_or_default();
+    let fields: Vec<&str> = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    let ticks: u64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+/// The value below which so many of a hundred lie.
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
+}
