@@ -18,7 +18,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Seek as _, Write};
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -368,7 +368,8 @@ fn make_durable(directory: &Path) -> io::Result<()> {
     make_durable(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
     match DirBuilder::new().mode(0o700).create(directory) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        other => other?,
+        // Below a directory with the set-group-ID bit, such as Debian's /var/mail, the new one would have it too.
+        made => made.and_then(|()| fs::set_permissions(directory, fs::Permissions::from_mode(0o700)))?,
     }
     File::open(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?.sync_all()
 }
@@ -380,7 +381,6 @@ fn is(error: &io::Error, errnos: &[Errno]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
     use std::time::Duration;
 
     fn deliver(store: &Store, content: &[u8], maildirs: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
@@ -410,6 +410,7 @@ mod tests {
     #[test]
     fn one_file_for_several_mailboxes() {
         both_ways(|store, dir| {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o2700)).unwrap();
             let boxes = [dir.join("example.org/a"), dir.join("example.org/b")];
             let made = deliver(&store, b"hello\n", &boxes).unwrap();
             let (one, two) = (fs::metadata(&made[0]).unwrap(), fs::metadata(&made[1]).unwrap());

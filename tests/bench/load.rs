@@ -111,14 +111,18 @@ impl Session {
     }
 
     fn deliver(&mut self, from: &str, content: &[u8]) -> std::io::Result<()> {
-        self.say(format!("MAIL FROM:<{from}>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\n").as_bytes(), 3)?;
+        self.say(format!("MAIL FROM:<{from}>\r\nRCPT TO:<{from}>\r\nDATA\r\n").as_bytes(), 3)?;
         self.say(content, 1)
     }
 }
 
 /// Runs a plan against a server with TLS from the first octet.
 pub fn run(address: SocketAddr, plan: &Plan) -> Outcome {
-    let mut content = b"From: alice@example.org\r\nTo: bob@example.org\r\nSubject: bench\r\nDate: Mon, 23 Nov 2026 12:00:00 +0000\r\nMessage-ID: <b@example.org>\r\n\r\n".to_vec();
+    let head = format!(
+        "From: {0}\r\nTo: {0}\r\nSubject: bench\r\nDate: Mon, 23 Nov 2026 12:00:00 +0000\r\nMessage-ID: <b@example.org>\r\n\r\n",
+        plan.login
+    );
+    let mut content = head.into_bytes();
     while content.len() < plan.size {
         content.extend_from_slice(b"The quick brown fox jumps over the lazy dog, again and again and again.\r\n");
     }
@@ -210,7 +214,7 @@ pub fn table() {
             let before = crate::cpu(&server);
             let ours = run(server.address("submissions"), &plan);
             let cpu = (crate::cpu(&server) - before).as_secs_f64() * 1000.0 / ours.messages.max(1) as f64;
-            let stored = server.new_mail("bob@example.org").len();
+            let stored = server.new_mail("alice@example.org").len();
             let dir = tempfile::tempdir().unwrap();
             let disk = disk(dir.path(), connections, size, Duration::from_secs(4));
             println!(
@@ -218,7 +222,7 @@ pub fn table() {
                 ours.rate() / disk.rate(),
                 ours.messages
             );
-            let _ = fs::remove_dir_all(server.maildir("bob@example.org"));
+            let _ = fs::remove_dir_all(server.maildir("alice@example.org"));
         }
     }
 }
