@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Server, Setup};
+use common::{PATIENCE, Server, Setup, require};
 
 /// The messages that every client hands in: what is odd about them, and their text with LF.
 fn messages() -> Vec<(&'static str, Vec<u8>)> {
@@ -29,17 +29,6 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
         ("empty body", with(b"Subject: empty\n\n")),
         ("long lines", with(format!("Subject: long\n\n{}\n", "x".repeat(990)).as_bytes())),
     ]
-}
-
-fn require(tools: &[&str]) -> bool {
-    let path = env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    let missing: Vec<_> = tools.iter().filter(|tool| !path.split(':').any(|dir| Path::new(dir).join(tool).exists())).collect();
-    if missing.is_empty() {
-        return true;
-    }
-    assert!(env::var_os("PILLARBOX_REQUIRE_TOOLS").is_none(), "not installed: {missing:?}");
-    eprintln!("skipped: {missing:?} not installed");
-    false
 }
 
 /// dkimpy lives in a virtual environment of .ci/run's making, or wherever python3 finds it.

@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::env;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -12,19 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Client, PATIENCE, Setup, base64};
+use common::{Client, PATIENCE, Setup, base64, require};
 use nix::sys::signal::{Signal, kill};
-
-fn require(tools: &[&str]) -> bool {
-    let path = env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    let missing: Vec<_> = tools.iter().filter(|tool| !path.split(':').any(|dir| Path::new(dir).join(tool).exists())).collect();
-    if missing.is_empty() {
-        return true;
-    }
-    assert!(env::var_os("PILLARBOX_REQUIRE_TOOLS").is_none(), "not installed: {missing:?}");
-    eprintln!("skipped: {missing:?} not installed");
-    false
-}
 
 /// A configuration that listens nowhere, in a directory of its own.
 struct Place {

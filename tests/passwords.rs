@@ -3,7 +3,6 @@
 mod common;
 
 use std::io::Read as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -15,11 +14,7 @@ use pillarbox::smtp::reply::Refusal;
 use pillarbox::smtp::sasl::Credentials;
 
 fn from(source: [u8; 4], server: &Server, service: &str) -> Client {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::new(IpAddr::V4(Ipv4Addr::from(source)), 0).into()).unwrap();
-    socket.connect(&server.address(service).into()).unwrap();
-    let tcp: TcpStream = socket.into();
-    Client::over(tcp, &server.dir.path().join("cert.pem"))
+    Client::over(common::from(source, server.address(service)).unwrap(), &server.dir.path().join("cert.pem"))
 }
 
 fn greeted(source: [u8; 4], server: &Server) -> Client {

@@ -3,7 +3,7 @@
 mod common;
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -17,12 +17,8 @@ use pillarbox::server::{self, load};
 use pillarbox::smtp::reply::Refusal;
 use pillarbox::smtp::session::Service;
 
-/// Connects from an address of 127/8.
 fn from(source: [u8; 4], to: SocketAddr) -> TcpStream {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::new(IpAddr::V4(Ipv4Addr::from(source)), 0).into()).unwrap();
-    socket.connect(&to.into()).unwrap();
-    let tcp: TcpStream = socket.into();
+    let tcp = common::from(source, to).unwrap();
     tcp.set_read_timeout(Some(PATIENCE)).unwrap();
     tcp
 }
@@ -138,6 +134,17 @@ fn whoever_speaks_gets_through() {
     stop.store(true, Ordering::Relaxed);
     attackers.into_iter().for_each(|attacker| attacker.join().unwrap());
     assert_eq!(server.new_mail("bob@example.org").len(), accepted);
+}
+
+/// Three quarters of the workers are busy: who is logged in and idle leaves after 10 seconds instead of 5 minutes.
+#[test]
+fn idle_limits_shrink_under_pressure() {
+    let server = Setup::default().limit("workers = 4").start();
+    let mut idle: Vec<Client> = (0..3).map(|_| server.login("alice@example.org")).collect();
+    let begun = Instant::now();
+    let reply = idle[0].reply().unwrap();
+    assert!(says(&reply, Refusal::Timeout), "{reply}");
+    assert!(begun.elapsed() > Duration::from_secs(5), "but not at once");
 }
 
 /// Sends `octets` one at a time until the server closes; gives what it said.

@@ -5,6 +5,7 @@
 //! error that says what would have been right; nothing is guessed.
 
 use super::address::{self, AddressError, ForwardPath, ReversePath};
+use super::reply::{Refusal, Refused};
 
 /// Octets in a command line without its CRLF, AUTH excepted. RFC 5321 section 4.5.3.1.4 wants 512 and what each
 /// extension adds; the longest legal MAIL line here, with SIZE, BODY, SMTPUTF8 and AUTH (500), is below 1,200.
@@ -180,6 +181,20 @@ impl Verb {
     /// octets mean (RFC 2920 section 3.1, RFC 3207 section 4.2, RFC 4954 section 4).
     pub fn ends_a_batch(self) -> bool {
         matches!(self, Self::Auth | Self::Data | Self::Ehlo | Self::Helo | Self::StartTls)
+    }
+}
+
+impl From<CommandError> for Refused {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::BadValue(name) => Self::about(Refusal::BadValue, name),
+            CommandError::Hello => Refusal::Hello.into(),
+            CommandError::Recipient(AddressError::Syntax) => Refusal::BadRecipient.into(),
+            CommandError::Sender(AddressError::Syntax) => Refusal::BadSender.into(),
+            CommandError::Recipient(AddressError::Utf8) | CommandError::Sender(AddressError::Utf8) => Refusal::Utf8.into(),
+            CommandError::Syntax(usage) => Self::about(Refusal::Syntax, usage),
+            CommandError::UnknownParameter(name) => Self::about(Refusal::UnknownParameter, name),
+        }
     }
 }
 

@@ -322,15 +322,25 @@ impl Refusal {
 }
 
 fn push_line(out: &mut Vec<u8>, code: u16, separator: char, status: Option<Status>, texts: &[&str]) {
-    use std::io::Write as _;
-    let _ = write!(out, "{code}{separator}");
+    push_number(out, code);
+    out.push(separator as u8);
     if let Some((class, subject, detail)) = status {
-        let _ = write!(out, "{class}.{subject}.{detail} ");
+        for (part, end) in [(class, b'.'), (subject, b'.'), (detail, b' ')] {
+            push_number(out, part.into());
+            out.push(end);
+        }
     }
     for text in texts {
         out.extend_from_slice(text.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
+}
+
+fn push_number(out: &mut Vec<u8>, number: u16) {
+    if number >= 10 {
+        push_number(out, number / 10);
+    }
+    out.push(b'0' + (number % 10) as u8);
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use std::mem;
 
 use super::address::ForwardPath;
-use super::command::{self, COMMAND_MAX, Command, CommandError, Mail, Verb};
+use super::command::{self, COMMAND_MAX, Command, Mail, Verb};
 pub use super::event::{Answer, Envelope, Event, Hello, Next, Step, Terms};
 use super::reply::{Refusal, Refused, Reply};
 pub use super::rules::Service;
@@ -143,7 +143,7 @@ impl Session {
         };
         match command::parse(verb, text, self.terms.service.grammar()) {
             Ok(command) => self.command(command),
-            Err(error) => self.no(refuse_command(error)),
+            Err(error) => self.no(error),
         }
     }
 
@@ -428,19 +428,6 @@ impl Session {
 
 fn say(reply: Reply, next: Next) -> Step {
     Step { answer: Some(Answer::Reply(reply)), next }
-}
-
-fn refuse_command(error: CommandError) -> Refused {
-    use super::address::AddressError;
-    match error {
-        CommandError::BadValue(name) => Refused::about(Refusal::BadValue, name),
-        CommandError::Hello => Refusal::Hello.into(),
-        CommandError::Recipient(AddressError::Syntax) => Refusal::BadRecipient.into(),
-        CommandError::Sender(AddressError::Syntax) => Refusal::BadSender.into(),
-        CommandError::Recipient(AddressError::Utf8) | CommandError::Sender(AddressError::Utf8) => Refusal::Utf8.into(),
-        CommandError::Syntax(usage) => Refused::about(Refusal::Syntax, usage),
-        CommandError::UnknownParameter(name) => Refused::about(Refusal::UnknownParameter, name),
-    }
 }
 
 /// Browsers made to post to port 25, and TLS where it is not due, are ended at their first line.

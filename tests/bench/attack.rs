@@ -1,20 +1,13 @@
 //! Attacks, with a good client among them: what it feels is what counts.
 
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{Client, Server, base64};
+use crate::common::{Client, Server, base64, from};
 use crate::{memory, percentile};
-
-fn from(source: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-    socket.bind(&SocketAddr::new(IpAddr::V4(Ipv4Addr::from(source)), 0).into())?;
-    socket.connect(&to.into())?;
-    Ok(socket.into())
-}
 
 fn auth(login: &str, password: &str) -> String {
     format!("AUTH PLAIN {}\r\n", base64(format!("\0{login}\0{password}").as_bytes()))

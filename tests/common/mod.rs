@@ -407,3 +407,23 @@ pub fn client_config(certificate: &Path) -> Arc<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
 }
+
+/// Connects from an address of 127/8 of its own.
+pub fn from(source: [u8; 4], to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    socket.connect(&to.into())?;
+    Ok(socket.into())
+}
+
+/// True if all tools are installed. If not, the test is skipped and says so; with PILLARBOX_REQUIRE_TOOLS=1 it fails.
+pub fn require(tools: &[&str]) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let missing: Vec<_> = tools.iter().filter(|tool| !path.split(':').any(|dir| Path::new(dir).join(tool).exists())).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    assert!(std::env::var_os("PILLARBOX_REQUIRE_TOOLS").is_none(), "not installed: {missing:?}");
+    eprintln!("skipped: {missing:?} not installed");
+    false
+}
