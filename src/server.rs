@@ -25,6 +25,7 @@ use crate::net::pool::{Entrance, Pool};
 use crate::net::stream::Stream;
 use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::session::Service;
+use confine::Reach;
 use keys::KeySource;
 use readiness::Readiness;
 use watch::{Watched, stamp};
@@ -39,6 +40,17 @@ pub struct Server {
     acceptors: Vec<JoinHandle<()>>,
     watcher: JoinHandle<()>,
     begun: Instant,
+}
+
+/// What a process stands on for as long as it runs.
+#[derive(Debug)]
+pub struct Ground {
+    /// The configuration's file.
+    pub path: PathBuf,
+    /// Where certificate and key are read.
+    pub keys: KeySource,
+    /// What it is confined to, if it is.
+    pub reach: Option<Reach>,
 }
 
 /// What the process was told from outside.
@@ -89,8 +101,8 @@ impl Server {
     }
 
     /// Watches over files and the manager until the end, then drains. Gives true if no message was cut off.
-    pub fn run(self, path: PathBuf, keys: KeySource, told: &Receiver<Told>, readiness: &mut Readiness) -> bool {
-        let mut files = Files::new(path, keys, &self.house);
+    pub fn run(self, ground: Ground, told: &Receiver<Told>, readiness: &mut Readiness) -> bool {
+        let mut files = Files::new(ground, &self.house);
         loop {
             match told.recv_timeout(TICK) {
                 Ok(Told::Stop) | Err(RecvTimeoutError::Disconnected) => break,
@@ -214,16 +226,15 @@ impl Gate for Door<'_> {
 
 /// The files that are taken up while the server runs.
 struct Files {
-    path: PathBuf,
-    keys: KeySource,
+    ground: Ground,
     users: Watched,
     aliases: Watched,
     tls: Watched,
 }
 
 impl Files {
-    fn new(path: PathBuf, keys: KeySource, house: &House) -> Self {
-        let mut files = Self { path, keys, users: Watched::default(), aliases: Watched::default(), tls: Watched::default() };
+    fn new(ground: Ground, house: &House) -> Self {
+        let mut files = Self { ground, users: Watched::default(), aliases: Watched::default(), tls: Watched::default() };
         files.forget(house);
         files
     }
@@ -234,7 +245,7 @@ impl Files {
         let config = &settings.config;
         self.users = Watched::new(vec![stamp(&config.users)]);
         self.aliases = Watched::new(config.aliases.iter().map(|file| stamp(file)).collect());
-        self.tls = Watched::new(config.tls.iter().flat_map(|files| self.keys.stamps(files)).collect());
+        self.tls = Watched::new(config.tls.iter().flat_map(|files| self.ground.keys.stamps(files)).collect());
     }
 
     /// Takes up what has changed by itself.
@@ -247,15 +258,20 @@ impl Files {
         if self.aliases.has_changed(config.aliases.iter().map(|file| stamp(file)).collect()) {
             take_up(house, "aliases", reload_aliases);
         }
-        if self.tls.has_changed(config.tls.iter().flat_map(|files| self.keys.stamps(files)).collect()) {
-            take_up(house, "certificate", |old| reload_tls(old, &self.keys));
+        if self.tls.has_changed(config.tls.iter().flat_map(|files| self.ground.keys.stamps(files)).collect()) {
+            take_up(house, "certificate", |old| reload_tls(old, &self.ground.keys));
         }
     }
 
     /// SIGHUP: everything, each part by itself.
     fn reload_all(&mut self, house: &House) {
         take_up(house, "configuration", |old| {
-            let config = load::config(&self.path)?;
+            let Ground { path, keys, reach } = &self.ground;
+            let config = load::config(path)?;
+            if reach.as_ref().is_some_and(|reach| !reach.covers(&confine::reach(&config, path, keys.is_helper()))) {
+                let text = "names directories that this process has closed to itself; restart it to take them up".to_owned();
+                return Err(vec![Problem { file: path.clone(), line: 0, key: String::new(), text }]);
+            }
             for text in fixed_until_restart(&old.config, &config) {
                 journal::notice("restart", text);
             }
@@ -263,7 +279,7 @@ impl Files {
         });
         take_up(house, "users", reload_users);
         take_up(house, "aliases", reload_aliases);
-        take_up(house, "certificate", |old| reload_tls(old, &self.keys));
+        take_up(house, "certificate", |old| reload_tls(old, &self.ground.keys));
         self.forget(house);
     }
 }

@@ -12,7 +12,7 @@ use crate::conn::house::House;
 use crate::mail::maildir::Faults;
 use crate::server::keys::KeySource;
 use crate::server::readiness::Readiness;
-use crate::server::{self, Server, load};
+use crate::server::{self, Ground, Server, load};
 
 const LOGIN: &str = "demo@example.org";
 
@@ -38,7 +38,7 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     let house = Arc::new(House::new(settings, Faults::default()).tell_stored(show));
     let server = Server::start(house, listeners, None).map_err(os_error)?;
     introduce(&directory, made, &password);
-    server.run(path, KeySource::default(), &told, &mut Readiness::new());
+    server.run(Ground { path, keys: KeySource::default(), reach: None }, &told, &mut Readiness::new());
     Ok(Exit::Ok)
 }
 

@@ -12,9 +12,10 @@ use crate::journal;
 use crate::mail::maildir::Faults;
 use crate::net::handover::{self, Inherited};
 use crate::net::listener::Listener;
+use crate::server::confine::Reach;
 use crate::server::keys::KeySource;
 use crate::server::readiness::Readiness;
-use crate::server::{self, Server, confine, load, privileges};
+use crate::server::{self, Ground, Server, confine, load, privileges};
 use crate::smtp::session::Service;
 
 /// Serves until told to stop, or until the one connection that was handed over has ended.
@@ -48,7 +49,8 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     privileges::raise_file_limit();
     privileges::drop_to(&user).map_err(|error| Failure::new(Exit::Config, error))?;
     // Before any thread is started, as it holds for those that come after it alone.
-    confine(&settings.config, &arguments.config, keys.is_helper());
+    let reach = confine(&settings.config, &arguments.config, keys.is_helper());
+    let ground = Ground { path: arguments.config.clone(), keys, reach };
     let listeners = match inherited {
         Inherited::Connection(tcp) => {
             let service = role(None, tcp.local_addr().ok(), wanted)?;
@@ -58,33 +60,32 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
             server::serve_one(&house, tcp, peer, service).map_err(|error| Failure::new(Exit::OsError, error))?;
             return Ok(Exit::Ok);
         }
-        Inherited::Lent(socket) => return listen(settings, keys, vec![named(socket, None, wanted)?], true, arguments, ready_fd),
+        Inherited::Lent(socket) => return listen(settings, ground, vec![named(socket, None, wanted)?], true, ready_fd),
         Inherited::Listeners(sockets) => {
             let name = |(socket, name): (TcpListener, Option<String>)| named(socket, name.as_deref(), wanted);
             sockets.into_iter().map(name).collect::<Result<Vec<_>, _>>()?
         }
         Inherited::Nothing => bound,
     };
-    listen(settings, keys, listeners, false, arguments, ready_fd)
+    listen(settings, ground, listeners, false, ready_fd)
 }
 
 /// Leaves nothing to touch but what is needed, where the kernel can do that.
-fn confine(config: &Config, file: &Path, keys: bool) {
-    if let Err(error) = confine::confine(&confine::reach(config, file, keys)) {
-        journal::notice("start", format!("not confined: {error}"));
+fn confine(config: &Config, file: &Path, keys: bool) -> Option<Reach> {
+    let reach = confine::reach(config, file, keys);
+    match confine::confine(&reach) {
+        Ok(true) => Some(reach),
+        Ok(false) => None,
+        Err(error) => {
+            journal::notice("start", format!("not confined: {error}"));
+            None
+        }
     }
 }
 
-fn listen(
-    settings: Settings,
-    keys: KeySource,
-    listeners: Vec<Listener>,
-    lent: bool,
-    arguments: &Arguments,
-    ready_fd: Option<File>,
-) -> Outcome {
+fn listen(settings: Settings, ground: Ground, listeners: Vec<Listener>, lent: bool, ready_fd: Option<File>) -> Outcome {
     if listeners.is_empty() {
-        let text = format!("{}: listen: no address to listen on; give one in [listen]", arguments.config.display());
+        let text = format!("{}: listen: no address to listen on; give one in [listen]", ground.path.display());
         return Err(Failure::new(Exit::Config, text));
     }
     for listener in &listeners {
@@ -107,7 +108,7 @@ fn listen(
     if let Err(error) = readiness.ready(ready_fd) {
         journal::notice("readiness", error);
     }
-    server.run(arguments.config.clone(), keys, &told, &mut readiness);
+    server.run(ground, &told, &mut readiness);
     Ok(Exit::Ok)
 }
 

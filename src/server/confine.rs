@@ -19,6 +19,14 @@ pub struct Reach {
     pub writes: PathBuf,
 }
 
+impl Reach {
+    /// True if a process that is confined to this can do what needs the other.
+    pub fn covers(&self, other: &Self) -> bool {
+        let reads = |path: &PathBuf| self.reads.iter().any(|known| path.starts_with(known)) || path.starts_with(&self.writes);
+        other.reads.iter().all(reads) && other.writes.starts_with(&self.writes)
+    }
+}
+
 /// The version of the interface that was written for; the kernel may know less or more.
 const KNOWN: ABI = ABI::V5;
 
