@@ -18,12 +18,13 @@ fn main() {
     match words[..] {
         ["disk"] => load::disk_table(),
         ["load"] => load::table(),
-        ["load", address, login, password, connections, size] => {
+        ["load", address, login, password, connections, size, ref each @ ..] => {
             let plan = load::Plan {
                 connections: connections.parse().expect("connections"),
                 size: size.parse().expect("octets"),
                 login: login.into(),
                 password: password.into(),
+                each: each == ["each"],
                 ..load::Plan::default()
             };
             println!("{}", load::run(address.parse().expect("address:port"), &plan));
@@ -34,7 +35,7 @@ fn main() {
         ["held"] => attack::held(),
         _ => eprintln!(
             "scenarios: load | disk | stalled | guessing | timing | held\n\
-             load ADDRESS LOGIN PASSWORD CONNECTIONS SIZE: another server, TLS from the first octet"
+             load ADDRESS LOGIN PASSWORD CONNECTIONS SIZE [each]: another server, TLS from the first octet"
         ),
     }
 }
