@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::Setup;
+use common::{Setup, skipped};
 
 fn pillarbox(args: &[&str], input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_pillarbox"))
@@ -109,7 +109,7 @@ fn users_are_edited_and_nothing_else() {
 #[test]
 fn a_password_is_asked_for_without_echo() {
     if !Path::new("/usr/bin/python3").exists() {
-        eprintln!("skipped: python3 not installed");
+        skipped("python3 not installed");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -365,7 +365,7 @@ fn explain_says_what_a_session_would() {
 fn demo() {
     // Its ports are fixed: only one at a time on a machine.
     if [2525, 4465, 2500].iter().any(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_err()) {
-        eprintln!("skipped: the demo's ports are in use");
+        skipped("the demo's ports are in use");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -392,7 +392,7 @@ fn demo() {
         passwords.push(shown.iter().find(|line| line.contains("password ")).unwrap().clone());
         for tool in ["curl", "swaks"] {
             if !Path::new("/usr/bin").join(tool).exists() {
-                eprintln!("skipped: {tool} not installed");
+                skipped(&format!("{tool} not installed"));
                 continue;
             }
             let command = shown.iter().find(|line| line.starts_with(tool)).unwrap();

@@ -13,14 +13,14 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use common::{Client, PATIENCE, Server, Setup};
+use common::{Client, PATIENCE, Server, Setup, skipped};
 use nix::sys::signal::Signal;
 
 fn strace_works() -> bool {
     let works = Command::new("strace").args(["-o", "/dev/null", "true"]).status().is_ok_and(|status| status.success());
     if !works {
         assert!(env::var_os("PILLARBOX_REQUIRE_TOOLS").is_none(), "strace does not work");
-        eprintln!("skipped: strace does not work");
+        skipped("strace does not work");
     }
     works
 }
@@ -164,7 +164,7 @@ fn mount_tmpfs(at: &Path, options: &str) -> bool {
             .status()
             .is_ok_and(|status| status.success());
     if !works {
-        eprintln!("skipped: mounting is not allowed");
+        skipped("mounting is not allowed");
     }
     works
 }
@@ -220,7 +220,7 @@ fn run(tool: &str, path: &Path) {
 #[test]
 fn a_maildir_that_is_not_ours() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: needs root, so that the server is somebody else");
+        skipped("needs root, so that the server is somebody else");
         return;
     }
     let server = Setup { services: vec!["smtp"], ..Setup::default() }.start();

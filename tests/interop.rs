@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Server, Setup, require};
+use common::{PATIENCE, Server, Setup, require, skipped};
 
 /// The messages that every client hands in: what is odd about them, and their text with LF.
 fn messages() -> Vec<(&'static str, Vec<u8>)> {
@@ -515,7 +515,7 @@ fn dkim() {
     let has = Command::new(&python).args(["-c", "import dkim"]).output().is_ok_and(|output| output.status.success());
     if !has {
         assert!(env::var_os("PILLARBOX_REQUIRE_TOOLS").is_none(), "dkimpy is not installed");
-        eprintln!("skipped: dkimpy not installed");
+        skipped("dkimpy not installed");
         return;
     }
     let server = Setup::default().start();

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Client, PATIENCE, Setup, base64, require};
+use common::{Client, PATIENCE, Setup, base64, require, skipped};
 use nix::sys::signal::{Signal, kill};
 
 /// A configuration that listens nowhere, in a directory of its own.
@@ -244,6 +244,50 @@ fn runit() {
     let _process = spawn(Command::new("runsv").arg(&service).stderr(Stdio::null()));
     place.deliver_tls(local(port));
     let _ = Command::new("sv").arg("exit").arg(&service).stdout(Stdio::null()).status();
+    assert_eq!(place.stored(), 1);
+}
+
+/// daemontools takes the same run script as runit.
+#[test]
+fn daemontools() {
+    if !require(&["supervise", "svc"]) {
+        return;
+    }
+    let place = Place::new();
+    let port = serve_on_a_port(&place);
+    let service = place.dir.path().join("service");
+    copy_script("etc/runit/pillarbox", &service, &place.config);
+    let _process = spawn(Command::new("supervise").arg(&service).stderr(Stdio::null()));
+    place.deliver_tls(local(port));
+    let _ = Command::new("svc").arg("-dx").arg(&service).status();
+    assert_eq!(place.stored(), 1);
+}
+
+/// xinetd's package conflicts with openbsd-inetd's; `.ci/run` unpacks it beside.
+#[test]
+fn xinetd() {
+    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/xinetd/usr/sbin/xinetd");
+    let binary = if unpacked.exists() { unpacked } else { "/usr/sbin/xinetd".into() };
+    if !binary.exists() || !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("PILLARBOX_REQUIRE_TOOLS").is_none(), "no xinetd");
+        return skipped("xinetd not installed, or not root");
+    }
+    let place = Place::new();
+    let port = free_port();
+    // The file of etc/, with this binary, a free port, and a user that there is.
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("etc/inetd/xinetd")).unwrap();
+    let text = text
+        .replace("= 465", &format!("= {port}"))
+        .replace("= pillarbox", "= nobody")
+        .replace("/usr/sbin/pillarbox", BINARY)
+        .replace("= serve", &format!("= -c {} serve -s submissions", place.config));
+    let conf = place.dir.path().join("xinetd.conf");
+    fs::write(&conf, text).unwrap();
+    let (log, pid) = (place.dir.path().join("log"), place.dir.path().join("pid"));
+    let mut command = Command::new(binary);
+    command.args(["-dontfork", "-f"]).arg(&conf).arg("-filelog").arg(&log).arg("-pidfile").arg(&pid);
+    let _process = spawn(command.stderr(Stdio::null()));
+    place.deliver_tls(local(port));
     assert_eq!(place.stored(), 1);
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use common::{Client, Server, Setup, base64};
+use common::{Client, Server, Setup, base64, skipped};
 use pillarbox::auth::users::Users;
 use pillarbox::auth::verify::{Standing, Verdict, Verifier};
 use pillarbox::smtp::reply::Refusal;
@@ -114,7 +114,7 @@ fn no_password_is_ever_logged() {
 #[test]
 fn passwords_do_not_stay_in_memory() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: reading another process's memory needs root");
+        skipped("reading another process's memory needs root");
         return;
     }
     let server = Setup { users: vec![("alice@example.org".into(), "zX7-unmistakable-q9".into())], ..Setup::default() }.start();

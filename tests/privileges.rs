@@ -8,13 +8,13 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Client, PATIENCE, Setup};
+use common::{Client, PATIENCE, Setup, skipped};
 use nix::sys::signal::Signal;
 
 fn is_root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        eprintln!("skipped: needs root");
+        skipped("needs root");
     }
     root
 }
@@ -111,7 +111,7 @@ fn a_renewed_key_that_only_root_can_read_is_taken_up() {
 #[test]
 fn nothing_outside_the_maildirs_can_be_written() {
     if !is_root() || !fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|text| text.contains("landlock")) {
-        eprintln!("skipped: no Landlock to be seen");
+        skipped("no Landlock to be seen");
         return;
     }
     let elsewhere = tempfile::tempdir().unwrap();
