@@ -113,6 +113,7 @@ impl Server {
                 }
                 Err(RecvTimeoutError::Timeout) => files.look(&self.house),
             }
+            self.house.verifier.rest();
             readiness.tick(self.admission.sessions(), self.house.messages());
         }
         readiness.stopping();

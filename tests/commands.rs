@@ -115,7 +115,8 @@ fn a_password_is_asked_for_without_echo() {
     let dir = tempfile::tempdir().unwrap();
     let config = Setup::default().write(dir.path());
     let script = r#"
-import pty, os, sys, time
+import pty, os, signal, sys
+signal.alarm(30)
 pid, fd = pty.fork()
 if pid == 0:
     os.execv(sys.argv[1], sys.argv[1:])

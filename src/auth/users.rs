@@ -230,6 +230,9 @@ fn compute(cost: Cost, password: &[u8], salt: &[u8], output: &mut [u8], scratch:
     let algorithm = if cost.hybrid { Algorithm::Argon2id } else { Algorithm::Argon2i };
     let Ok(params) = Params::new(cost.memory, cost.passes, cost.lanes, Some(output.len())) else { return false };
     let blocks = params.block_count();
+    if scratch.0.capacity() < blocks {
+        scratch.0 = Vec::with_capacity(blocks.max(Scratch::BLOCKS_MIN));
+    }
     if scratch.0.len() < blocks {
         scratch.0.resize(blocks, Block::default());
     }
@@ -241,9 +244,13 @@ fn compute(cost: Cost, password: &[u8], salt: &[u8], output: &mut [u8], scratch:
 }
 
 impl Scratch {
-    /// Octets of memory.
+    /// glibc maps what is larger than 32 MiB apart and gives it back to the system as soon as it is freed; anything
+    /// smaller it may keep. Address space that is not touched costs nothing.
+    const BLOCKS_MIN: usize = 33 * 1024;
+
+    /// Octets of memory that were touched.
     pub fn octets(&self) -> u64 {
-        (self.0.capacity() * size_of::<Block>()) as u64
+        (self.0.len() * size_of::<Block>()) as u64
     }
 }
 

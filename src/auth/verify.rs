@@ -49,6 +49,8 @@ pub enum Standing {
 
 /// How long a hash may wait for its turn.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the memory of a hash is kept for the next.
+const RESTS_AFTER: Duration = Duration::from_secs(2);
 /// How long a password is known again without a hash.
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// Passwords known again, at most.
@@ -64,6 +66,16 @@ impl Verifier {
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
+    }
+
+    /// Gives the memory of hashes back if none was computed lately; to be called now and then.
+    pub fn rest(&self) {
+        let idle = {
+            let mut queue = self.budget.lock();
+            let rests = queue.running == 0 && queue.last.is_some_and(|last| last.elapsed() >= RESTS_AFTER);
+            if rests { std::mem::take(&mut queue.spare) } else { Vec::new() }
+        };
+        drop(idle);
     }
 
     /// Checks credentials against `users`, which are a new generation whenever the file was read anew.
@@ -114,6 +126,7 @@ struct Queue {
     /// Memory that is kept: handed from thread to thread, since an allocator keeps what a thread has freed for that
     /// thread, and a hundred threads would each keep the memory of a hash.
     spare: Vec<Scratch>,
+    last: Option<Instant>,
 }
 
 impl Budget {
@@ -169,6 +182,7 @@ impl Drop for Share<'_> {
         let mut queue = self.budget.lock();
         queue.running -= 1;
         queue.used -= self.octets;
+        queue.last = Some(Instant::now());
         let kept: u64 = queue.spare.iter().map(Scratch::octets).sum();
         if kept + self.scratch.octets() <= self.budget.memory {
             let scratch = std::mem::take(&mut self.scratch);
@@ -308,6 +322,19 @@ mod tests {
         });
         assert_eq!(inside, Some(None));
         assert!(budget.lock().waiting.is_empty());
+    }
+
+    #[test]
+    fn memory_is_kept_while_it_is_needed_and_given_back() {
+        let verifier = Verifier::new(1, 1 << 30);
+        let users = Arc::new(Users::parse("", 1 << 30).unwrap());
+        let credentials = Credentials { login: "a".into(), password: b"x".to_vec().into() };
+        assert_eq!(verifier.verify(&users, &credentials, Standing::Clean), Verdict::Wrong);
+        verifier.rest();
+        assert_eq!(verifier.budget.lock().spare.iter().map(Scratch::octets).sum::<u64>(), users::COST.octets());
+        verifier.budget.lock().last = Instant::now().checked_sub(RESTS_AFTER);
+        verifier.rest();
+        assert!(verifier.budget.lock().spare.is_empty());
     }
 
     #[test]

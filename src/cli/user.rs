@@ -154,12 +154,13 @@ fn line_of_stdin() -> io::Result<Password> {
 
 fn ask(prompt: &str) -> io::Result<Password> {
     let stdin = io::stdin();
-    eprint!("{prompt}");
-    io::stderr().flush()?;
     let before = tcgetattr(&stdin)?;
     let mut silent = before.clone();
     silent.local_flags.remove(LocalFlags::ECHO);
     tcsetattr(&stdin, SetArg::TCSAFLUSH, &silent)?;
+    // Only now, so that what is typed at the prompt is neither shown nor flushed.
+    eprint!("{prompt}");
+    io::stderr().flush()?;
     let line = line_of_stdin();
     tcsetattr(&stdin, SetArg::TCSAFLUSH, &before)?;
     eprintln!();
