@@ -77,6 +77,16 @@ impl Drop for Process {
     }
 }
 
+impl Process {
+    /// Waits for a supervisor that was told to end its service and itself: ended otherwise, it would leave the service.
+    fn ends(mut self) {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE && matches!(self.0.try_wait(), Ok(None)) {
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
 fn spawn(command: &mut Command) -> Process {
     Process(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
 }
@@ -222,14 +232,14 @@ fn s6() {
     let port = serve_on_a_port(&place);
     let service = place.dir.path().join("service");
     copy_script("etc/s6/pillarbox", &service, &place.config);
-    let _process = spawn(Command::new("s6-supervise").arg(&service).stderr(Stdio::null()));
+    let process = spawn(Command::new("s6-supervise").arg(&service).stderr(Stdio::null()));
     thread::sleep(Duration::from_millis(300));
     let ready = Command::new("s6-svwait").args(["-U", "-t", "10000"]).arg(&service).status().unwrap();
     assert!(ready.success(), "never ready");
     place.deliver_tls(local(port));
     let _ = Command::new("s6-svc").arg("-xd").arg(&service).status();
+    process.ends();
     assert_eq!(place.stored(), 1);
-    thread::sleep(Duration::from_millis(300));
 }
 
 #[test]
@@ -241,9 +251,10 @@ fn runit() {
     let port = serve_on_a_port(&place);
     let service = place.dir.path().join("service");
     copy_script("etc/runit/pillarbox", &service, &place.config);
-    let _process = spawn(Command::new("runsv").arg(&service).stderr(Stdio::null()));
+    let process = spawn(Command::new("runsv").arg(&service).stderr(Stdio::null()));
     place.deliver_tls(local(port));
     let _ = Command::new("sv").arg("exit").arg(&service).stdout(Stdio::null()).status();
+    process.ends();
     assert_eq!(place.stored(), 1);
 }
 
@@ -257,9 +268,10 @@ fn daemontools() {
     let port = serve_on_a_port(&place);
     let service = place.dir.path().join("service");
     copy_script("etc/runit/pillarbox", &service, &place.config);
-    let _process = spawn(Command::new("supervise").arg(&service).stderr(Stdio::null()));
+    let process = spawn(Command::new("supervise").arg(&service).stderr(Stdio::null()));
     place.deliver_tls(local(port));
     let _ = Command::new("svc").arg("-dx").arg(&service).status();
+    process.ends();
     assert_eq!(place.stored(), 1);
 }
 
