@@ -244,7 +244,7 @@ fn expand(text: &str) -> String {
         let words: Vec<&str> = rest[at + 2..end].splitn(3, ' ').collect();
         match words[..] {
             ["plain", login, password] => out.push_str(&base64(format!("\0{login}\0{password}").as_bytes())),
-            ["base64", text] => out.push_str(&base64(text.as_bytes())),
+            ["base64", text] => out.push_str(&base64(&unescape(text))),
             ["base64", a, b] => out.push_str(&base64(&unescape(&format!("{a} {b}")))),
             ["repeat", count, text] => out.push_str(&text.repeat(count.parse().unwrap())),
             _ => out.push_str(&rest[at..=end]),

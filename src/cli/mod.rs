@@ -70,7 +70,7 @@ pub const VERBS: [(&str, &str); 6] = [
 /// Every option with its argument and what it does: short name, long name, argument, text.
 pub const OPTIONS: [(&str, &str, &str, &str); 11] = [
     ("c", "config", "FILE", "read the configuration from FILE"),
-    ("v", "verbose", "", "log more; may be given twice"),
+    ("v", "verbose", "", "raise the level of the log; may be given twice"),
     ("h", "help", "", "show a short help"),
     ("V", "version", "", "show the version"),
     ("s", "service", "SERVICE", "serve, explain: which service: smtp, submission or submissions"),
