@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::{Setup, skipped};
+use common::{Setup, finish, said, skipped};
 
 fn pillarbox(args: &[&str], input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_pillarbox"))
@@ -137,11 +137,10 @@ assert b'typed' not in seen, seen
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 "#;
     let config = config.to_str().unwrap();
-    let status = Command::new("/usr/bin/python3")
-        .args(["-c", script, env!("CARGO_BIN_EXE_pillarbox"), "-c", config, "user", "add", "carol@example.org"])
-        .status()
-        .unwrap();
-    assert!(status.success());
+    let mut python = Command::new("/usr/bin/python3");
+    python.args(["-c", script, env!("CARGO_BIN_EXE_pillarbox"), "-c", config, "user", "add", "carol@example.org"]);
+    let output = finish(&mut python);
+    assert!(output.status.success(), "{}", said(&output));
     assert_eq!(pillarbox(&["-c", config, "user", "verify", "carol@example.org"], "typed secret\n").status.code(), Some(0));
 }
 
@@ -397,12 +396,8 @@ fn demo() {
                 continue;
             }
             let command = shown.iter().find(|line| line.starts_with(tool)).unwrap();
-            let output = Command::new("sh")
-                .args(["-c", command])
-                .env_remove("CURL_CA_BUNDLE")
-                .env_remove("SSL_CERT_FILE")
-                .output()
-                .unwrap();
+            let mut sh = Command::new("sh");
+            let output = finish(sh.args(["-c", command]).env_remove("CURL_CA_BUNDLE").env_remove("SSL_CERT_FILE"));
             assert!(output.status.success(), "{command}\n{}", text(&output.stderr));
             let stored = loop {
                 let line = lines.next().unwrap().unwrap();

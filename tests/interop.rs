@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Server, Setup, require, skipped};
+use common::{PATIENCE, Server, Setup, finish, require, said, skipped};
 
 /// The messages that every client hands in: what is odd about them, and their text with LF.
 fn messages() -> Vec<(&'static str, Vec<u8>)> {
@@ -38,15 +38,8 @@ fn python() -> String {
 }
 
 fn run(command: &mut Command) -> Output {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    if !output.status.success() {
-        panic!(
-            "{command:?}: {}\n{}\n{}",
-            output.status,
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
+    let output = finish(command.stdin(Stdio::null()));
+    assert!(output.status.success(), "{command:?}: {}", said(&output));
     output
 }
 
@@ -122,7 +115,8 @@ fn curl() {
     }
     let port = server.address("submissions").port();
     let pin = format!("localhost:{port}:{}", server.address("submissions").ip());
-    let refused = Command::new("curl")
+    let mut refused = Command::new("curl");
+    refused
         .args([
             "-sS",
             "--url",
@@ -135,10 +129,8 @@ fn curl() {
         ])
         .arg(&certificate)
         .args(["--mail-from", "alice@example.org", "--mail-rcpt", "bob@example.org", "-T"])
-        .arg(server.dir.path().join("msg.eml"))
-        .output()
-        .unwrap();
-    assert_eq!(refused.status.code(), Some(67), "a refused login");
+        .arg(server.dir.path().join("msg.eml"));
+    assert_eq!(finish(&mut refused).status.code(), Some(67), "a refused login");
 }
 
 #[test]
@@ -175,7 +167,8 @@ fn swaks() {
     let smtp = server.address("smtp").to_string();
     run(Command::new("swaks").args(["--server", &smtp, "--tls", "-f", "<>", "-t", "bob@example.org", "--body", "bounce"]));
     assert!(fs::read_to_string(&server.new_mail("bob@example.org")[0]).unwrap().starts_with("Return-Path: <>\n"));
-    let wrong = Command::new("swaks")
+    let mut wrong = Command::new("swaks");
+    wrong
         .args([
             "--server",
             &server.address("submission").to_string(),
@@ -187,10 +180,8 @@ fn swaks() {
             "-ap",
             "wrong",
         ])
-        .args(["-t", "bob@example.org"])
-        .output()
-        .unwrap();
-    assert_eq!(wrong.status.code(), Some(28), "a refused login");
+        .args(["-t", "bob@example.org"]);
+    assert_eq!(finish(&mut wrong).status.code(), Some(28), "a refused login");
 }
 
 #[test]
@@ -214,8 +205,8 @@ fn msmtp() {
         for (what, message) in messages() {
             let file = write_message(&server, "msg.eml", &message);
             let input = fs::File::open(&file).unwrap();
-            let output = Command::new("msmtp").arg("-C").arg(&rc).arg("bob@example.org").stdin(input).output().unwrap();
-            assert!(output.status.success(), "msmtp {what}: {}", String::from_utf8_lossy(&output.stderr));
+            let output = finish(Command::new("msmtp").arg("-C").arg(&rc).arg("bob@example.org").stdin(input));
+            assert!(output.status.success(), "msmtp {what}: {}", said(&output));
             take_one(&server, "bob@example.org", &message, &format!("msmtp {service} {what}"));
         }
     }
@@ -366,7 +357,7 @@ fn postfix() {
         format!("127.0.0.1:{port} inet n - n - - smtpd\npickup unix n - n 60 1 pickup\n{unchrooted}"),
     )
     .unwrap();
-    let postfix = |verb: &str| Command::new("postfix").arg("-c").arg(&etc).arg(verb).stdin(Stdio::null()).output().unwrap();
+    let postfix = |verb: &str| finish(Command::new("postfix").arg("-c").arg(&etc).arg(verb).stdin(Stdio::null()));
     run(Command::new("chown").args(["postfix"]).arg(&data));
     let started = postfix("start");
     assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
@@ -458,18 +449,17 @@ fn dovecot() {
     let begun = Instant::now();
     let mut output;
     loop {
-        output = Command::new("curl")
-            .args([
-                "-sS",
-                "--url",
-                &format!("imaps://127.0.0.1:{port}/INBOX;MAILINDEX=1"),
-                "-u",
-                "bob@example.org:secret",
-                "--cacert",
-            ])
-            .arg(server.dir.path().join("cert.pem"))
-            .output()
-            .unwrap();
+        let mut curl = Command::new("curl");
+        curl.args([
+            "-sS",
+            "--url",
+            &format!("imaps://127.0.0.1:{port}/INBOX;MAILINDEX=1"),
+            "-u",
+            "bob@example.org:secret",
+            "--cacert",
+        ])
+        .arg(server.dir.path().join("cert.pem"));
+        output = finish(&mut curl);
         if output.status.success() || begun.elapsed() > PATIENCE {
             break;
         }
@@ -502,17 +492,18 @@ fn mutt_and_python_read_the_maildir() {
         "muttrc",
         format!("set folder={0}\nset mbox_type=Maildir\nset quit=yes\n", maildir.display()).as_bytes(),
     );
-    let command = format!("timeout 5 mutt -n -F {} -R -f {} -e 'push <quit>'", rc.display(), maildir.display());
-    let output =
-        Command::new("script").args(["-qec", &command, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::null()).output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stdout).contains("for mutt"), "{}", String::from_utf8_lossy(&output.stdout));
+    // exec: behind a shell that waits for it, mutt would be in the background of its terminal, and stopped for ever.
+    let command = format!("exec mutt -n -F {} -R -f {} -e 'push <quit>'", rc.display(), maildir.display());
+    let mut script = Command::new("script");
+    let output = finish(script.args(["-qec", &command, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::null()));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("for mutt"), "{}", said(&output));
 }
 
 /// What a client has signed still verifies after the road.
 #[test]
 fn dkim() {
     let python = python();
-    let has = Command::new(&python).args(["-c", "import dkim"]).output().is_ok_and(|output| output.status.success());
+    let has = Command::new(&python).args(["-c", "import dkim"]).status().is_ok_and(|status| status.success());
     if !has {
         assert!(env::var_os("PILLARBOX_REQUIRE_TOOLS").is_none(), "dkimpy is not installed");
         skipped("dkimpy not installed");

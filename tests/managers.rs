@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Client, PATIENCE, Setup, base64, require, skipped};
+use common::{Client, PATIENCE, Setup, base64, finish, require, skipped};
 use nix::sys::signal::{Signal, kill};
 
 /// A configuration that listens nowhere, in a directory of its own.
@@ -394,7 +394,7 @@ fn fail2ban() {
     let log = server.dir.path().join("log");
     fs::write(&log, server.log_text()).unwrap();
     let filter = Path::new(env!("CARGO_MANIFEST_DIR")).join("etc/fail2ban/filter.conf");
-    let output = Command::new("fail2ban-regex").args(["-o", "ip"]).arg(&log).arg(&filter).output().unwrap();
+    let output = finish(Command::new("fail2ban-regex").args(["-o", "ip"]).arg(&log).arg(&filter));
     let text = String::from_utf8_lossy(&output.stdout);
     let found: Vec<&str> = text.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit())).collect();
     assert_eq!(found, ["127.0.0.1"; 3], "{text}{}", String::from_utf8_lossy(&output.stderr));
@@ -412,13 +412,12 @@ fn units_are_sound() {
         fs::write(dir.path().join(entry.file_name()), text).unwrap();
     }
     for entry in fs::read_dir(dir.path()).unwrap().flatten() {
-        let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(entry.path()).output().unwrap();
+        let output = finish(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(entry.path()));
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         let name = entry.file_name().to_string_lossy().into_owned();
         assert!(!text.lines().any(|line| line.contains(&name)), "{text}");
     }
-    let output =
-        Command::new("systemd-analyze").args(["security", "--offline=yes"]).arg(etc.join("pillarbox.service")).output().unwrap();
+    let output = finish(Command::new("systemd-analyze").args(["security", "--offline=yes"]).arg(etc.join("pillarbox.service")));
     let text = String::from_utf8_lossy(&output.stdout);
     let level: f64 =
         text.rsplit_once("pillarbox.service: ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok()).unwrap_or(10.0);
@@ -430,7 +429,7 @@ fn names_of_unused_things_are_not_taken_for_sockets() {
     // A UDP socket on descriptor 0 is no reason to serve it.
     let place = Place::new();
     let fd = std::os::fd::OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap());
-    let output = Command::new(BINARY).args(["-c", &place.config, "serve"]).stdin(Stdio::from(fd)).output().unwrap();
+    let output = finish(Command::new(BINARY).args(["-c", &place.config, "serve"]).stdin(Stdio::from(fd)));
     assert_eq!(output.status.code(), Some(78), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no address to listen on"));
     let _ = std::io::stdout().flush();

@@ -6,8 +6,8 @@ use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -414,6 +414,29 @@ pub fn from(source: [u8; 4], to: SocketAddr) -> io::Result<TcpStream> {
     socket.bind(&SocketAddr::from((source, 0)).into())?;
     socket.connect(&to.into())?;
     Ok(socket.into())
+}
+
+/// Runs a tool to its end and gives what it said; one that hangs is killed after a minute and fails its test, not the
+/// whole run.
+pub fn finish(command: &mut Command) -> Output {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+    let (done, ended) = mpsc::channel::<()>();
+    let guard = thread::spawn(move || {
+        let hangs = ended.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout);
+        hangs && nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).is_ok()
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(done);
+    assert!(!guard.join().unwrap(), "{command:?} hangs: {}", said(&output));
+    output
+}
+
+/// Both outputs of a tool, for the message of a failing test.
+pub fn said(output: &Output) -> String {
+    format!("{}\n{}\n{}", output.status, String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// True if all tools are installed. If not, the test is skipped and says so; with PILLARBOX_REQUIRE_TOOLS=1 it fails.
