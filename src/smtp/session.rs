@@ -88,6 +88,7 @@ impl Session {
     pub fn step(&mut self, event: Event<'_>) -> Step {
         match event {
             Event::Opened { early } => self.opened(early),
+            Event::Line { .. } | Event::LineTooLong if self.has_erred_enough() => self.no(Refusal::TooManyErrors),
             Event::Line { line, more } => self.line(line, more),
             Event::LineTooLong => match mem::replace(&mut self.state, State::Idle) {
                 State::Sasl(_) => self.no(Refusal::AuthLineTooLong),
@@ -107,6 +108,11 @@ impl Session {
         }
     }
 
+    /// True if the next line is answered with the end of the session, whatever it says.
+    fn has_erred_enough(&self) -> bool {
+        self.errors >= self.terms.errors
+    }
+
     fn opened(&mut self, early: &[u8]) -> Step {
         if !early.is_empty() {
             return self.no(foreign_protocol(early).unwrap_or(Refusal::EarlyInput));
@@ -118,9 +124,6 @@ impl Session {
     fn line(&mut self, line: &[u8], more: bool) -> Step {
         if let State::Sasl(_) = self.state {
             return self.sasl_line(line, more);
-        }
-        if self.errors >= self.terms.errors {
-            return self.no(Refusal::TooManyErrors);
         }
         if let Some(foreign) = foreign_protocol(line) {
             return self.no(foreign);
