@@ -72,6 +72,7 @@ pub fn serve<L: Link>(link: L, visit: &Visit<'_>, house: &House, settings: Arc<S
         settings,
         log: &log,
         intake: None,
+        spare: Vec::new(),
         messages: 0,
         command: "connect",
     };
@@ -100,6 +101,8 @@ struct Driver<'a, L> {
     log: &'a SessionLog,
     /// The message whose content is coming in, between chunks too.
     intake: Option<Intake>,
+    /// Memory for the next message; given back when the client falls silent.
+    spare: Vec<u8>,
     messages: u64,
     /// The last command, for the log.
     command: &'static str,
@@ -205,7 +208,8 @@ impl<L: Link> Driver<'_, L> {
         if !open && let Some(refusal) = self.told() {
             return Ok(self.session.step(Event::Told(refusal)));
         }
-        let line = match self.wire.line(wait, SASL_LINE_MAX - 2)? {
+        let spare = &mut self.spare;
+        let line = match self.wire.line(wait, SASL_LINE_MAX - 2, || *spare = Vec::new())? {
             Line::Text(line) | Line::Foreign(line) => line,
             Line::Bare => return Ok(self.session.step(Event::BareLineEnd)),
             Line::TooLong => return Ok(self.session.step(Event::LineTooLong)),
@@ -278,7 +282,7 @@ impl<L: Link> Driver<'_, L> {
 
     /// Reads dot-stuffed content to its end and stores it.
     fn content(&mut self) -> io::Result<Result<String, Refused>> {
-        let mut intake = Intake::new(self.message_id(), Framing::Dots);
+        let mut intake = self.new_intake(Framing::Dots);
         self.pass(Wait::Data, u64::MAX, |around, input| intake.feed(input, around))?;
         Ok(self.store(intake))
     }
@@ -287,7 +291,7 @@ impl<L: Link> Driver<'_, L> {
     fn chunk(&mut self, size: u64, last: bool) -> io::Result<Event<'static>> {
         let mut intake = match self.intake.take() {
             Some(intake) => intake,
-            None => Intake::new(self.message_id(), Framing::Chunks),
+            None => self.new_intake(Framing::Chunks),
         };
         self.pass(Wait::Chunk, size, |around, input| intake.feed(input, around))?;
         if last {
@@ -320,7 +324,6 @@ impl<L: Link> Driver<'_, L> {
                 break;
             }
         }
-        self.wire.end_content();
         Ok(())
     }
 
@@ -332,7 +335,9 @@ impl<L: Link> Driver<'_, L> {
             tls: self.wire.link().tls(),
             client: self.visit.peer.ip(),
         };
-        let stored = intake.finish(around)?;
+        let (stored, spare) = intake.finish(around);
+        self.spare = spare;
+        let stored = stored?;
         if let Some(envelope) = self.session.envelope() {
             let to: Vec<String> = envelope.recipients.iter().map(ToString::to_string).collect();
             let from = envelope.reverse_path.to_string();
@@ -346,8 +351,9 @@ impl<L: Link> Driver<'_, L> {
         Ok(stored.id)
     }
 
-    fn message_id(&self) -> String {
-        format!("{}.{}", self.log.id(), self.messages + 1)
+    fn new_intake(&mut self, framing: Framing) -> Intake {
+        let id = format!("{}.{}", self.log.id(), self.messages + 1);
+        Intake::new(id, framing, std::mem::take(&mut self.spare))
     }
 
     fn told(&self) -> Option<Refusal> {

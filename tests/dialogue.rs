@@ -17,7 +17,7 @@ use pillarbox::conn::house::House;
 use pillarbox::conn::{self, Visit};
 use pillarbox::mail::maildir::{Faults, Step};
 use pillarbox::net::deadline::Clock;
-use pillarbox::net::stream::Link;
+use pillarbox::net::stream::{Link, Patience};
 use pillarbox::net::tls::{Acceptor, TlsInfo};
 use pillarbox::server::load;
 use pillarbox::smtp::command::Verb;
@@ -471,7 +471,14 @@ impl Link for &mut Script {
         &mut self.clock
     }
 
-    fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    fn read_within(&mut self, patience: Patience, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        if patience == Patience::Full {
+            return self.read(buffer).map(Some);
+        }
+        // Nothing comes by itself: a client is always silent for longer than a slice.
+        if patience == Patience::Slice {
+            return if self.pending.is_empty() { Ok(None) } else { Ok(Some(self.hand_out(buffer))) };
+        }
         // Before the greeting, a client may have spoken already.
         if !std::mem::replace(&mut self.begun, true)
             && self.pending.is_empty()
@@ -482,6 +489,10 @@ impl Link for &mut Script {
         }
         if self.pending.is_empty() { Ok(None) } else { Ok(Some(self.hand_out(buffer))) }
     }
+
+    fn expect_much(&mut self) {}
+
+    fn rest(&mut self) {}
 
     fn start_tls(&mut self, _: &Acceptor) -> io::Result<TlsInfo> {
         self.hear();

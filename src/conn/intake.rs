@@ -3,7 +3,7 @@
 //! Whatever is wrong with it, it is read to its true end, in bounded memory: the first refusal is remembered and
 //! nothing is written any more. The disk is touched only once the header section has been found acceptable.
 
-use std::io::{BufWriter, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -23,9 +23,10 @@ pub struct Intake {
     decoder: Decoder,
     header: Option<HeaderReader>,
     boxes: Vec<(String, PathBuf)>,
-    draft: Option<BufWriter<Draft>>,
+    draft: Option<Draft>,
     refused: Option<Refused>,
-    lines: Vec<u8>,
+    /// What is to be looked at or written next.
+    text: Vec<u8>,
 }
 
 /// What an intake asks about; lives as long as a call.
@@ -57,11 +58,12 @@ pub struct Stored {
 }
 
 /// Octets that are gathered before they are written.
-const WRITE_SIZE: usize = 32 * 1024;
+const WRITE_SIZE: usize = 64 * 1024;
 
 impl Intake {
-    /// Before the first octet of content.
-    pub fn new(id: String, framing: Framing) -> Self {
+    /// Before the first octet of content; `buffer` is memory to be used, and given back by [`Self::finish`].
+    pub fn new(id: String, framing: Framing, mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
         Self {
             id,
             begun: Instant::now(),
@@ -70,25 +72,24 @@ impl Intake {
             boxes: Vec::new(),
             draft: None,
             refused: None,
-            lines: Vec::new(),
+            text: buffer,
         }
     }
 
     /// Takes input; gives how much of it was content, and whether the lone dot has gone by.
     pub fn feed(&mut self, input: &[u8], around: Circumstances<'_>) -> (usize, bool) {
-        let mut lines = std::mem::take(&mut self.lines);
-        lines.clear();
-        let fed = self.decoder.feed(input, &mut lines);
+        let fed = self.decoder.feed(input, &mut self.text);
         let limit = around.settings.config.limits.message_size;
         if self.decoder.octets() > limit {
             self.refuse(Refused::about(Refusal::MessageTooLarge, limit));
-        }
-        if self.refused.is_none()
-            && let Err(refused) = self.take(&lines, around)
+        } else if self.refused.is_none()
+            && let Err(refused) = self.take(around)
         {
             self.refuse(refused);
         }
-        self.lines = lines;
+        if self.refused.is_some() {
+            self.text.clear();
+        }
         (fed.used, fed.ended)
     }
 
@@ -98,21 +99,25 @@ impl Intake {
         fault.map(|fault| Refused::about(Refusal::BadOctet, fault)).or_else(|| self.refused.clone())
     }
 
-    /// The content is complete: makes it durable in every mailbox.
-    pub fn finish(mut self, around: Circumstances<'_>) -> Result<Stored, Refused> {
+    /// The content is complete: makes it durable in every mailbox. Gives back the memory that was lent.
+    pub fn finish(mut self, around: Circumstances<'_>) -> (Result<Stored, Refused>, Vec<u8>) {
+        let stored = self.store(around);
+        (stored, self.text)
+    }
+
+    fn store(&mut self, around: Circumstances<'_>) -> Result<Stored, Refused> {
         if let Some(refused) = self.refusal(true) {
             return Err(refused);
         }
         if let Some(reader) = self.header.take() {
-            self.begin_file(reader.end(), around)?;
+            self.begin_file(reader.end(), 0, around)?;
         }
-        let writer = self.draft.take().ok_or(Refusal::Internal)?;
-        let draft = writer.into_inner().map_err(|error| maildir::refusal(error.error()))?;
+        self.write()?;
+        let draft = self.draft.take().ok_or(Refusal::Internal)?;
         let octets = draft.octets();
-        let paths: Vec<PathBuf> = self.boxes.iter().map(|(_, path)| path.clone()).collect();
+        let (mailboxes, paths): (Vec<String>, Vec<PathBuf>) = self.boxes.drain(..).unzip();
         let files = around.house.store.commit(draft, &paths).map_err(|error| storage_refused(&error))?;
-        let mailboxes = self.boxes.into_iter().map(|(mailbox, _)| mailbox);
-        Ok(Stored { id: self.id, files: mailboxes.zip(files).collect(), octets, begun: self.begun })
+        Ok(Stored { id: self.id.clone(), files: mailboxes.into_iter().zip(files).collect(), octets, begun: self.begun })
     }
 
     fn refuse(&mut self, refused: Refused) {
@@ -121,22 +126,23 @@ impl Intake {
         self.header = None;
     }
 
-    fn take(&mut self, lines: &[u8], around: Circumstances<'_>) -> Result<(), Refused> {
-        let Some(reader) = &mut self.header else {
-            return self.write(lines);
-        };
-        match reader.push(lines)? {
-            None => Ok(()),
-            Some((header, used)) => {
-                self.header = None;
-                self.begin_file(header, around)?;
-                self.write(&lines[used..])
+    /// Looks at the text while it is header, and writes it once there is enough.
+    fn take(&mut self, around: Circumstances<'_>) -> Result<(), Refused> {
+        if let Some(reader) = &mut self.header {
+            match reader.push(&self.text)? {
+                None => self.text.clear(),
+                Some((header, used)) => {
+                    self.header = None;
+                    self.begin_file(header, used, around)?;
+                }
             }
         }
+        if self.text.len() >= WRITE_SIZE { self.write() } else { Ok(()) }
     }
 
     /// The header section is whole: may the message be accepted, and where does it go?
-    fn begin_file(&mut self, header: Header, around: Circumstances<'_>) -> Result<(), Refused> {
+    /// Its last `used` octets stand in the text, where the whole header as it is to be written takes their place.
+    fn begin_file(&mut self, header: Header, used: usize, around: Circumstances<'_>) -> Result<(), Refused> {
         let Circumstances { house, settings, session, .. } = around;
         let envelope = session.envelope().ok_or(Refusal::Internal)?;
         if header.loops() {
@@ -151,15 +157,18 @@ impl Intake {
         self.boxes = mailboxes(envelope, settings, session.service().needs_login())?;
         let (_, first) = self.boxes.first().ok_or(Refusal::NoRecipients)?;
         let draft = house.store.begin(first).map_err(|error| storage_refused(&error))?;
-        self.draft = Some(BufWriter::with_capacity(WRITE_SIZE, draft));
-        let mut top = Vec::with_capacity(1024);
+        self.draft = Some(draft);
+        let mut top = Vec::with_capacity(2048);
         write_header(&header, envelope, &self.id, around, &mut top);
-        self.write(&top)
+        self.text.splice(..used, top);
+        Ok(())
     }
 
-    fn write(&mut self, data: &[u8]) -> Result<(), Refused> {
+    fn write(&mut self) -> Result<(), Refused> {
         let draft = self.draft.as_mut().ok_or(Refusal::Internal)?;
-        draft.write_all(data).map_err(|error| storage_refused(&error))
+        draft.write_all(&self.text).map_err(|error| storage_refused(&error))?;
+        self.text.clear();
+        Ok(())
     }
 }
 

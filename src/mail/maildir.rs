@@ -14,20 +14,22 @@
 //! 36 hours); a crash behind it leaves a whole message, for which nobody was told `250`. Every step before 5 can fail
 //! without a trace; from 5 on the links are taken back. What is written is what was given; nothing is looked into.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Seek as _, Write};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::sys::stat::Mode;
 use nix::unistd::{LinkatFlags, linkat};
 
+use super::shared_sync::SharedSync;
 use crate::smtp::reply::Refusal;
 
 /// The steps of a delivery that can fail.
@@ -52,9 +54,10 @@ type Injector = dyn Fn(Step) -> io::Result<()> + Send + Sync;
 #[derive(Debug)]
 pub struct Store {
     host: String,
+    pid: u32,
     counter: AtomicU64,
     unnamed: AtomicBool,
-    syncs: Mutex<HashMap<PathBuf, Arc<SharedSync>>>,
+    syncs: Mutex<HashMap<(u64, u64), Arc<SharedSync>>>,
     faults: Faults,
 }
 
@@ -64,9 +67,20 @@ pub struct Draft {
     file: File,
     /// Its name in `tmp/`, if it has one.
     named: Option<PathBuf>,
-    device: u64,
+    /// The Maildir that it was begun for.
+    home: Maildir,
     octets: u64,
     faults: Faults,
+}
+
+/// A Maildir whose `new/` is open, so that what is made, linked and made durable is in one and the same directory,
+/// whatever becomes of its path meanwhile.
+#[derive(Debug)]
+struct Maildir {
+    path: PathBuf,
+    new: File,
+    device: u64,
+    inode: u64,
 }
 
 /// Subdirectories of a Maildir, in the order in which they are made.
@@ -77,79 +91,88 @@ const NAMES_MAX: usize = 16;
 impl Store {
     /// A store whose file names end in `hostname`.
     pub fn new(hostname: &str, faults: Faults) -> Self {
-        // maildir(5): a slash or a colon in the host name is replaced.
-        let host = hostname.replace('/', "\\057").replace(':', "\\072");
-        let unnamed = AtomicBool::new(Path::new("/proc/self/fd").is_dir());
-        Self { host, counter: AtomicU64::new(0), unnamed, syncs: Mutex::default(), faults }
+        Self {
+            // maildir(5): a slash or a colon in the host name is replaced.
+            host: hostname.replace('/', "\\057").replace(':', "\\072"),
+            pid: std::process::id(),
+            counter: AtomicU64::new(0),
+            unnamed: AtomicBool::new(Path::new("/proc/self/fd").is_dir()),
+            syncs: Mutex::default(),
+            faults,
+        }
     }
 
     /// Begins a message that will be linked into `maildir`, and elsewhere.
     pub fn begin(&self, maildir: &Path) -> io::Result<Draft> {
-        self.faults.check(Step::Directory)?;
-        ensure(maildir)?;
-        self.create(maildir)
+        self.create(self.open(maildir)?)
     }
 
-    /// Makes the message durable in every one of `maildirs`; gives the files. All or none.
+    /// Makes the message durable in every one of `maildirs`, of which the first is the one that it was begun for; gives
+    /// the files. All or none.
     pub fn commit(&self, draft: Draft, maildirs: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
-        let mut drafts = vec![draft];
-        for maildir in &maildirs[1.min(maildirs.len())..] {
-            self.faults.check(Step::Directory)?;
-            ensure(maildir)?;
-        }
+        let others: Vec<Maildir> =
+            maildirs.get(1..).unwrap_or_default().iter().map(|path| self.open(path)).collect::<io::Result<_>>()?;
         self.faults.check(Step::SyncFile)?;
-        drafts[0].file.sync_all()?;
-        let mut sources = Vec::with_capacity(maildirs.len());
-        for maildir in maildirs {
-            let device = fs::metadata(maildir.join("new"))?.dev();
-            let source = match drafts.iter().position(|draft| draft.device == device) {
-                Some(source) => source,
-                None => {
-                    let copy = self.copy(&mut drafts[0], maildir)?;
-                    drafts.push(copy);
-                    drafts.len() - 1
-                }
-            };
-            sources.push(source);
+        draft.file.sync_all()?;
+        let mut drafts = vec![draft];
+        for maildir in &others {
+            if !drafts.iter().any(|draft| draft.home.device == maildir.device) {
+                let copy = self.copy(&drafts[0], self.open(&maildir.path)?)?;
+                drafts.push(copy);
+            }
         }
         let mut links = Links(Vec::with_capacity(maildirs.len()));
-        for (maildir, source) in maildirs.iter().zip(sources) {
+        let places = || std::iter::once(&drafts[0].home).chain(&others);
+        for maildir in places() {
             self.faults.check(Step::Link)?;
-            let file = self.link(&mut drafts[source], maildir)?;
-            links.0.push(file);
+            let source = drafts.iter().find(|draft| draft.home.device == maildir.device).unwrap_or(&drafts[0]);
+            links.0.push(self.link(source, maildir)?);
         }
-        for maildir in maildirs {
+        for maildir in places() {
             self.faults.check(Step::SyncDirectory)?;
-            self.sync_directory(&maildir.join("new"))?;
+            self.sync_directory(maildir)?;
         }
         Ok(links.keep())
     }
 
-    fn create(&self, maildir: &Path) -> io::Result<Draft> {
-        self.faults.check(Step::Create)?;
-        let new = maildir.join("new");
-        let device = fs::metadata(&new)?.dev();
-        if self.unnamed.load(Ordering::Relaxed) {
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).mode(0o600).custom_flags(OFlag::O_TMPFILE.bits());
-            match options.open(&new) {
-                Ok(file) => return Ok(Draft { file, named: None, device, octets: 0, faults: self.faults.clone() }),
-                // What file systems and kernels without O_TMPFILE say (open(2)).
-                Err(error) if is(&error, &[Errno::EOPNOTSUPP, Errno::EISDIR, Errno::EINVAL, Errno::ENOENT]) => {}
-                Err(error) => return Err(error),
+    fn open(&self, maildir: &Path) -> io::Result<Maildir> {
+        self.faults.check(Step::Directory)?;
+        let path = maildir.join("new");
+        let directory = || OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(&path);
+        let new = match directory() {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                make(maildir)?;
+                directory()?
             }
-        }
-        let named = maildir.join("tmp").join(self.name(None));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&named)?;
-        Ok(Draft { file, named: Some(named), device, octets: 0, faults: self.faults.clone() })
+            other => other?,
+        };
+        let data = new.metadata()?;
+        Ok(Maildir { path: maildir.to_owned(), new, device: data.dev(), inode: data.ino() })
     }
 
-    /// A durable copy of a draft on the file system of `maildir`.
-    fn copy(&self, draft: &mut Draft, maildir: &Path) -> io::Result<Draft> {
-        let mut copy = self.create(maildir)?;
-        draft.file.rewind()?;
-        let mut reader = io::Read::by_ref(&mut draft.file).take(draft.octets);
-        io::copy(&mut reader, &mut copy)?;
+    fn create(&self, home: Maildir) -> io::Result<Draft> {
+        self.faults.check(Step::Create)?;
+        let draft = |file, named, home| Draft { file, named, home, octets: 0, faults: self.faults.clone() };
+        if self.unnamed.load(Ordering::Relaxed) {
+            let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+            match openat(&home.new, ".", flags, Mode::from_bits_truncate(0o600)) {
+                Ok(fd) => return Ok(draft(File::from(fd), None, home)),
+                // What file systems and kernels without O_TMPFILE say (open(2)).
+                Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL | Errno::ENOENT) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        let named = home.path.join("tmp").join(self.name(None));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&named)?;
+        Ok(draft(file, Some(named), home))
+    }
+
+    /// A durable copy of a draft on the file system of `home`.
+    fn copy(&self, draft: &Draft, home: Maildir) -> io::Result<Draft> {
+        let mut copy = self.create(home)?;
+        let mut file = &draft.file;
+        file.rewind()?;
+        io::copy(&mut file.take(draft.octets), &mut copy)?;
         if copy.octets != draft.octets {
             return Err(ErrorKind::UnexpectedEof.into());
         }
@@ -159,48 +182,50 @@ impl Store {
     }
 
     /// Gives the draft a final name in `new/`.
-    fn link(&self, draft: &mut Draft, maildir: &Path) -> io::Result<PathBuf> {
+    fn link(&self, draft: &Draft, maildir: &Maildir) -> io::Result<PathBuf> {
         for _ in 0..NAMES_MAX {
-            let target = maildir.join("new").join(self.name(Some(draft.octets)));
+            let name = self.name(Some(draft.octets));
             let linked = match &draft.named {
-                Some(path) => fs::hard_link(path, &target),
+                Some(path) => linkat(AT_FDCWD, path, &maildir.new, name.as_str(), LinkatFlags::empty()),
                 None => {
                     let source = format!("/proc/self/fd/{}", draft.file.as_fd().as_raw_fd());
                     let follow = LinkatFlags::from(AtFlags::AT_SYMLINK_FOLLOW);
-                    linkat(AT_FDCWD, source.as_str(), AT_FDCWD, &target, follow).map_err(io::Error::from)
+                    linkat(AT_FDCWD, source.as_str(), &maildir.new, name.as_str(), follow)
                 }
             };
+            let target = maildir.path.join("new").join(name);
             match linked {
                 Ok(()) => return Ok(target),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(Errno::EEXIST) => {}
                 // No hard links here (some FUSE file systems): a copy of its own, moved to a name that nobody else makes.
-                Err(error) if is(&error, &[Errno::EPERM, Errno::EOPNOTSUPP, Errno::ENOSYS]) && draft.named.is_some() => {
+                Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) if draft.named.is_some() => {
                     return self.copy_and_move(draft, maildir, &target);
                 }
-                Err(error) => return Err(error),
+                Err(errno) => return Err(errno.into()),
             }
         }
         Err(ErrorKind::AlreadyExists.into())
     }
 
-    fn copy_and_move(&self, draft: &mut Draft, maildir: &Path, target: &Path) -> io::Result<PathBuf> {
-        let mut copy = self.copy(draft, maildir)?;
+    fn copy_and_move(&self, draft: &Draft, maildir: &Maildir, target: &Path) -> io::Result<PathBuf> {
+        let mut copy = self.copy(draft, self.open(&maildir.path)?)?;
         let Some(path) = copy.named.take() else { return Err(ErrorKind::Unsupported.into()) };
         fs::rename(&path, target).inspect_err(|_| drop(fs::remove_file(&path)))?;
         Ok(target.to_owned())
     }
 
-    /// fsync of a directory, shared: whoever waits is covered by any fsync that starts after its link.
-    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+    /// fsync of `new/`, shared by all that wait for the same one.
+    fn sync_directory(&self, maildir: &Maildir) -> io::Result<()> {
+        let key = (maildir.device, maildir.inode);
         let shared = {
             let mut syncs = self.syncs.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(syncs.entry(directory.to_owned()).or_default())
+            Arc::clone(syncs.entry(key).or_default())
         };
-        let outcome = shared.sync(|| File::open(directory)?.sync_all());
+        let outcome = shared.sync(|| maildir.new.sync_all());
         let mut syncs = self.syncs.lock().unwrap_or_else(PoisonError::into_inner);
         // Two: the table's and ours.
         if Arc::strong_count(&shared) == 2 {
-            syncs.remove(directory);
+            syncs.remove(&key);
         }
         outcome
     }
@@ -209,7 +234,7 @@ impl Store {
     fn name(&self, octets: Option<u64>) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
-        let stem = format!("{}.M{}P{}Q{number}.{}", now.as_secs(), now.subsec_micros(), std::process::id(), self.host);
+        let stem = format!("{}.M{}P{}Q{number}.{}", now.as_secs(), now.subsec_micros(), self.pid, self.host);
         match octets {
             Some(octets) => format!("{stem},S={octets}"),
             None => stem,
@@ -279,51 +304,6 @@ impl std::fmt::Debug for Faults {
     }
 }
 
-/// Turns calls that wait for the same fsync into few. Generations are numbered; a call is covered by the first one that
-/// starts after it.
-#[derive(Debug, Default)]
-struct SharedSync {
-    state: Mutex<SyncState>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct SyncState {
-    started: u64,
-    running: bool,
-    failed: HashSet<u64>,
-}
-
-impl SharedSync {
-    fn sync(&self, fsync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mine = state.started + 1;
-        while state.running {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            let is_over = state.started > mine || (state.started == mine && !state.running);
-            if is_over {
-                return match state.failed.contains(&mine) {
-                    true => Err(io::Error::other("another delivery's fsync of this directory failed")),
-                    false => Ok(()),
-                };
-            }
-        }
-        state.running = true;
-        state.started += 1;
-        drop(state);
-        let outcome = fsync();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.running = false;
-        if outcome.is_err() {
-            let generation = state.started;
-            state.failed.insert(generation);
-        }
-        drop(state);
-        self.changed.notify_all();
-        outcome
-    }
-}
-
 /// What a client is told when delivery fails: always to come again.
 pub fn refusal(error: &io::Error) -> Refusal {
     match error.raw_os_error().map(Errno::from_raw) {
@@ -347,16 +327,10 @@ pub fn folder(maildir: &Path, tag: &str) -> Option<PathBuf> {
         .map(|entry| entry.path())
 }
 
-/// Makes a Maildir if it is not there. `new` is made last, so that a Maildir with a `new` is whole.
-pub fn ensure(maildir: &Path) -> io::Result<()> {
-    if maildir.join("new").is_dir() {
-        return Ok(());
-    }
+/// Makes a Maildir. `new` is made last, so that a Maildir with a `new` is whole.
+fn make(maildir: &Path) -> io::Result<()> {
     make_durable(maildir)?;
-    for part in PARTS {
-        make_durable(&maildir.join(part))?;
-    }
-    Ok(())
+    PARTS.iter().try_for_each(|part| make_durable(&maildir.join(part)))
 }
 
 /// Makes a directory and what is missing above it, mode 0700, with an fsync of each parent.
@@ -374,14 +348,9 @@ fn make_durable(directory: &Path) -> io::Result<()> {
     File::open(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?.sync_all()
 }
 
-fn is(error: &io::Error, errnos: &[Errno]) -> bool {
-    error.raw_os_error().is_some_and(|raw| errnos.contains(&Errno::from_raw(raw)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn deliver(store: &Store, content: &[u8], maildirs: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
         let mut draft = store.begin(&maildirs[0])?;
@@ -492,45 +461,6 @@ mod tests {
             fs::write(&maildir, "").unwrap();
             assert!(store.begin(&maildir).is_err());
         });
-    }
-
-    #[test]
-    fn a_waiter_is_covered_only_by_a_sync_that_starts_after_it() {
-        let shared = Arc::new(SharedSync::default());
-        let syncs = Arc::new(AtomicU64::new(0));
-        std::thread::scope(|scope| {
-            for _ in 0..32 {
-                scope.spawn(|| {
-                    let before = syncs.load(Ordering::SeqCst);
-                    let fsync = || {
-                        std::thread::sleep(Duration::from_millis(5));
-                        syncs.fetch_add(1, Ordering::SeqCst);
-                        Ok(())
-                    };
-                    shared.sync(fsync).unwrap();
-                    assert!(syncs.load(Ordering::SeqCst) > before);
-                });
-            }
-        });
-        assert!(syncs.load(Ordering::SeqCst) < 32, "nothing was shared");
-    }
-
-    #[test]
-    fn a_failed_sync_fails_everybody_it_was_for() {
-        let shared = Arc::new(SharedSync::default());
-        let failures = AtomicU64::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    let fsync = || {
-                        std::thread::sleep(Duration::from_millis(20));
-                        Err(Errno::EIO.into())
-                    };
-                    failures.fetch_add(u64::from(shared.sync(fsync).is_err()), Ordering::SeqCst);
-                });
-            }
-        });
-        assert_eq!(failures.into_inner(), 8);
     }
 
     #[test]

@@ -2,3 +2,4 @@
 
 pub mod maildir;
 pub mod message;
+mod shared_sync;

@@ -1,16 +1,18 @@
 //! A connection's octets, plain or through TLS, with a deadline beneath.
 //!
-//! The socket itself never blocks; a read or write that cannot go on waits in poll(2) until the deadline of
-//! [`Clock`](super::deadline::Clock), which is asked anew at every slice, so that limits can shrink under pressure.
-//! TLS sits on top and cannot wait longer than what is below it.
+//! A read or write blocks in the kernel for a slice at most (SO_RCVTIMEO, SO_SNDTIMEO); behind each the deadline of
+//! [`Clock`](super::deadline::Clock) is asked anew, so that limits can shrink under pressure. Waiting so costs one
+//! system call, where a socket that does not block costs three. TLS sits on top and cannot wait longer than what is
+//! below it.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send};
 use rustls::{ServerConnection, StreamOwned};
 
 use super::admission::{Admission, Seat};
@@ -21,8 +23,12 @@ use super::tls::{Acceptor, TlsInfo};
 pub trait Link: Read + Write {
     /// The clock that deadlines come from.
     fn clock(&mut self) -> &mut Clock;
-    /// Reads what is there already, without waiting: `None` if nothing is.
-    fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>>;
+    /// Reads as far as `patience` goes: `None` if nothing came.
+    fn read_within(&mut self, patience: Patience, buffer: &mut [u8]) -> io::Result<Option<usize>>;
+    /// Much is about to come: system calls may be saved by reading it in large pieces.
+    fn expect_much(&mut self);
+    /// Nothing comes: gives memory back.
+    fn rest(&mut self);
     /// Does the TLS handshake.
     fn start_tls(&mut self, acceptor: &Acceptor) -> io::Result<TlsInfo>;
     /// What TLS agreed on, once it is there.
@@ -51,20 +57,52 @@ struct Socket {
     seat: Arc<Seat>,
     admission: Arc<Admission>,
     clock: Clock,
-    wait: bool,
+    patience: Patience,
+    /// How long the kernel was told to let a read and a write block; zero if it was not told yet.
+    slices: [Duration; 2],
+    ahead: Ahead,
+}
+
+/// How long a read waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Until the deadline.
+    Full,
+    /// Not at all.
+    None,
+    /// A second at most.
+    Slice,
+}
+
+/// Octets that were read before they were asked for. The TLS library asks for 4 KiB at a time.
+#[derive(Clone, Debug, Default)]
+struct Ahead {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Read,
+    Write,
 }
 
 /// The longest sleep without looking whether limits have shrunk or the session was told to end.
 const SLICE: Duration = Duration::from_secs(1);
+/// Octets that are read ahead: some TLS records of full size.
+const AHEAD: usize = 64 * 1024;
 
 impl Stream {
     /// A plain connection in a seat.
     pub fn new(seat: &Arc<Seat>, admission: &Arc<Admission>, clock: Clock) -> io::Result<Self> {
         let tcp = Arc::clone(seat.tcp());
-        tcp.set_nonblocking(true)?;
+        // One that was handed over may not block.
+        tcp.set_nonblocking(false)?;
         let _ = tcp.set_nodelay(true);
-        let socket = Socket { tcp, seat: Arc::clone(seat), admission: Arc::clone(admission), clock, wait: true };
-        Ok(Self { inner: Inner::Plain(socket) })
+        let (seat, admission) = (Arc::clone(seat), Arc::clone(admission));
+        let (patience, slices, ahead) = (Patience::Full, [Duration::ZERO; 2], Ahead::default());
+        Ok(Self { inner: Inner::Plain(Socket { tcp, seat, admission, clock, patience, slices, ahead }) })
     }
 
     fn socket(&mut self) -> &mut Socket {
@@ -111,14 +149,29 @@ impl Link for Stream {
         &mut self.socket().clock
     }
 
-    fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        self.socket().wait = false;
+    fn read_within(&mut self, patience: Patience, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        self.socket().patience = patience;
         let outcome = self.read(buffer);
-        self.socket().wait = true;
+        self.socket().patience = Patience::Full;
         match outcome {
             Ok(octets) => Ok(Some(octets)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    fn expect_much(&mut self) {
+        if let Inner::Tls(tls) = &mut self.inner
+            && tls.sock.ahead.buffer.is_empty()
+        {
+            tls.sock.ahead.buffer = vec![0; AHEAD];
+        }
+    }
+
+    fn rest(&mut self) {
+        let ahead = &mut self.socket().ahead;
+        if ahead.start == ahead.end {
+            *ahead = Ahead::default();
         }
     }
 
@@ -155,7 +208,7 @@ impl Link for Stream {
         let _ = socket.tcp.shutdown(Shutdown::Write);
         // Unread input would turn the FIN into a reset, and the reset could overtake the last reply.
         let mut rest = [0; 1024];
-        socket.wait = false;
+        socket.patience = Patience::None;
         for _ in 0..64 {
             if !matches!(socket.read(&mut rest), Ok(1..)) {
                 break;
@@ -165,50 +218,69 @@ impl Link for Stream {
 }
 
 impl Socket {
-    /// Waits until the socket can go on, at most until the deadline.
-    fn wait_for(&self, what: PollFlags) -> io::Result<()> {
+    /// Does `once` as often as it takes to move something, blocking as long as the patience and the deadline allow.
+    fn transfer(&mut self, side: Side, mut once: impl FnMut(i32, MsgFlags) -> nix::Result<usize>) -> io::Result<usize> {
+        if self.patience == Patience::None {
+            return Ok(once(self.tcp.as_raw_fd(), MsgFlags::MSG_DONTWAIT)?);
+        }
         self.seat.falls_silent();
         loop {
             let left = self.clock.deadline(self.admission.is_under_pressure()).saturating_duration_since(Instant::now());
-            let told = what == PollFlags::POLLOUT && self.clock.wait() != Wait::Farewell && self.seat.told().is_some();
-            if left.is_zero() || told {
-                return Err(ErrorKind::TimedOut.into());
-            }
-            let slice = PollTimeout::try_from(left.min(SLICE) + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(self.tcp.as_fd(), what)], slice) {
-                Ok(0) | Err(nix::errno::Errno::EINTR) => {}
-                Ok(_) => return Ok(()),
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
-
-    fn transfer(&mut self, flags: PollFlags, mut once: impl FnMut(&TcpStream) -> io::Result<usize>) -> io::Result<usize> {
-        loop {
-            match once(&self.tcp) {
+            let told = matches!(side, Side::Write) && self.clock.wait() != Wait::Farewell && self.seat.told().is_some();
+            // What is there already is taken, however late it is: it may be the server that was slow.
+            let over = left.is_zero() || told;
+            let flags = if over { MsgFlags::MSG_DONTWAIT } else { self.block_for(side, left)? };
+            match once(self.tcp.as_raw_fd(), flags) {
                 Ok(octets) => {
                     if octets > 0 {
                         self.seat.moves();
                     }
                     return Ok(octets);
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock && self.wait => self.wait_for(flags)?,
-                Err(error) => return Err(error),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) if over => return Err(ErrorKind::TimedOut.into()),
+                Err(Errno::EAGAIN) if self.patience == Patience::Full => {}
+                Err(errno) => return Err(errno.into()),
             }
         }
+    }
+
+    /// Tells the kernel how long the next call may block, unless it knows.
+    fn block_for(&mut self, side: Side, left: Duration) -> io::Result<MsgFlags> {
+        let slice = left.clamp(Duration::from_millis(1), SLICE);
+        let known = &mut self.slices[side as usize];
+        if *known != slice {
+            match side {
+                Side::Read => self.tcp.set_read_timeout(Some(slice))?,
+                Side::Write => self.tcp.set_write_timeout(Some(slice))?,
+            }
+            *known = slice;
+        }
+        Ok(MsgFlags::empty())
     }
 }
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.transfer(PollFlags::POLLIN, |mut tcp| tcp.read(buffer))
+        if self.ahead.buffer.is_empty() {
+            return self.transfer(Side::Read, |fd, flags| recv(fd, buffer, flags));
+        }
+        if self.ahead.start == self.ahead.end {
+            let mut ahead = std::mem::take(&mut self.ahead.buffer);
+            let outcome = self.transfer(Side::Read, |fd, flags| recv(fd, &mut ahead, flags));
+            self.ahead = Ahead { buffer: ahead, start: 0, end: 0 };
+            self.ahead.end = outcome?;
+        }
+        let octets = buffer.len().min(self.ahead.end - self.ahead.start);
+        buffer[..octets].copy_from_slice(&self.ahead.buffer[self.ahead.start..][..octets]);
+        self.ahead.start += octets;
+        Ok(octets)
     }
 }
 
 impl Write for Socket {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.transfer(PollFlags::POLLOUT, |mut tcp| tcp.write(data))
+        self.transfer(Side::Write, |fd, flags| send(fd, data, flags | MsgFlags::MSG_NOSIGNAL))
     }
 
     fn flush(&mut self) -> io::Result<()> {

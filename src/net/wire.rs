@@ -2,7 +2,8 @@
 //!
 //! A line is what stands before CR LF, and is bounded; nothing else ends one. Replies gather while complete commands
 //! are in the buffer and leave in one write when the server has to wait for more, so a pipelined batch is answered in
-//! one piece (RFC 2920 section 3.2). Buffers are small at rest and are wiped where a password stood in them.
+//! one piece (RFC 2920 section 3.2). Buffers are given back when the client falls silent, and are wiped where a password
+//! stood in them.
 
 use std::io::{self, ErrorKind};
 use std::ops::Range;
@@ -11,7 +12,7 @@ use std::time::Instant;
 use zeroize::Zeroize as _;
 
 use super::deadline::Wait;
-use super::stream::Link;
+use super::stream::{Link, Patience};
 
 /// A [`Link`] with buffers.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ pub enum Line {
     TooLong,
 }
 
-/// Octets of the input buffer between commands.
+/// Octets of the input buffer while nothing comes.
 const AT_REST: usize = 4 * 1024;
 /// Octets of the input buffer within a message: two TLS records.
 const IN_CONTENT: usize = 32 * 1024;
@@ -75,14 +76,16 @@ impl<L: Link> Wire<L> {
         sent
     }
 
-    /// Reads a line of at most `max` octets without its CRLF.
-    pub fn line(&mut self, wait: Wait, max: usize) -> io::Result<Line> {
+    /// Reads a line of at most `max` octets without its CRLF. When it has to be waited for longer, wide buffers are given
+    /// back, and `rest` is called for those of the caller's.
+    pub fn line(&mut self, wait: Wait, max: usize, rest: impl FnOnce()) -> io::Result<Line> {
         let mut scanned = 0;
         let mut dropping = false;
         if self.out.len() >= OUT_MAX {
             self.flush(Wait::Reply)?;
         }
         let mut waiting = false;
+        let mut rest = Some(rest);
         loop {
             if !dropping && self.buffer[self.start..self.end].starts_with(&[0x16, 3]) && self.link.tls().is_none() {
                 return Ok(Line::Foreign(self.start..self.end));
@@ -111,8 +114,14 @@ impl<L: Link> Wire<L> {
                 waiting = true;
             }
             let room = if wait == Wait::Command && self.end - self.start < AT_REST { AT_REST } else { max + 2 };
-            if self.fill(room)? == 0 {
-                return Ok(Line::End);
+            let patience = if rest.is_some() { Patience::Slice } else { Patience::Full };
+            match self.fill(room, patience)? {
+                Some(0) => return Ok(Line::End),
+                Some(_) => {}
+                None => {
+                    self.rest();
+                    rest.take().into_iter().for_each(|rest| rest());
+                }
             }
         }
     }
@@ -135,7 +144,7 @@ impl<L: Link> Wire<L> {
         if self.buffer.len() == self.end {
             self.grow(self.end + 512);
         }
-        match self.link.read_now(&mut self.buffer[self.end..])? {
+        match self.link.read_within(Patience::None, &mut self.buffer[self.end..])? {
             Some(octets) => {
                 self.end += octets;
                 Ok(octets > 0)
@@ -149,7 +158,7 @@ impl<L: Link> Wire<L> {
         while self.end - self.start < 512 {
             let before = self.end;
             self.grow(self.end + 512);
-            match self.link.read_now(&mut self.buffer[self.end..])? {
+            match self.link.read_within(Patience::None, &mut self.buffer[self.end..])? {
                 Some(octets) => self.end += octets,
                 None => break,
             }
@@ -164,6 +173,7 @@ impl<L: Link> Wire<L> {
     pub fn begin_content(&mut self, wait: Wait) -> io::Result<()> {
         self.flush(Wait::Reply)?;
         self.link.clock().begin(wait, Instant::now());
+        self.link.expect_much();
         self.grow(IN_CONTENT);
         Ok(())
     }
@@ -172,7 +182,7 @@ impl<L: Link> Wire<L> {
     pub fn content(&mut self) -> io::Result<&[u8]> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
-            if self.fill(IN_CONTENT)? == 0 {
+            if self.fill(IN_CONTENT, Patience::Full)? == Some(0) {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
         }
@@ -185,8 +195,9 @@ impl<L: Link> Wire<L> {
         self.link.clock().moved(octets, Instant::now());
     }
 
-    /// Gives a wide buffer back, if what is unread fits into a narrow one.
-    pub fn end_content(&mut self) {
+    /// Gives wide buffers back, if what is unread fits into a narrow one.
+    fn rest(&mut self) {
+        self.link.rest();
         let unread = self.end - self.start;
         if self.buffer.len() > AT_REST && unread <= AT_REST {
             let mut narrow = vec![0; AT_REST];
@@ -203,8 +214,8 @@ impl<L: Link> Wire<L> {
         (self.start, self.end) = (0, 0);
     }
 
-    /// Reads once, with room for `room` unread octets in all; 0 at the end.
-    fn fill(&mut self, room: usize) -> io::Result<usize> {
+    /// Reads once, with room for `room` unread octets in all; 0 at the end, `None` if the patience was not enough.
+    fn fill(&mut self, room: usize, patience: Patience) -> io::Result<Option<usize>> {
         if self.start > 0 && (self.start == self.end || self.buffer.len() - self.start < room) {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -212,12 +223,12 @@ impl<L: Link> Wire<L> {
         if self.buffer.len() < room {
             self.grow(room);
         }
-        let octets = match self.link.read(&mut self.buffer[self.end..]) {
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
+        let came = match self.link.read_within(patience, &mut self.buffer[self.end..]) {
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Some(0),
             other => other?,
         };
-        self.end += octets;
-        Ok(octets)
+        self.end += came.unwrap_or(0);
+        Ok(came)
     }
 
     /// Makes the buffer larger and leaves no copy of a password where it was.

@@ -355,7 +355,12 @@ impl Client {
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                     panic!("the server says nothing\n{}", self.transcript)
                 }
-                Err(_) => return None,
+                // A read with a time limit is not taken up again behind a signal (signal(7)).
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.transcript.push_str(&format!("~ {error}\n"));
+                    return None;
+                }
             }
         }
     }
