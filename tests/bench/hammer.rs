@@ -18,16 +18,24 @@ fn main() {
     match words[..] {
         ["disk"] => load::disk_table(),
         ["load"] => load::table(),
-        ["load", address, login, password, connections, size, ref each @ ..] => {
+        ["disk", directory, writers, size, seconds] => {
+            let (writers, size) = (writers.parse().expect("writers"), size.parse().expect("octets"));
+            println!("{}", load::disk(directory.as_ref(), writers, size, duration(seconds)).figures());
+        }
+        ["load", address, login, password, connections, size, seconds, ref each @ ..] => {
             let plan = load::Plan {
                 connections: connections.parse().expect("connections"),
                 size: size.parse().expect("octets"),
                 login: login.into(),
                 password: password.into(),
                 each: each == ["each"],
-                ..load::Plan::default()
+                time: duration(seconds),
             };
-            println!("{}", load::run(address.parse().expect("address:port"), &plan));
+            println!("{}", load::run(address.parse().expect("address:port"), &plan).figures());
+        }
+        ["hold", address, login, password, count] => {
+            let plan = load::Plan { login: login.into(), password: password.into(), ..load::Plan::default() };
+            load::hold(address.parse().expect("address:port"), &plan, count.parse().expect("count"));
         }
         ["stalled"] => attack::stalled(),
         ["guessing"] => attack::guessing(),
@@ -35,7 +43,10 @@ fn main() {
         ["held"] => attack::held(),
         _ => eprintln!(
             "scenarios: load | disk | stalled | guessing | timing | held\n\
-             load ADDRESS LOGIN PASSWORD CONNECTIONS SIZE [each]: another server, TLS from the first octet"
+             load ADDRESS LOGIN PASSWORD CONNECTIONS SIZE SECONDS [each]: another server, TLS from the first octet\n\
+             disk DIRECTORY WRITERS SIZE SECONDS: the same files without a network\n\
+             hold ADDRESS LOGIN PASSWORD COUNT: sessions that are logged in until standard input ends\n\
+             The first two print messages, seconds, octets, and the CPU milliseconds of this process."
         ),
     }
 }
@@ -48,6 +59,10 @@ fn server(limits: &[&str]) -> Server {
         setup.limits.push("per_address = 100000".into());
     }
     setup.start()
+}
+
+fn duration(seconds: &str) -> Duration {
+    Duration::from_secs_f64(seconds.parse().expect("seconds"))
 }
 
 /// A value of /proc/PID/smaps_rollup, in KiB.

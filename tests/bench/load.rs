@@ -60,6 +60,15 @@ impl Default for Plan {
 }
 
 impl Outcome {
+    /// For a script: messages, seconds, octets, and milliseconds of CPU that this process has used so far.
+    pub fn figures(&self) -> String {
+        use nix::sys::resource::{UsageWho, getrusage};
+        use nix::sys::time::TimeValLike as _;
+        let used = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+        let cpu = used.user_time().num_milliseconds() + used.system_time().num_milliseconds();
+        format!("{} {:.3} {} {cpu}", self.messages, self.took.as_secs_f64(), self.octets)
+    }
+
     pub fn rate(&self) -> f64 {
         self.messages as f64 / self.took.as_secs_f64()
     }
@@ -173,6 +182,15 @@ pub fn run(address: SocketAddr, plan: &Plan) -> Outcome {
     let took = begun.elapsed();
     let messages = messages.into_inner();
     Outcome { messages, octets: messages * content.len() as u64, took }
+}
+
+/// Logs so many sessions in, says so, and holds them until standard input ends.
+pub fn hold(address: SocketAddr, plan: &Plan, count: usize) {
+    let config = unverified();
+    let sessions: Vec<_> = (0..count).map(|_| Session::open(address, &config, plan)).collect();
+    let held = sessions.iter().filter(|session| session.is_ok()).count();
+    println!("held {held}");
+    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
 }
 
 /// The same files by the same steps, without a network.
