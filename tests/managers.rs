@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Client, PATIENCE, Setup, base64, finish, require, said, skipped};
+use common::{Client, PATIENCE, Setup, base64, finish, require, said, skipped, uninterrupted};
 use nix::sys::signal::{Signal, kill};
 
 /// A configuration that listens nowhere, in a directory of its own.
@@ -349,7 +349,7 @@ fn systemd_is_told_how_things_are() {
         let begun = Instant::now();
         while !told.contains(what) {
             let mut text = [0; 500];
-            let octets = socket.recv(&mut text).unwrap_or_else(|error| panic!("{what}: {error}: {told}"));
+            let octets = uninterrupted(|| socket.recv(&mut text)).unwrap_or_else(|error| panic!("{what}: {error}: {told}"));
             told.push_str(&String::from_utf8_lossy(&text[..octets]));
             told.push('\n');
             assert!(begun.elapsed() < PATIENCE, "{what}: {told}");

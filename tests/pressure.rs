@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Client, PATIENCE, Server, Setup, base64};
+use common::{Client, PATIENCE, Server, Setup, base64, uninterrupted};
 use pillarbox::conn::house::House;
 use pillarbox::mail::maildir::{Faults, Step};
 use pillarbox::net::listener::Listener;
@@ -65,7 +65,7 @@ fn a_full_house_says_so_at_once() {
     let mut refused = from([127, 0, 0, 61], server.address("smtp"));
     refused.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut text = [0; 200];
-    let octets = refused.read(&mut text).unwrap();
+    let octets = uninterrupted(|| refused.read(&mut text)).unwrap();
     assert!(says(&String::from_utf8_lossy(&text[..octets]), Refusal::Overloaded));
     server.wait_for_log(&["overloaded", "peer=127.0.0.61:", "reason=overloaded"]);
 }
@@ -77,7 +77,7 @@ fn the_silent_make_room_and_are_told() {
     for tcp in &silent {
         let mut greeting = [0; 64];
         let mut tcp = tcp;
-        let octets = tcp.read(&mut greeting).unwrap();
+        let octets = uninterrupted(|| tcp.read(&mut greeting)).unwrap();
         assert!(greeting[..octets].starts_with(b"220"));
     }
     let mut speaks = client(&server, from([127, 0, 0, 80], server.address("smtp")));

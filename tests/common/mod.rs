@@ -320,7 +320,7 @@ impl Client {
             ClientConnection::new(client_config(&self.certificate), ServerName::try_from("localhost").unwrap()).unwrap();
         let mut tls = Box::new(StreamOwned::new(connection, tcp));
         while tls.conn.is_handshaking() {
-            tls.conn.complete_io(&mut tls.sock)?;
+            uninterrupted(|| tls.conn.complete_io(&mut tls.sock))?;
         }
         self.stream = Some(Transport::Tls(tls));
         self.transcript.push_str("~ tls\n");
@@ -345,18 +345,16 @@ impl Client {
                 return Some(line);
             }
             let mut piece = [0; 4096];
-            let read = match self.stream.as_mut().unwrap() {
+            let read = uninterrupted(|| match self.stream.as_mut().unwrap() {
                 Transport::Plain(tcp) => tcp.read(&mut piece),
                 Transport::Tls(tls) => tls.read(&mut piece),
-            };
+            });
             match read {
                 Ok(0) => return None,
                 Ok(octets) => self.buffer.extend_from_slice(&piece[..octets]),
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                     panic!("the server says nothing\n{}", self.transcript)
                 }
-                // A read with a time limit is not taken up again behind a signal (signal(7)).
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     self.transcript.push_str(&format!("~ {error}\n"));
                     return None;
@@ -419,6 +417,16 @@ pub fn from(source: [u8; 4], to: SocketAddr) -> io::Result<TcpStream> {
     socket.bind(&SocketAddr::from((source, 0)).into())?;
     socket.connect(&to.into())?;
     Ok(socket.into())
+}
+
+/// Reads again when a signal came in between: a read with a time limit is not taken up again by itself (signal(7)).
+pub fn uninterrupted<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match read() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
 }
 
 /// Runs a tool to its end and gives what it said; one that hangs is killed after a minute and fails its test, not the
