@@ -50,6 +50,18 @@ pub struct Route {
     pub steps: Vec<String>,
 }
 
+/// The way through the aliases so far.
+#[derive(Debug, Default)]
+struct Walk {
+    /// The aliases on the way here.
+    path: Vec<String>,
+    /// Every alias that was expanded, and how deep at most: a second time adds nothing, and lists of lists would
+    /// multiply.
+    expanded: HashMap<String, usize>,
+    seen: HashSet<Destination>,
+    route: Route,
+}
+
 /// What is wrong with an alias.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AliasProblem {
@@ -136,22 +148,16 @@ impl Policy {
 
     /// Where mail for an address goes, with every step.
     pub fn route(&self, path: &ForwardPath) -> Route {
-        let mut route = Route::default();
+        let mut walk = Walk::default();
         match path {
-            ForwardPath::Mailbox(address) if self.is_local(address.domain()) => {
-                self.follow(&address.local().to_lowercase(), &address.domain().to_string(), 0, &mut Vec::new(), &mut route);
-            }
-            ForwardPath::Mailbox(address) => {
-                route.steps.push(format!("{address}: not in `domains`, mail for it is not taken"));
-                route.dead_ends.push(address.key());
-            }
+            ForwardPath::Mailbox(address) => self.follow_address(address, 0, &mut walk),
             // RFC 5321 section 4.5.1: the one name that needs no domain; the first domain's is meant.
             ForwardPath::Postmaster => {
                 let domain = self.domains.first().cloned().unwrap_or_default();
-                self.follow("postmaster", &domain, 0, &mut Vec::new(), &mut route);
+                self.follow("postmaster", &domain, 0, &mut walk);
             }
         }
-        route
+        walk.route
     }
 
     /// True if `address` is the login's own: its address, an alias that leads only to it, or what `[senders]` grants.
@@ -191,10 +197,10 @@ impl Policy {
                 None => (name, self.domains.clone()),
             };
             for domain in domains {
-                let mut route = Route::default();
-                let mut loops = Vec::new();
+                let mut walk = Walk::default();
                 let start = if local.is_empty() { "any-name-at-all" } else { local };
-                self.follow(start, &domain, 0, &mut loops, &mut route);
+                self.follow(start, &domain, 0, &mut walk);
+                let route = walk.route;
                 let looped = route.steps.iter().find(|step| step.contains(LOOPS) || step.contains(TOO_DEEP)).cloned();
                 let problem = match (looped, route.dead_ends.first()) {
                     (Some(step), _) => Some((format!("alias `{name}`: {step}; remove one of its steps"), true)),
@@ -217,13 +223,20 @@ impl Policy {
         matches!(domain, Domain::Name(name) if self.domains.contains(name))
     }
 
-    /// Follows `local@domain`, which is local and in lower case. `path` holds the aliases on the way here.
-    fn follow(&self, local: &str, domain: &str, depth: usize, path: &mut Vec<String>, route: &mut Route) {
+    fn follow_address(&self, address: &Address, depth: usize, walk: &mut Walk) {
+        if self.is_local(address.domain()) {
+            self.follow(&address.local().to_lowercase(), &address.domain().to_string(), depth, walk);
+        } else {
+            walk.ends_at(address.key(), &format!("{address}: not in `domains`, mail for it is not taken"));
+        }
+    }
+
+    /// Follows `local@domain`, which is local and in lower case.
+    fn follow(&self, local: &str, domain: &str, depth: usize, walk: &mut Walk) {
         let key = format!("{local}@{domain}");
         if depth > CHAIN_MAX {
-            route.steps.push(format!("{key}: {TOO_DEEP} {CHAIN_MAX}"));
-            route.dead_ends.push(key);
-            return;
+            let step = format!("{key}: {TOO_DEEP} {CHAIN_MAX}");
+            return walk.ends_at(key, &step);
         }
         let (base, tag) = match local.split_once('+') {
             Some((base, tag)) if !base.is_empty() => (base, Some(tag)),
@@ -233,58 +246,47 @@ impl Policy {
         for (name, tag) in &candidates[..if tag.is_some() { 2 } else { 1 }] {
             let own = format!("{name}@{domain}");
             // An alias that names itself means the mailbox: `alice: alice, bob` keeps a copy.
-            let within_itself = path.last() == Some(&own);
+            let within_itself = walk.path.last() == Some(&own);
             if let Some(targets) = self.aliases.of(name, domain)
                 && !(within_itself && self.mailboxes.contains(&own))
             {
-                return self.expand(&own, targets, domain, depth, path, route);
+                return self.expand(&own, targets, domain, depth, walk);
             }
             if self.mailboxes.contains(&own) {
-                route.steps.push(format!(
-                    "{own}: a mailbox{}",
-                    tag.map_or(String::new(), |tag| format!(", folder .{tag} if it exists"))
-                ));
-                let destination = Destination { mailbox: own, tag: tag.filter(|tag| !tag.is_empty()).map(str::to_owned) };
-                if !route.destinations.iter().any(|known| known.mailbox == destination.mailbox && known.tag == destination.tag) {
-                    route.destinations.push(destination);
-                }
-                return;
+                return walk.arrives(own, tag.filter(|tag| !tag.is_empty()));
             }
         }
         match self.aliases.catch_all(domain) {
-            Some(targets) => self.expand(&format!("@{domain}"), targets, domain, depth, path, route),
+            Some(targets) => self.expand(&format!("@{domain}"), targets, domain, depth, walk),
             None => {
-                route.steps.push(format!("{key}: no such mailbox"));
-                route.dead_ends.push(key);
+                let step = format!("{key}: no such mailbox");
+                walk.ends_at(key, &step);
             }
         }
     }
 
-    fn expand(&self, name: &str, targets: &[Target], domain: &str, depth: usize, path: &mut Vec<String>, route: &mut Route) {
-        if path.iter().any(|known| known == name) {
-            route.steps.push(format!("{name}: {LOOPS}"));
-            route.dead_ends.push(name.to_owned());
+    fn expand(&self, name: &str, targets: &[Target], domain: &str, depth: usize, walk: &mut Walk) {
+        if walk.path.iter().any(|known| known == name) {
+            return walk.ends_at(name.to_owned(), &format!("{name}: {LOOPS}"));
+        }
+        // As deep as before, or less deep: everything behind it has been seen, the end of a chain that is too long too.
+        if walk.expanded.get(name).is_some_and(|before| *before >= depth) {
             return;
         }
+        walk.expanded.insert(name.to_owned(), depth);
         let list: Vec<String> = targets.iter().map(Target::text).collect();
-        route.steps.push(format!("{name}: alias of {}", list.join(", ")));
-        path.push(name.to_owned());
+        walk.route.steps.push(format!("{name}: alias of {}", list.join(", ")));
+        walk.path.push(name.to_owned());
         for target in targets {
             match target {
-                Target::Address(address) if self.is_local(address.domain()) => {
-                    self.follow(&address.local().to_lowercase(), &address.domain().to_string(), depth + 1, path, route);
-                }
-                Target::Address(address) => {
-                    route.steps.push(format!("{address}: not in `domains`, mail for it is not taken"));
-                    route.dead_ends.push(address.key());
-                }
+                Target::Address(address) => self.follow_address(address, depth + 1, walk),
                 Target::Name(name) => {
-                    let domain = self.domain_of(name, domain, path).to_owned();
-                    self.follow(name, &domain, depth + 1, path, route);
+                    let domain = self.domain_of(name, domain, &walk.path).to_owned();
+                    self.follow(name, &domain, depth + 1, walk);
                 }
             }
         }
-        path.pop();
+        walk.path.pop();
     }
 
     /// The domain that a bare target means: the one it is looked up in if it leads somewhere there, else the first
@@ -300,6 +302,24 @@ impl Policy {
             return domain;
         }
         self.domains.iter().map(String::as_str).find(|domain| leads(domain)).unwrap_or(domain)
+    }
+}
+
+impl Walk {
+    fn ends_at(&mut self, key: String, step: &str) {
+        if !self.route.dead_ends.contains(&key) {
+            self.route.steps.push(step.to_owned());
+            self.route.dead_ends.push(key);
+        }
+    }
+
+    fn arrives(&mut self, mailbox: String, tag: Option<&str>) {
+        let destination = Destination { mailbox, tag: tag.map(str::to_owned) };
+        if self.seen.insert(destination.clone()) {
+            let folder = tag.map_or(String::new(), |tag| format!(", folder .{tag} if it exists"));
+            self.route.steps.push(format!("{}: a mailbox{folder}", destination.mailbox));
+            self.route.destinations.push(destination);
+        }
     }
 }
 
@@ -415,6 +435,22 @@ mod tests {
             problems.iter().filter(|(_, fatal)| !*fatal).map(|(line, _)| *line).collect::<HashSet<_>>(),
             HashSet::from([8, 9])
         );
+    }
+
+    /// Found by the fuzzer: ten lists of forty lists of each other would have been followed 40 to the power of 10 times.
+    #[test]
+    fn lists_of_lists_do_not_multiply() {
+        let name = |n: usize| format!("l{n}");
+        let all = (0..40).map(name).collect::<Vec<_>>().join(", ");
+        let mut text: String = (0..40).map(|n| format!("{}: {all}, alice\n", name(n))).collect();
+        text.push_str("top: l0, bob, alice\n");
+        let domains = ["example.org".to_owned()];
+        let logins = ["alice@example.org", "bob@example.org"];
+        let policy = Policy::new(&domains, logins.into_iter(), Aliases::parse(&text).unwrap(), &BTreeMap::new());
+        let route = policy.route(&ForwardPath::parse("<top@example.org>", false).unwrap());
+        let found: HashSet<&str> = route.destinations.iter().map(|to| to.mailbox.as_str()).collect();
+        assert_eq!(found, HashSet::from(logins));
+        assert!(policy.alias_problems().iter().any(|problem| problem.fatal), "they loop");
     }
 
     #[test]
