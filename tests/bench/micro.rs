@@ -1,0 +1,87 @@
+//! The hot pieces, each by itself: so that a regression is seen before it drowns in a whole session.
+
+use std::hint::black_box;
+use std::io::Write as _;
+
+use divan::Bencher;
+use divan::counter::{BytesCount, ItemsCount};
+use pillarbox::mail::maildir::{Faults, Store};
+use pillarbox::mail::message::HeaderReader;
+use pillarbox::smtp::command::{self, Grammar, Verb};
+use pillarbox::smtp::data::{Decoder, Framing};
+use pillarbox::smtp::session::{Event, Service, Session, Terms};
+
+fn main() {
+    divan::main();
+}
+
+/// A megabyte in lines of so many octets, with their CR LF.
+fn text(line: usize) -> Vec<u8> {
+    let one = ["x".repeat(line - 2).as_bytes(), b"\r\n"].concat();
+    one.repeat((1 << 20) / line)
+}
+
+/// Octets a second through the decoder of DATA, in the pieces that TLS records come in.
+#[divan::bench(args = [20, 78, 998])]
+fn decoder(bencher: Bencher, line: usize) {
+    let input = text(line);
+    let mut out = Vec::with_capacity(input.len() + 1);
+    bencher.counter(BytesCount::new(input.len())).bench_local(|| {
+        let mut decoder = Decoder::new(Framing::Dots);
+        out.clear();
+        for piece in input.chunks(16 * 1024) {
+            decoder.feed(black_box(piece), &mut out);
+        }
+        out.len()
+    });
+}
+
+#[divan::bench(args = ["EHLO client.example", "MAIL FROM:<alice@example.org> SIZE=10000 BODY=8BITMIME", "RCPT TO:<bob@example.org>", "DATA"])]
+fn command_parse(line: &str) -> bool {
+    let verb = Verb::of(black_box(line.as_bytes()));
+    verb.is_some_and(|verb| command::parse(verb, black_box(line), Grammar::Strict).is_ok())
+}
+
+/// The steps of one message: MAIL, RCPT, DATA and the end.
+#[divan::bench]
+fn session_steps(bencher: Bencher) {
+    let terms = Terms {
+        hostname: "mx.example.org".into(),
+        service: Service::Smtp,
+        tls: true,
+        message_size: 50 << 20,
+        recipients: 100,
+        errors: 10,
+    };
+    let mut session = Session::new(terms);
+    session.step(Event::Opened { early: b"" });
+    session.step(Event::Line { line: b"EHLO client.example", more: false });
+    bencher.counter(ItemsCount::new(1u32)).bench_local(|| {
+        session.step(Event::Line { line: b"MAIL FROM:<a@client.example>", more: true });
+        session.step(Event::Verdict(Ok(())));
+        session.step(Event::Line { line: b"RCPT TO:<alice@example.org>", more: true });
+        session.step(Event::Verdict(Ok(())));
+        session.step(Event::Line { line: b"DATA", more: false });
+        session.step(Event::Stored(Ok("id".into())))
+    });
+}
+
+#[divan::bench]
+fn header(bencher: Bencher) {
+    let section: String = (0..20).map(|n| format!("X-Field-{n}: {}\n", "value ".repeat(8))).collect::<String>() + "\n";
+    bencher
+        .counter(BytesCount::new(section.len()))
+        .bench(|| HeaderReader::default().push(black_box(section.as_bytes())).is_ok_and(|header| header.is_some()));
+}
+
+/// One message of 10 kB, durable in one Maildir.
+#[divan::bench(sample_count = 200)]
+fn delivery(bencher: Bencher) {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, maildir, content) = (Store::new("mx.example.org", Faults::default()), dir.path().join("box"), text(78));
+    bencher.counter(ItemsCount::new(1u32)).bench_local(|| {
+        let mut draft = store.begin(&maildir).unwrap();
+        draft.write_all(&content[..10_000]).unwrap();
+        store.commit(draft, std::slice::from_ref(&maildir)).unwrap()
+    });
+}
