@@ -171,7 +171,8 @@ impl Header {
             if let Some(list) = parsed.as_ref().and_then(|message| message.from()) {
                 addresses.extend(list.iter().filter_map(|one| one.address()).map(|one| one.trim().to_owned()));
             }
-            if addresses.len() == before && bytes.contains(&b'@') {
+            // An encoded word may hold an address that readers show and this one does not see (RFC 2047 section 5 forbids it).
+            if addresses.len() == before && (bytes.contains(&b'@') || memchr::memmem::find(bytes, b"=?").is_some()) {
                 return From::Unreadable;
             }
         }
@@ -404,6 +405,11 @@ mod tests {
             ("From: root (Cron Daemon)", &[]),
             ("From:", &[]),
         ];
+        for header in
+            ["From: =?utf-8?q?<b=40evil.example>?=", "From: b@evil.example:;", "From: \"a@example.org\\\" <b@evil.example>"]
+        {
+            assert_eq!(from(header), From::Unreadable, "{header}");
+        }
         for (header, want) in rows {
             assert_eq!(from(header), From::Addresses(want.iter().map(|a| (*a).to_owned()).collect()), "{header}");
         }
