@@ -108,6 +108,8 @@ struct Driver<'a, L> {
     command: &'static str,
 }
 
+// Not inlined: what these need of the stack must not lie beneath the handshake, the deepest use of it. A worker keeps each page
+// of its stack that was ever touched.
 impl<L: Link> Driver<'_, L> {
     fn run(mut self) {
         let mut step = self.open();
@@ -153,6 +155,7 @@ impl<L: Link> Driver<'_, L> {
         Ok(self.session.step(Event::Opened { early }))
     }
 
+    #[inline(never)]
     fn say(&mut self, answer: &Answer) {
         match answer {
             Answer::Reply(reply) => reply.write_to(self.wire.out()),
@@ -200,6 +203,7 @@ impl<L: Link> Driver<'_, L> {
         Ok(Some(self.session.step(event)))
     }
 
+    #[inline(never)]
     fn line(&mut self, wait: Wait) -> io::Result<Step> {
         let open = self.session.envelope().is_some();
         if let Some(seat) = self.visit.seat {
@@ -248,6 +252,7 @@ impl<L: Link> Driver<'_, L> {
         }
     }
 
+    #[inline(never)]
     fn verify(&mut self, mechanism: &'static str, credentials: &Credentials) -> Result<String, Refused> {
         let limits = &self.settings.config.limits;
         let network = Network::of(self.visit.peer.ip());
@@ -281,6 +286,7 @@ impl<L: Link> Driver<'_, L> {
     }
 
     /// Reads dot-stuffed content to its end and stores it.
+    #[inline(never)]
     fn content(&mut self) -> io::Result<Result<String, Refused>> {
         let mut intake = self.new_intake(Framing::Dots);
         self.pass(Wait::Data, u64::MAX, |around, input| intake.feed(input, around))?;
@@ -288,6 +294,7 @@ impl<L: Link> Driver<'_, L> {
     }
 
     /// Reads a chunk, and stores the message if it is the last.
+    #[inline(never)]
     fn chunk(&mut self, size: u64, last: bool) -> io::Result<Event<'static>> {
         let mut intake = match self.intake.take() {
             Some(intake) => intake,
@@ -361,6 +368,7 @@ impl<L: Link> Driver<'_, L> {
     }
 
     /// What the connection's end calls for: a last word to the client, if it can hear one. Logs why.
+    #[inline(never)]
     fn last_word(&mut self, error: &io::Error) -> Option<Refusal> {
         let wait = self.wire.link().clock().wait();
         let secured = self.visit.service != Service::Submissions || self.wire.link().tls().is_some();

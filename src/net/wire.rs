@@ -39,8 +39,10 @@ pub enum Line {
     TooLong,
 }
 
-/// Octets of the input buffer while nothing comes.
-const AT_REST: usize = 4 * 1024;
+/// Octets of the input buffer between commands: some pipelined ones.
+const IN_COMMANDS: usize = 4 * 1024;
+/// Octets of the input buffer while nothing comes: one command.
+const AT_REST: usize = 512;
 /// Octets of the input buffer within a message: two TLS records.
 const IN_CONTENT: usize = 32 * 1024;
 /// Replies are sent at the latest when so many octets wait.
@@ -113,7 +115,12 @@ impl<L: Link> Wire<L> {
                 self.link.clock().begin(wait, Instant::now());
                 waiting = true;
             }
-            let room = if wait == Wait::Command && self.end - self.start < AT_REST { AT_REST } else { max + 2 };
+            let unread = self.end - self.start;
+            let room = match wait {
+                Wait::Command if rest.is_none() && unread < AT_REST => AT_REST,
+                Wait::Command if unread < IN_COMMANDS => IN_COMMANDS,
+                _ => max + 2,
+            };
             let patience = if rest.is_some() { Patience::Slice } else { Patience::Full };
             match self.fill(room, patience)? {
                 Some(0) => return Ok(Line::End),

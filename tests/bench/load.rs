@@ -84,6 +84,8 @@ impl fmt::Display for Outcome {
 struct Session {
     tls: StreamOwned<ClientConnection, TcpStream>,
     buffer: Vec<u8>,
+    /// The server said so (RFC 2920); OpenSMTPD does not.
+    pipelining: bool,
 }
 
 impl Session {
@@ -92,7 +94,7 @@ impl Session {
         tcp.set_nodelay(true)?;
         let connection = ClientConnection::new(Arc::clone(config), ServerName::try_from("localhost").unwrap())
             .map_err(std::io::Error::other)?;
-        let mut session = Self { tls: StreamOwned::new(connection, tcp), buffer: Vec::new() };
+        let mut session = Self { tls: StreamOwned::new(connection, tcp), buffer: Vec::new(), pipelining: false };
         session.replies(1)?;
         session.say(b"EHLO bench.example\r\n", 1)?;
         let response = base64(format!("\0{}\0{}", plan.login, plan.password).as_bytes());
@@ -113,6 +115,7 @@ impl Session {
         while seen < count {
             while let Some(end) = memchr::memmem::find(&self.buffer, b"\r\n") {
                 let line: Vec<u8> = self.buffer.drain(..end + 2).collect();
+                self.pipelining |= line.get(4..) == Some(b"PIPELINING\r\n");
                 if line.get(3) != Some(&b'-') {
                     seen += 1;
                     if !matches!(line[0], b'2' | b'3') {
@@ -132,7 +135,13 @@ impl Session {
     }
 
     fn deliver(&mut self, from: &str, content: &[u8]) -> std::io::Result<()> {
-        self.say(format!("MAIL FROM:<{from}>\r\nRCPT TO:<{from}>\r\nDATA\r\n").as_bytes(), 3)?;
+        if self.pipelining {
+            self.say(format!("MAIL FROM:<{from}>\r\nRCPT TO:<{from}>\r\nDATA\r\n").as_bytes(), 3)?;
+        } else {
+            self.say(format!("MAIL FROM:<{from}>\r\n").as_bytes(), 1)?;
+            self.say(format!("RCPT TO:<{from}>\r\n").as_bytes(), 1)?;
+            self.say(b"DATA\r\n", 1)?;
+        }
         self.say(content, 1)
     }
 }
