@@ -248,3 +248,77 @@ impl<L: Link> Wire<L> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::deadline::{Clock, Limits};
+    use crate::net::tls::{Acceptor, TlsInfo};
+    use std::time::Duration;
+
+    /// A client that is silent for a slice, and then says a line.
+    struct Silent {
+        clock: Clock,
+        rested: bool,
+        /// The most that was read at once before and behind the rest.
+        rooms: [usize; 2],
+    }
+
+    impl io::Read for Silent {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.rooms[usize::from(self.rested)] = buffer.len();
+            buffer[..6].copy_from_slice(b"NOOP\r\n");
+            Ok(6)
+        }
+    }
+
+    impl io::Write for Silent {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            Ok(data.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Link for Silent {
+        fn clock(&mut self) -> &mut Clock {
+            &mut self.clock
+        }
+
+        fn read_within(&mut self, patience: Patience, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+            if patience == Patience::Full { io::Read::read(self, buffer).map(Some) } else { Ok(None) }
+        }
+
+        fn expect_much(&mut self) {}
+
+        fn rest(&mut self) {
+            self.rested = true;
+        }
+
+        fn start_tls(&mut self, _: &Acceptor) -> io::Result<TlsInfo> {
+            Err(ErrorKind::Unsupported.into())
+        }
+
+        fn tls(&self) -> Option<TlsInfo> {
+            None
+        }
+
+        fn close(&mut self) {}
+    }
+
+    #[test]
+    fn whoever_falls_silent_holds_no_wide_buffers() {
+        let minute = Duration::from_secs(60);
+        let limits = Limits { idle: minute, login: minute, session: minute, data_rate: 1 };
+        let mut wire = Wire::new(Silent { clock: Clock::new(limits, Instant::now()), rested: false, rooms: [0; 2] });
+        wire.begin_content(Wait::Data).unwrap();
+        let octets = wire.content().unwrap().len();
+        wire.consume(octets);
+        let mut given_back = false;
+        assert_eq!(wire.line(Wait::Command, 1000, || given_back = true).unwrap(), Line::Text(0..4));
+        assert!(given_back && wire.link().rested);
+        assert_eq!(wire.link().rooms, [IN_CONTENT, AT_REST]);
+    }
+}
