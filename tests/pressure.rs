@@ -257,6 +257,19 @@ fn the_slow_are_gone_in_time() {
     assert!(server.new_mail("alice@example.org").is_empty());
 }
 
+/// Always something to read, and never a line: the limit of the session ends that too.
+#[test]
+fn a_flood_ends_with_the_session() {
+    let server = Setup::default().limit("login = \"1s\"").start();
+    let mut tcp = from([127, 0, 3, 20], server.address("submission"));
+    tcp.set_write_timeout(Some(PATIENCE)).unwrap();
+    let (flood, begun) = (vec![b'x'; 1 << 20], Instant::now());
+    while tcp.write_all(&flood).is_ok() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it lasts");
+    }
+    server.wait_for_log(&["timeout", "peer=127.0.3.20:", "where=command"]);
+}
+
 /// A server within this process, so that a fault can be injected.
 fn in_process(setup: &Setup, faults: Faults) -> (tempfile::TempDir, server::Server, SocketAddr) {
     let dir = tempfile::tempdir().unwrap();

@@ -104,13 +104,16 @@ impl Clock {
         self.trusted = true;
     }
 
+    /// Until when the session may last, whatever comes.
+    pub fn end(&self) -> Instant {
+        let total = self.opened + self.limits.session;
+        if self.trusted { total } else { total.min(self.opened + self.limits.login) }
+    }
+
     /// Until when the present wait may last; `pressure` if most workers are busy.
     pub fn deadline(&self, pressure: bool) -> Instant {
         let idle = if pressure { self.limits.idle.min(IDLE_UNDER_PRESSURE) } else { self.limits.idle };
-        let mut total = self.opened + self.limits.session;
-        if !self.trusted {
-            total = total.min(self.opened + self.limits.login);
-        }
+        let total = self.end();
         match self.wait {
             Wait::Auth | Wait::Command | Wait::Handshake => total.min(self.since + idle),
             Wait::Chunk | Wait::Data => {

@@ -225,10 +225,15 @@ impl Socket {
         }
         self.seat.falls_silent();
         loop {
-            let left = self.clock.deadline(self.admission.is_under_pressure()).saturating_duration_since(Instant::now());
+            let now = Instant::now();
+            let left = self.clock.deadline(self.admission.is_under_pressure()).saturating_duration_since(now);
             let told = matches!(side, Side::Write) && self.clock.wait() != Wait::Farewell && self.seat.told().is_some();
-            // What is there already is taken, however late it is: it may be the server that was slow.
+            // What is there already is taken, late as it is: it may be the server that was slow. But not for ever: somebody
+            // who sends faster than is read has always something there.
             let over = left.is_zero() || told;
+            if over && matches!(side, Side::Read) && now >= self.clock.end() {
+                return Err(ErrorKind::TimedOut.into());
+            }
             let flags = if over { MsgFlags::MSG_DONTWAIT } else { self.block_for(side, left)? };
             match once(self.tcp.as_raw_fd(), flags) {
                 Ok(octets) => {
@@ -285,5 +290,39 @@ impl Write for Socket {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::admission::Room;
+    use crate::net::deadline::Limits;
+    use crate::smtp::session::Service;
+    use std::net::TcpListener;
+
+    /// Reads what a client has sent, in a session that is 10 seconds old and waits for a command as long.
+    fn read_late(session: Duration) -> io::Result<usize> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (tcp, peer) = listener.accept().unwrap();
+        let admission = Admission::new(Room { workers: 1, waiting: 1, per_network: 1 });
+        admission.admit(tcp, peer, Service::Smtp).unwrap();
+        let ticket = admission.next_waiting().unwrap();
+        let opened = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
+        let limits = Limits { idle: Duration::from_secs(1), login: session, session, data_rate: 1 };
+        let mut clock = Clock::new(limits, opened);
+        clock.begin(Wait::Command, opened);
+        let mut stream = Stream::new(ticket.seat(), &admission, clock).unwrap();
+        client.write_all(b"NOOP").unwrap();
+        while stream.socket().tcp.peek(&mut [0]).unwrap() == 0 {}
+        stream.read(&mut [0; 8])
+    }
+
+    /// The server may have been slow; but whoever always has something to be read is not served beyond the end.
+    #[test]
+    fn what_is_there_is_taken_until_the_session_ends() {
+        assert_eq!(read_late(Duration::from_secs(60)).unwrap(), 4);
+        assert_eq!(read_late(Duration::from_secs(5)).unwrap_err().kind(), ErrorKind::TimedOut);
     }
 }

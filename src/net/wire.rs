@@ -214,7 +214,7 @@ impl<L: Link> Wire<L> {
         }
     }
 
-    /// Does the handshake. Nothing read before it survives.
+    /// Forgets what was read: nothing from before the handshake survives it.
     pub fn forget_input(&mut self) {
         self.buffer.zeroize();
         self.buffer = Vec::new();
