@@ -263,6 +263,10 @@ fn a_flood_ends_with_the_session() {
     let server = Setup::default().limit("login = \"1s\"").start();
     let mut tcp = from([127, 0, 3, 20], server.address("submission"));
     tcp.set_write_timeout(Some(PATIENCE)).unwrap();
+    // Whoever speaks before the greeting is turned away for that.
+    let mut greeting = [0; 3];
+    tcp.read_exact(&mut greeting).unwrap();
+    assert_eq!(greeting, *b"220");
     let (flood, begun) = (vec![b'x'; 1 << 20], Instant::now());
     while tcp.write_all(&flood).is_ok() {
         assert!(begun.elapsed() < Duration::from_secs(10), "it lasts");
