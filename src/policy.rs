@@ -53,6 +53,7 @@ pub struct Route {
 /// The way through the aliases so far.
 #[derive(Debug, Default)]
 struct Walk {
+    explained: bool,
     /// The aliases on the way here.
     path: Vec<String>,
     /// Every alias that was expanded, and how deep at most: a second time adds nothing, and lists of lists would
@@ -139,7 +140,7 @@ impl Policy {
             }
             return Err(Refused::about(Refusal::Relay, address));
         }
-        let route = self.route(path);
+        let route = self.walk(path, Walk::default());
         if route.destinations.is_empty() {
             return Err(Refused::about(Refusal::UnknownMailbox, path));
         }
@@ -148,7 +149,10 @@ impl Policy {
 
     /// Where mail for an address goes, with every step.
     pub fn route(&self, path: &ForwardPath) -> Route {
-        let mut walk = Walk::default();
+        self.walk(path, Walk::explained())
+    }
+
+    fn walk(&self, path: &ForwardPath, mut walk: Walk) -> Route {
         match path {
             ForwardPath::Mailbox(address) => self.follow_address(address, 0, &mut walk),
             // RFC 5321 section 4.5.1: the one name that needs no domain; the first domain's is meant.
@@ -179,7 +183,7 @@ impl Policy {
         if !self.is_local(address.domain()) {
             return false;
         }
-        let route = self.route(&ForwardPath::Mailbox(address.clone()));
+        let route = self.walk(&ForwardPath::Mailbox(address.clone()), Walk::default());
         route.dead_ends.is_empty() && !route.destinations.is_empty() && route.destinations.iter().all(|to| to.mailbox == login)
     }
 
@@ -197,7 +201,7 @@ impl Policy {
                 None => (name, self.domains.clone()),
             };
             for domain in domains {
-                let mut walk = Walk::default();
+                let mut walk = Walk::explained();
                 let start = if local.is_empty() { "any-name-at-all" } else { local };
                 self.follow(start, &domain, 0, &mut walk);
                 let route = walk.route;
@@ -227,7 +231,7 @@ impl Policy {
         if self.is_local(address.domain()) {
             self.follow(&address.local().to_lowercase(), &address.domain().to_string(), depth, walk);
         } else {
-            walk.ends_at(address.key(), &format!("{address}: not in `domains`, mail for it is not taken"));
+            walk.ends_at(address.key(), || format!("{address}: not in `domains`, mail for it is not taken"));
         }
     }
 
@@ -235,8 +239,7 @@ impl Policy {
     fn follow(&self, local: &str, domain: &str, depth: usize, walk: &mut Walk) {
         let key = format!("{local}@{domain}");
         if depth > CHAIN_MAX {
-            let step = format!("{key}: {TOO_DEEP} {CHAIN_MAX}");
-            return walk.ends_at(key, &step);
+            return walk.ends_at(key.clone(), || format!("{key}: {TOO_DEEP} {CHAIN_MAX}"));
         }
         let (base, tag) = match local.split_once('+') {
             Some((base, tag)) if !base.is_empty() => (base, Some(tag)),
@@ -258,24 +261,23 @@ impl Policy {
         }
         match self.aliases.catch_all(domain) {
             Some(targets) => self.expand(&format!("@{domain}"), targets, domain, depth, walk),
-            None => {
-                let step = format!("{key}: no such mailbox");
-                walk.ends_at(key, &step);
-            }
+            None => walk.ends_at(key.clone(), || format!("{key}: no such mailbox")),
         }
     }
 
     fn expand(&self, name: &str, targets: &[Target], domain: &str, depth: usize, walk: &mut Walk) {
         if walk.path.iter().any(|known| known == name) {
-            return walk.ends_at(name.to_owned(), &format!("{name}: {LOOPS}"));
+            return walk.ends_at(name.to_owned(), || format!("{name}: {LOOPS}"));
         }
         // As deep as before, or less deep: everything behind it has been seen, the end of a chain that is too long too.
         if walk.expanded.get(name).is_some_and(|before| *before >= depth) {
             return;
         }
         walk.expanded.insert(name.to_owned(), depth);
-        let list: Vec<String> = targets.iter().map(Target::text).collect();
-        walk.route.steps.push(format!("{name}: alias of {}", list.join(", ")));
+        walk.note(|| {
+            let list: Vec<String> = targets.iter().map(Target::text).collect();
+            format!("{name}: alias of {}", list.join(", "))
+        });
         walk.path.push(name.to_owned());
         for target in targets {
             match target {
@@ -306,9 +308,20 @@ impl Policy {
 }
 
 impl Walk {
-    fn ends_at(&mut self, key: String, step: &str) {
+    /// One that notes its steps, for people.
+    fn explained() -> Self {
+        Self { explained: true, ..Self::default() }
+    }
+
+    fn note(&mut self, step: impl FnOnce() -> String) {
+        if self.explained {
+            self.route.steps.push(step());
+        }
+    }
+
+    fn ends_at(&mut self, key: String, step: impl FnOnce() -> String) {
         if !self.route.dead_ends.contains(&key) {
-            self.route.steps.push(step.to_owned());
+            self.note(step);
             self.route.dead_ends.push(key);
         }
     }
@@ -316,8 +329,8 @@ impl Walk {
     fn arrives(&mut self, mailbox: String, tag: Option<&str>) {
         let destination = Destination { mailbox, tag: tag.map(str::to_owned) };
         if self.seen.insert(destination.clone()) {
-            let folder = tag.map_or(String::new(), |tag| format!(", folder .{tag} if it exists"));
-            self.route.steps.push(format!("{}: a mailbox{folder}", destination.mailbox));
+            let folder = || tag.map_or(String::new(), |tag| format!(", folder .{tag} if it exists"));
+            self.note(|| format!("{}: a mailbox{}", destination.mailbox, folder()));
             self.route.destinations.push(destination);
         }
     }
