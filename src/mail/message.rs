@@ -17,6 +17,9 @@ pub const HEADER_MAX: usize = 256 * 1024;
 /// Received fields, at most (RFC 5321 section 6.3).
 pub const RECEIVED_MAX: usize = 100;
 
+/// Octets that trace fields usually take.
+const TRACE_SIZE: usize = 512;
+
 /// Fields that do not survive delivery (Postfix's message_drop_headers).
 const DROPPED: [&str; 4] = ["bcc", "content-length", "resent-bcc", "return-path"];
 
@@ -83,21 +86,31 @@ impl HeaderReader {
     /// were taken where it gives `None`.
     pub fn push(&mut self, lines: &[u8]) -> Result<Option<(Header, usize)>, Refusal> {
         let before = self.section.len();
-        let take = lines.len().min((HEADER_MAX + 1).saturating_sub(before));
-        self.section.extend_from_slice(&lines[..take]);
-        while let Some(length) = memchr::memchr(b'\n', &self.section[self.looked..]) {
-            let line = &self.section[self.looked..self.looked + length];
-            let after = self.looked + length + 1;
+        let mut rest = lines;
+        while let Some(length) = memchr::memchr(b'\n', rest) {
+            let (line, behind) = rest.split_at(length + 1);
+            self.append(line)?;
+            rest = behind;
+            let (end, line) = (self.section.len(), &self.section[self.looked..self.section.len() - 1]);
             if line.is_empty() {
-                return Ok(Some(self.finish_at(after, false, before)));
+                return Ok(Some(self.finish_at(end, false, before)));
             }
             let continues = matches!(line[0], b' ' | b'\t') && self.looked > 0;
             if !continues && field_name(line).is_none() {
                 return Ok(Some(self.finish_at(self.looked, true, before)));
             }
-            self.looked = after;
+            self.looked = end;
         }
-        if self.section.len() > HEADER_MAX { Err(Refusal::HeaderTooLarge) } else { Ok(None) }
+        self.append(rest)?;
+        Ok(None)
+    }
+
+    fn append(&mut self, text: &[u8]) -> Result<(), Refusal> {
+        if self.section.len() + text.len() > HEADER_MAX {
+            return Err(Refusal::HeaderTooLarge);
+        }
+        self.section.extend_from_slice(text);
+        Ok(())
     }
 
     /// The content has ended within the header section.
@@ -217,7 +230,8 @@ impl Trace<'_> {
     /// Return-Path, Delivered-To and Received (RFC 5321 section 4.4; the protocol words are of RFC 3848 and RFC 6531
     /// section 4.3, the tls clause is RFC 8314's, section 4.3).
     fn render(&self) -> String {
-        let mut text = format!("Return-Path: <{}>\n", self.reverse_path);
+        let mut text = String::with_capacity(TRACE_SIZE);
+        let _ = writeln!(text, "Return-Path: <{}>", self.reverse_path);
         if let Some(recipient) = self.recipient {
             let _ = writeln!(text, "Delivered-To: {recipient}");
         }
