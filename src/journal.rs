@@ -168,15 +168,27 @@ pub fn stopped(messages: u64, took: Duration) {
 
 struct Line(String);
 
+/// Octets that a line usually takes.
+const LINE_SIZE: usize = 256;
+
 impl Line {
     fn new(event: &str) -> Self {
         debug_assert!(EVENTS.iter().any(|(known, _)| *known == event), "{event} is not in EVENTS");
-        Self(event.to_owned())
+        let mut line = String::with_capacity(LINE_SIZE);
+        line.push_str(event);
+        Self(line)
     }
 
+    /// Appends a value as it is, if it is plain, else quoted with every other character escaped.
     fn key(mut self, key: &str, value: impl Display) -> Self {
-        let _ = write!(self.0, " {key}=");
-        push_value(&mut self.0, &value.to_string());
+        let line = &mut self.0;
+        let _ = write!(line, " {key}=");
+        let start = line.len();
+        let _ = write!(line, "{value}");
+        if !is_plain(&line[start..]) {
+            let value = line.split_off(start);
+            push_quoted(line, &value);
+        }
         self
     }
 
@@ -185,13 +197,11 @@ impl Line {
     }
 }
 
-/// Appends a value as it is, if it is plain, else quoted with every other character escaped.
-fn push_value(line: &mut String, value: &str) {
-    let plain = !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'='));
-    if plain {
-        line.push_str(value);
-        return;
-    }
+fn is_plain(value: &str) -> bool {
+    !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'='))
+}
+
+fn push_quoted(line: &mut String, value: &str) {
     line.push('"');
     for c in value.chars() {
         match c {
