@@ -17,7 +17,7 @@
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Seek as _, Write};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,7 +27,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::stat::Mode;
-use nix::unistd::{LinkatFlags, linkat};
+use nix::unistd::linkat;
 
 use super::shared_sync::SharedSync;
 use crate::smtp::reply::Refusal;
@@ -57,6 +57,8 @@ pub struct Store {
     pid: u32,
     counter: AtomicU64,
     unnamed: AtomicBool,
+    /// An open file can be linked as it is (Linux 6.10), not only by its name below /proc.
+    linked_as_it_is: AtomicBool,
     syncs: Mutex<HashMap<(u64, u64), Arc<SharedSync>>>,
     faults: Faults,
 }
@@ -97,6 +99,7 @@ impl Store {
             pid: std::process::id(),
             counter: AtomicU64::new(0),
             unnamed: AtomicBool::new(Path::new("/proc/self/fd").is_dir()),
+            linked_as_it_is: AtomicBool::new(true),
             syncs: Mutex::default(),
             faults,
         }
@@ -186,12 +189,8 @@ impl Store {
         for _ in 0..NAMES_MAX {
             let name = self.name(Some(draft.octets));
             let linked = match &draft.named {
-                Some(path) => linkat(AT_FDCWD, path, &maildir.new, name.as_str(), LinkatFlags::empty()),
-                None => {
-                    let source = format!("/proc/self/fd/{}", draft.file.as_fd().as_raw_fd());
-                    let follow = LinkatFlags::from(AtFlags::AT_SYMLINK_FOLLOW);
-                    linkat(AT_FDCWD, source.as_str(), &maildir.new, name.as_str(), follow)
-                }
+                Some(path) => linkat(AT_FDCWD, path, &maildir.new, name.as_str(), AtFlags::empty()),
+                None => self.link_unnamed(&draft.file, maildir, &name),
             };
             let target = maildir.path.join("new").join(name);
             match linked {
@@ -205,6 +204,23 @@ impl Store {
             }
         }
         Err(ErrorKind::AlreadyExists.into())
+    }
+
+    fn link_unnamed(&self, file: &File, maildir: &Maildir, name: &str) -> nix::Result<()> {
+        let as_it_is = self.linked_as_it_is.load(Ordering::Relaxed);
+        if as_it_is {
+            match linkat(file, "", &maildir.new, name, AtFlags::AT_EMPTY_PATH) {
+                // What older kernels say to a process without privileges, and all of them if `new/` is gone.
+                Err(Errno::ENOENT) => {}
+                other => return other,
+            }
+        }
+        let source = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let linked = linkat(AT_FDCWD, source.as_str(), &maildir.new, name, AtFlags::AT_SYMLINK_FOLLOW);
+        if as_it_is && linked.is_ok() {
+            self.linked_as_it_is.store(false, Ordering::Relaxed);
+        }
+        linked
     }
 
     fn copy_and_move(&self, draft: &Draft, maildir: &Maildir, target: &Path) -> io::Result<PathBuf> {
