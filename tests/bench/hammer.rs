@@ -4,6 +4,7 @@
 //! run on one machine has shown.
 
 mod attack;
+mod bare;
 #[path = "../common/mod.rs"]
 mod common;
 mod load;
@@ -37,6 +38,9 @@ fn main() {
             let plan = load::Plan { login: login.into(), password: password.into(), ..load::Plan::default() };
             load::hold(address.parse().expect("address:port"), &plan, count.parse().expect("count"));
         }
+        ["bare", address, certificate, key, maildir] => {
+            bare::serve(address, certificate.as_ref(), key.as_ref(), maildir.as_ref());
+        }
         ["stalled"] => attack::stalled(),
         ["guessing"] => attack::guessing(),
         ["timing"] => attack::timing(),
@@ -45,8 +49,9 @@ fn main() {
             "scenarios: load | disk | stalled | guessing | timing | held\n\
              load ADDRESS LOGIN PASSWORD CONNECTIONS SIZE SECONDS [each]: another server, TLS from the first octet\n\
              disk DIRECTORY WRITERS SIZE SECONDS: the same files without a network\n\
+             bare ADDRESS CERTIFICATE KEY MAILDIR: a server that does nothing but TLS and the same files\n\
              hold ADDRESS LOGIN PASSWORD COUNT: sessions that are logged in until standard input ends\n\
-             The first two print messages, seconds, octets, and the CPU milliseconds of this process."
+             `load ADDRESS` and `disk DIRECTORY` print messages, seconds, octets, and the CPU milliseconds of this process."
         ),
     }
 }
