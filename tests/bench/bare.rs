@@ -56,43 +56,46 @@ fn session(tcp: TcpStream, config: Arc<ServerConfig>, store: &Store, maildir: &P
     let mut tls = StreamOwned::new(connection, Socket(BufReader::with_capacity(AHEAD, tcp)));
     let mut buffer = vec![0; AHEAD];
     tls.write_all(b"220 bare\r\n")?;
-    until(&mut tls, &mut buffer, b"\r\n", |_| Ok(()))?;
+    until(&mut tls, &mut buffer, &[b"\r\n"], |_| Ok(()))?;
     tls.write_all(b"250-bare\r\n250-PIPELINING\r\n250 AUTH PLAIN\r\n")?;
-    until(&mut tls, &mut buffer, b"\r\n", |_| Ok(()))?;
+    until(&mut tls, &mut buffer, &[b"\r\n"], |_| Ok(()))?;
     tls.write_all(b"235 2.7.0 OK\r\n")?;
     loop {
-        until(&mut tls, &mut buffer, b"DATA\r\n", |_| Ok(()))?;
+        if until(&mut tls, &mut buffer, &[b"DATA\r\n", b"QUIT\r\n"], |_| Ok(()))? == 1 {
+            return tls.write_all(b"221 2.0.0 Bye\r\n");
+        }
         tls.write_all(b"250 2.1.0 OK\r\n250 2.1.5 OK\r\n354 Go on\r\n")?;
         let mut draft = store.begin(maildir)?;
-        until(&mut tls, &mut buffer, b"\r\n.\r\n", |piece| draft.write_all(piece))?;
+        until(&mut tls, &mut buffer, &[b"\r\n.\r\n"], |piece| draft.write_all(piece))?;
         store.commit(draft, std::slice::from_ref(maildir))?;
         tls.write_all(b"250 2.0.0 stored\r\n")?;
     }
 }
 
-/// Hands over what comes until it ends in `end`.
+/// Hands over what comes until it ends in one of `ends`; gives which.
 fn until(
     tls: &mut impl Read,
     buffer: &mut [u8],
-    end: &[u8],
+    ends: &[&[u8]],
     mut take: impl FnMut(&[u8]) -> std::io::Result<()>,
-) -> std::io::Result<()> {
+) -> std::io::Result<usize> {
+    let longest = ends.iter().map(|end| end.len()).max().unwrap_or_default();
     let mut kept = 0;
     loop {
         match tls.read(&mut buffer[kept..])? {
             0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
             octets => kept += octets,
         }
-        let ended = buffer[..kept].ends_with(end);
-        if ended || kept == buffer.len() {
+        let ended = ends.iter().position(|end| buffer[..kept].ends_with(end));
+        if ended.is_some() || kept == buffer.len() {
             // An end may lie across two pieces.
-            let whole = if ended { kept } else { kept - end.len() };
+            let whole = if ended.is_some() { kept } else { kept - longest };
             take(&buffer[..whole])?;
             buffer.copy_within(whole..kept, 0);
             kept -= whole;
         }
-        if ended {
-            return Ok(());
+        if let Some(which) = ended {
+            return Ok(which);
         }
     }
 }
