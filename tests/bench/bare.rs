@@ -1,4 +1,4 @@
-//! What no server can be faster than: the same dialogue, TLS and files, and nothing else.
+//! What small messages cost any server: the same dialogue, TLS and files, and nothing else.
 //!
 //! No command is understood, no address looked at, no line logged, no dot or line end turned: every reply is known
 //! beforehand. How near Pillarbox comes to it says what its protocol, checks and log cost.
