@@ -110,17 +110,8 @@ fn crates_are_named_where_they_belong() {
 fn the_protocol_is_pure_and_nothing_is_unsafe() {
     for (file, text) in sources() {
         if file.starts_with("smtp/") {
-            for impure in [
-                "std::io::Read",
-                "std::fs",
-                "std::net::Tcp",
-                "std::time",
-                "std::thread",
-                "log::",
-                "SystemTime",
-                "Instant",
-                "rand",
-            ] {
+            for impure in ["std::io", "std::fs", "std::net", "std::time", "std::thread", "log::", "SystemTime", "Instant", "rand"]
+            {
                 assert!(!text.contains(impure), "{file} has {impure}");
             }
         }

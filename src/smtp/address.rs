@@ -4,8 +4,8 @@
 //! compared in one form: local parts unquoted, domains in lower case. Nothing is ever rewritten: `a%b@c` and `a!b@c`
 //! are local parts with a `%` and a `!` in them, and mean no more than that.
 
+use core::net::{Ipv4Addr, Ipv6Addr};
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Octets in a local part, at most (RFC 5321 section 4.5.3.1.1).
 pub const LOCAL_PART_MAX: usize = 64;
