@@ -434,6 +434,11 @@ mod tests {
         let fields = "X: y\n".repeat(HEADER_MAX / 5);
         assert!(run(format!("{fields}\n\nbody").as_bytes(), 4096, false).is_ok());
         assert_eq!(run(format!("{fields}X: yy\n\nbody").as_bytes(), 4096, false), Err(Refusal::HeaderTooLarge));
+        // To the octet, the empty line at its end included, whole or in pieces.
+        for step in [4096, usize::MAX] {
+            assert!(run(format!("{fields}X:\n\nbody").as_bytes(), step, false).is_ok());
+            assert_eq!(run(format!("{fields}X: \n\nbody").as_bytes(), step, false), Err(Refusal::HeaderTooLarge));
+        }
         assert_eq!(run("x".repeat(HEADER_MAX + 1).as_bytes(), 4096, false), Err(Refusal::HeaderTooLarge));
         let received = |n: usize| {
             let text = "Received: x\n".repeat(n) + "\n";
