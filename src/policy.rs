@@ -53,6 +53,7 @@ pub struct Route {
 /// The way through the aliases so far.
 #[derive(Debug, Default)]
 struct Walk {
+    /// Whether its steps are noted.
     explained: bool,
     /// The aliases on the way here.
     path: Vec<String>,
@@ -329,8 +330,10 @@ impl Walk {
     fn arrives(&mut self, mailbox: String, tag: Option<&str>) {
         let destination = Destination { mailbox, tag: tag.map(str::to_owned) };
         if self.seen.insert(destination.clone()) {
-            let folder = || tag.map_or(String::new(), |tag| format!(", folder .{tag} if it exists"));
-            self.note(|| format!("{}: a mailbox{}", destination.mailbox, folder()));
+            self.note(|| {
+                let folder = tag.map_or(String::new(), |tag| format!(", folder .{tag} if it exists"));
+                format!("{}: a mailbox{folder}", destination.mailbox)
+            });
             self.route.destinations.push(destination);
         }
     }
