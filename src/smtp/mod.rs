@@ -7,6 +7,7 @@
 pub mod address;
 pub mod command;
 pub mod data;
+pub mod dsn;
 pub mod event;
 pub mod reply;
 pub mod rules;
