@@ -9,6 +9,7 @@ pub mod command;
 pub mod data;
 pub mod dsn;
 pub mod event;
+pub mod remote;
 pub mod reply;
 pub mod rules;
 pub mod sasl;
