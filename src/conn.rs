@@ -1,19 +1,19 @@
-//! The driver of one connection: the only file that knows everybody, and the one that knows no rules.
+//! Drives one connection: does what the session asks ([`Next`]) and reports back ([`Event`]). All I/O, no protocol rules.
 //!
-//! It does what [`Next`] says and feeds back the [`Event`] that is owed. Whatever happens on the connection, a message
-//! is either stored whole and answered with 250, or not stored.
+//! Whatever happens on the connection, a message is either durable in every mailbox when 250 is written, or in none. A client
+//! that has gone before it could read the 250 sends it again.
 
-pub mod house;
-mod intake;
+pub mod context;
+mod incoming;
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::auth::verify::{Standing, Verdict};
+use crate::auth::verify::{Priority, Verdict};
 use crate::journal::SessionLog;
-use crate::net::admission::{Network, Seat};
+use crate::net::admission::{Network, Slot};
 use crate::net::deadline::{self, Clock, Wait};
 use crate::net::stream::Link;
 use crate::net::wire::{Line, Wire};
@@ -21,33 +21,36 @@ use crate::smtp::command::Verb;
 use crate::smtp::data::Framing;
 use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::sasl::{Credentials, SASL_LINE_MAX};
-use crate::smtp::session::{Answer, Event, Next, Service, Session, Step, Terms};
-use house::{House, Settings};
-use intake::{Circumstances, Intake};
+use crate::smtp::session::{Answer, Event, Next, Service, Session, SessionConfig, Step};
+use context::{Context, Snapshot};
+use incoming::{Incoming, MessageContext};
 
 /// From connect to MAIL on port 25; the `login` limit is for ports where there is a login.
 const MAIL_LIMIT: std::time::Duration = std::time::Duration::from_secs(300);
 /// Octets of a random id.
 const ID_LEN: usize = 12;
 
-/// Who comes, and through which door.
+/// One accepted connection: service, peer, time of accept.
 #[derive(Debug)]
-pub struct Visit<'a> {
+pub struct Connection<'a> {
     /// What the port is for.
     pub service: Service,
     /// Where the client is.
     pub peer: SocketAddr,
     /// When it was accepted.
     pub opened: Instant,
-    /// Its seat; none in tests.
-    pub seat: Option<&'a Arc<Seat>>,
+    /// Its slot; none in tests.
+    pub slot: Option<&'a Arc<Slot>>,
 }
 
-/// A clock for a visit under these settings.
-pub fn clock(settings: &Settings, service: Service, opened: Instant) -> Clock {
-    let limits = &settings.config.limits;
+/// The deadlines of a connection under these settings.
+pub fn clock(snapshot: &Snapshot, service: Service, opened: Instant) -> Clock {
+    let limits = &snapshot.config.limits;
     let login = if service.needs_login() { limits.login } else { MAIL_LIMIT };
-    Clock::new(deadline::Limits { idle: limits.idle, login, session: limits.session, data_rate: limits.data_rate }, opened)
+    Clock::new(
+        deadline::DeadlineLimits { idle: limits.idle, login, session: limits.session, data_rate: limits.data_rate },
+        opened,
+    )
 }
 
 /// A random id for a session; 60 bits, so that none comes twice.
@@ -60,18 +63,18 @@ pub fn fresh_id() -> String {
 }
 
 /// Serves one connection to its end.
-pub fn serve<L: Link>(link: L, visit: &Visit<'_>, house: &House, settings: Arc<Settings>) {
-    let log = SessionLog::new(fresh_id(), visit.peer, visit.service.name());
+pub fn serve<L: Link>(link: L, connection: &Connection<'_>, context: &Context, snapshot: Arc<Snapshot>) {
+    let log = SessionLog::new(fresh_id(), connection.peer, connection.service.name());
     log.connect();
     let guard = PanicLog(&log);
     let driver = Driver {
         wire: Wire::new(link),
-        session: Session::new(terms(&settings, visit.service)),
-        visit,
-        house,
-        settings,
+        session: Session::new(terms(&snapshot, connection.service)),
+        connection,
+        context,
+        snapshot,
         log: &log,
-        intake: None,
+        incoming: None,
         spare: Vec::new(),
         messages: 0,
         command: "connect",
@@ -80,12 +83,12 @@ pub fn serve<L: Link>(link: L, visit: &Visit<'_>, house: &House, settings: Arc<S
     drop(guard);
 }
 
-fn terms(settings: &Settings, service: Service) -> Terms {
-    let limits = &settings.config.limits;
-    Terms {
-        hostname: settings.config.hostname.as_str().into(),
+fn terms(snapshot: &Snapshot, service: Service) -> SessionConfig {
+    let limits = &snapshot.config.limits;
+    SessionConfig {
+        hostname: snapshot.config.hostname.as_str().into(),
         service,
-        tls: settings.tls.is_some(),
+        tls: snapshot.tls.is_some(),
         message_size: limits.message_size,
         recipients: limits.recipients,
         errors: limits.errors,
@@ -95,12 +98,12 @@ fn terms(settings: &Settings, service: Service) -> Terms {
 struct Driver<'a, L> {
     wire: Wire<L>,
     session: Session,
-    visit: &'a Visit<'a>,
-    house: &'a House,
-    settings: Arc<Settings>,
+    connection: &'a Connection<'a>,
+    context: &'a Context,
+    snapshot: Arc<Snapshot>,
     log: &'a SessionLog,
     /// The message whose content is coming in, between chunks too.
-    intake: Option<Intake>,
+    incoming: Option<Incoming>,
     /// Memory for the next message; given back when the client falls silent.
     spare: Vec<u8>,
     messages: u64,
@@ -129,27 +132,27 @@ impl<L: Link> Driver<'_, L> {
                 Err(error) => match self.last_word(&error) {
                     Some(refusal) => {
                         ending = true;
-                        Ok(self.session.step(Event::Told(refusal)))
+                        Ok(self.session.step(Event::Abort(refusal)))
                     }
                     None => break,
                 },
             };
             if !self.session.is_in_content() {
-                self.intake = None;
+                self.incoming = None;
             }
         }
-        self.intake = None;
+        self.incoming = None;
         self.wire.link().close();
-        self.log.disconnect(self.messages, self.visit.opened.elapsed());
+        self.log.disconnect(self.messages, self.connection.opened.elapsed());
     }
 
     /// TLS first where the port wants it, then whatever the client sent too early.
     fn open(&mut self) -> io::Result<Step> {
-        if self.visit.service == Service::Submissions {
+        if self.connection.service == Service::Submissions {
             self.handshake()?;
         }
-        if let Some(refusal) = self.told() {
-            return Ok(self.session.step(Event::Told(refusal)));
+        if let Some(refusal) = self.shutdown_reason() {
+            return Ok(self.session.step(Event::Abort(refusal)));
         }
         let early = self.wire.early()?;
         Ok(self.session.step(Event::Opened { early }))
@@ -183,14 +186,14 @@ impl<L: Link> Driver<'_, L> {
                 Event::Secured
             }
             Next::Sender(path) => {
-                let verdict = self.settings.policy.sender(self.session.login(), &path);
-                if verdict.is_ok() && !self.visit.service.needs_login() {
+                let verdict = self.snapshot.policy.sender(self.session.login(), &path);
+                if verdict.is_ok() && !self.connection.service.needs_login() {
                     self.wire.link().clock().trust();
                 }
                 Event::Verdict(verdict)
             }
             Next::Recipient(path) => {
-                Event::Verdict(self.settings.policy.recipient(self.visit.service.needs_login(), &path).map(drop))
+                Event::Verdict(self.snapshot.policy.recipient(self.connection.service.needs_login(), &path).map(drop))
             }
             Next::Verify { mechanism, credentials } => Event::Login(self.verify(mechanism, &credentials)),
             Next::Content => Event::Stored(self.content()?),
@@ -206,11 +209,11 @@ impl<L: Link> Driver<'_, L> {
     #[inline(never)]
     fn line(&mut self, wait: Wait) -> io::Result<Step> {
         let open = self.session.envelope().is_some();
-        if let Some(seat) = self.visit.seat {
-            seat.set_in_transaction(open);
+        if let Some(slot) = self.connection.slot {
+            slot.set_in_transaction(open);
         }
-        if !open && let Some(refusal) = self.told() {
-            return Ok(self.session.step(Event::Told(refusal)));
+        if !open && let Some(refusal) = self.shutdown_reason() {
+            return Ok(self.session.step(Event::Abort(refusal)));
         }
         let spare = &mut self.spare;
         let line = match self.wire.line(wait, SASL_LINE_MAX - 2, || *spare = Vec::new())? {
@@ -233,7 +236,7 @@ impl<L: Link> Driver<'_, L> {
     }
 
     fn handshake(&mut self) -> io::Result<()> {
-        let Some(acceptor) = self.settings.tls.clone() else {
+        let Some(acceptor) = self.snapshot.tls.clone() else {
             return Err(ErrorKind::Unsupported.into());
         };
         let link = self.wire.link();
@@ -254,31 +257,31 @@ impl<L: Link> Driver<'_, L> {
 
     #[inline(never)]
     fn verify(&mut self, mechanism: &'static str, credentials: &Credentials) -> Result<String, Refused> {
-        let limits = &self.settings.config.limits;
-        let network = Network::of(self.visit.peer.ip());
-        let (house, login, now) = (self.house, &credentials.login, Instant::now());
+        let limits = &self.snapshot.config.limits;
+        let network = Network::of(self.connection.peer.ip());
+        let (context, login, now) = (self.context, &credentials.login, Instant::now());
         let failed = |why: Refusal| {
             self.log.login_failed(mechanism, login, why.parts().reason);
             Err(why.into())
         };
-        if house.throttle.blocks(network, login, now) {
+        if context.throttle.blocks(network, login, now) {
             return failed(Refusal::AuthThrottled);
         }
-        let standing = if house.throttle.has_failed(network, now) { Standing::Failed } else { Standing::Clean };
-        match house.verifier.verify(&self.settings.users, credentials, standing) {
+        let standing = if context.throttle.has_failed(network, now) { Priority::Failed } else { Priority::Clean };
+        match context.verifier.verify(&self.snapshot.users, credentials, standing) {
             Verdict::Busy => failed(Refusal::AuthBusy),
             Verdict::Wrong => {
-                if house.throttle.failed(network, login, limits.auth_failures, Instant::now()) {
+                if context.throttle.failed(network, login, limits.auth_failures, Instant::now()) {
                     self.log.throttled(login);
                 }
                 failed(Refusal::BadCredentials)
             }
             Verdict::Right { login, label } => {
-                house.throttle.succeeded(network, &login);
+                context.throttle.succeeded(network, &login);
                 self.log.login(mechanism, &login, &label);
                 self.wire.link().clock().trust();
-                if let Some(seat) = self.visit.seat {
-                    seat.log_in();
+                if let Some(slot) = self.connection.slot {
+                    slot.log_in();
                 }
                 Ok(login)
             }
@@ -288,37 +291,42 @@ impl<L: Link> Driver<'_, L> {
     /// Reads dot-stuffed content to its end and stores it.
     #[inline(never)]
     fn content(&mut self) -> io::Result<Result<String, Refused>> {
-        let mut intake = self.new_intake(Framing::Dots);
-        self.pass(Wait::Data, u64::MAX, |around, input| intake.feed(input, around))?;
-        Ok(self.store(intake))
+        let mut incoming = self.new_intake(Framing::Dots);
+        self.pass(Wait::Data, u64::MAX, |around, input| incoming.feed(input, around))?;
+        Ok(self.store(incoming))
     }
 
     /// Reads a chunk, and stores the message if it is the last.
     #[inline(never)]
     fn chunk(&mut self, size: u64, last: bool) -> io::Result<Event<'static>> {
-        let mut intake = match self.intake.take() {
-            Some(intake) => intake,
+        let mut incoming = match self.incoming.take() {
+            Some(incoming) => incoming,
             None => self.new_intake(Framing::Chunks),
         };
-        self.pass(Wait::Chunk, size, |around, input| intake.feed(input, around))?;
+        self.pass(Wait::Chunk, size, |around, input| incoming.feed(input, around))?;
         if last {
-            return Ok(Event::Stored(self.store(intake)));
+            return Ok(Event::Stored(self.store(incoming)));
         }
-        let refused = intake.refusal(false);
-        self.intake = Some(intake);
+        let refused = incoming.refusal(false);
+        self.incoming = Some(incoming);
         Ok(Event::Chunk(refused.map_or(Ok(()), Err)))
     }
 
     /// Hands at most `size` octets of input to `take`, until it says that the end has come.
-    fn pass(&mut self, wait: Wait, size: u64, mut take: impl FnMut(Circumstances<'_>, &[u8]) -> (usize, bool)) -> io::Result<()> {
+    fn pass(
+        &mut self,
+        wait: Wait,
+        size: u64,
+        mut take: impl FnMut(MessageContext<'_>, &[u8]) -> (usize, bool),
+    ) -> io::Result<()> {
         self.wire.begin_content(wait)?;
         let tls = self.wire.link().tls();
-        let around = Circumstances {
-            house: self.house,
-            settings: &self.settings,
+        let around = MessageContext {
+            context: self.context,
+            snapshot: &self.snapshot,
             session: &self.session,
             tls,
-            client: self.visit.peer.ip(),
+            client: self.connection.peer.ip(),
         };
         let mut left = size;
         while left > 0 {
@@ -334,15 +342,15 @@ impl<L: Link> Driver<'_, L> {
         Ok(())
     }
 
-    fn store(&mut self, intake: Intake) -> Result<String, Refused> {
-        let around = Circumstances {
-            house: self.house,
-            settings: &self.settings,
+    fn store(&mut self, incoming: Incoming) -> Result<String, Refused> {
+        let around = MessageContext {
+            context: self.context,
+            snapshot: &self.snapshot,
             session: &self.session,
             tls: self.wire.link().tls(),
-            client: self.visit.peer.ip(),
+            client: self.connection.peer.ip(),
         };
-        let (stored, spare) = intake.finish(around);
+        let (stored, spare) = incoming.finish(around);
         self.spare = spare;
         let stored = stored?;
         if let Some(envelope) = self.session.envelope() {
@@ -354,27 +362,27 @@ impl<L: Link> Driver<'_, L> {
             self.log.delivered(&stored.id, mailbox, file);
         }
         self.messages += 1;
-        self.house.count_message(stored.files.iter().map(|(_, file)| file.as_path()));
+        self.context.count_message(stored.files.iter().map(|(_, file)| file.as_path()));
         Ok(stored.id)
     }
 
-    fn new_intake(&mut self, framing: Framing) -> Intake {
+    fn new_intake(&mut self, framing: Framing) -> Incoming {
         let id = format!("{}.{}", self.log.id(), self.messages + 1);
-        Intake::new(id, framing, std::mem::take(&mut self.spare))
+        Incoming::new(id, framing, std::mem::take(&mut self.spare))
     }
 
-    fn told(&self) -> Option<Refusal> {
-        self.visit.seat.and_then(|seat| seat.told())
+    fn shutdown_reason(&self) -> Option<Refusal> {
+        self.connection.slot.and_then(|slot| slot.shutdown_reason())
     }
 
     /// What the connection's end calls for: a last word to the client, if it can hear one. Logs why.
     #[inline(never)]
     fn last_word(&mut self, error: &io::Error) -> Option<Refusal> {
         let wait = self.wire.link().clock().wait();
-        let secured = self.visit.service != Service::Submissions || self.wire.link().tls().is_some();
+        let secured = self.connection.service != Service::Submissions || self.wire.link().tls().is_some();
         let can_hear = secured && !matches!(wait, Wait::Handshake | Wait::Reply | Wait::Farewell);
         self.wire.out().clear();
-        match (error.kind(), self.told()) {
+        match (error.kind(), self.shutdown_reason()) {
             (_, Some(told)) => {
                 if !can_hear {
                     self.log.refused(self.command, told.parts().code, told.parts().reason, told.parts().text);
@@ -382,7 +390,7 @@ impl<L: Link> Driver<'_, L> {
                 can_hear.then_some(told)
             }
             (ErrorKind::TimedOut, None) => {
-                self.log.timeout(wait.name(), self.visit.opened.elapsed());
+                self.log.timeout(wait.name(), self.connection.opened.elapsed());
                 can_hear.then_some(Refusal::Timeout)
             }
             _ => None,

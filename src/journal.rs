@@ -52,8 +52,8 @@ impl SessionLog {
         &self.id
     }
 
-    fn line(&self, event: &str) -> Line {
-        Line::new(event).key("session", &self.id).key("peer", self.peer)
+    fn line(&self, event: &str) -> LogLine {
+        LogLine::new(event).key("session", &self.id).key("peer", self.peer)
     }
 
     /// The connection is taken up.
@@ -128,50 +128,50 @@ impl SessionLog {
 
 /// A listener stands.
 pub fn started(service: &str, address: impl Display) {
-    info!("{}", Line::new("started").key("service", service).key("address", address).text());
+    info!("{}", LogLine::new("started").key("service", service).key("address", address).text());
 }
 
 /// accept(2) fails.
 pub fn accept_failed(service: &str, error: impl Display, pause: Duration) {
-    error!("{}", Line::new("accept-failed").key("service", service).key("error", error).key("pause", seconds(pause)).text());
+    error!("{}", LogLine::new("accept-failed").key("service", service).key("error", error).key("pause", seconds(pause)).text());
 }
 
 /// A worker panicked outside of any session.
 pub fn panicked(text: &str) {
-    error!("{}", Line::new("panic").key("text", text).text());
+    error!("{}", LogLine::new("panic").key("text", text).text());
 }
 
 /// A file was taken up anew.
 pub fn reloaded(what: &str) {
-    info!("{}", Line::new("reloaded").key("what", what).key("result", "ok").text());
+    info!("{}", LogLine::new("reloaded").key("what", what).key("result", "ok").text());
 }
 
 /// A file is bad, and the old state is kept.
 pub fn reload_refused(what: &str, error: impl Display) {
-    error!("{}", Line::new("reloaded").key("what", what).key("result", "refused").key("text", error).text());
+    error!("{}", LogLine::new("reloaded").key("what", what).key("result", "refused").key("text", error).text());
 }
 
 /// Something an operator should know.
 pub fn notice(about: &str, text: impl Display) {
-    warn!("{}", Line::new("notice").key("about", about).key("text", text).text());
+    warn!("{}", LogLine::new("notice").key("about", about).key("text", text).text());
 }
 
 /// The end has begun.
 pub fn draining(sessions: usize, limit: Duration) {
-    info!("{}", Line::new("draining").key("sessions", sessions).key("seconds", seconds(limit)).text());
+    info!("{}", LogLine::new("draining").key("sessions", sessions).key("seconds", seconds(limit)).text());
 }
 
 /// The end.
 pub fn stopped(messages: u64, took: Duration) {
-    info!("{}", Line::new("stopped").key("messages", messages).key("seconds", seconds(took)).text());
+    info!("{}", LogLine::new("stopped").key("messages", messages).key("seconds", seconds(took)).text());
 }
 
-struct Line(String);
+struct LogLine(String);
 
 /// Octets that a line usually takes.
 const LINE_SIZE: usize = 256;
 
-impl Line {
+impl LogLine {
     fn new(event: &str) -> Self {
         debug_assert!(EVENTS.iter().any(|(known, _)| *known == event), "{event} is not in EVENTS");
         let mut line = String::with_capacity(LINE_SIZE);
@@ -244,7 +244,7 @@ mod tests {
             ("\u{1b}[2J\u{85}\u{2028}ö", "\"\\u{1b}[2J\\u{85}\\u{2028}\\u{f6}\""),
         ];
         for (value, want) in rows {
-            assert_eq!(Line::new("notice").key("text", value).text(), format!("notice text={want}"));
+            assert_eq!(LogLine::new("notice").key("text", value).text(), format!("notice text={want}"));
         }
     }
 }

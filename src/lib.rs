@@ -2,7 +2,7 @@
 //!
 //! What a message goes through, one line a station:
 //!
-//! 1. [`net::listener`] accepts the connection, [`net::admission`] gives it a seat or turns it away, and a worker of
+//! 1. [`net::listener`] accepts the connection, [`net::admission`] gives it a slot or turns it away, and a worker of
 //!    [`net::pool`] takes it up.
 //! 2. [`conn`] drives the session: lines come in through [`net::wire`] over [`net::stream`] (plain or TLS, under
 //!    deadlines), [`smtp::session`] decides what to say and do, [`auth`] and [`policy`] answer what it asks.

@@ -1,10 +1,10 @@
 //! The server as a whole: listeners and pool, from start to drain, and what happens to files meanwhile.
 
-pub mod confine;
 pub mod keys;
 pub mod load;
 pub mod privileges;
 pub mod readiness;
+pub mod sandbox;
 mod watch;
 
 use std::io::{self, PipeReader, PipeWriter};
@@ -16,24 +16,24 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Problem};
-use crate::conn::house::{House, Settings};
-use crate::conn::{self, Visit};
+use crate::conn::context::{Context, Snapshot};
+use crate::conn::{self, Connection};
 use crate::journal::{self, SessionLog};
-use crate::net::admission::{Admission, Network, Room, Ticket};
-use crate::net::listener::{Gate, Listener};
-use crate::net::pool::{Entrance, Pool};
+use crate::net::admission::{Admission, Capacity, Network, SlotGuard};
+use crate::net::listener::{AcceptPolicy, Listener};
+use crate::net::pool::{Pool, WorkSender};
 use crate::net::stream::Stream;
 use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::session::Service;
-use confine::Reach;
 use keys::KeySource;
 use readiness::Readiness;
+use sandbox::Access;
 use watch::{Watched, stamp};
 
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
-    house: Arc<House>,
+    context: Arc<Context>,
     admission: Arc<Admission>,
     pool: Pool<()>,
     stop: PipeWriter,
@@ -42,20 +42,20 @@ pub struct Server {
     begun: Instant,
 }
 
-/// What a process stands on for as long as it runs.
+/// Fixed at start: configuration path, key source, sandbox.
 #[derive(Debug)]
-pub struct Ground {
+pub struct Startup {
     /// The configuration's file.
     pub path: PathBuf,
     /// Where certificate and key are read.
     pub keys: KeySource,
     /// What it is confined to, if it is.
-    pub reach: Option<Reach>,
+    pub access: Option<Access>,
 }
 
-/// What the process was told from outside.
+/// A request from outside the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Control {
     /// SIGHUP.
     Reload,
     /// SIGTERM or SIGINT, or nobody comes any more.
@@ -65,16 +65,20 @@ pub enum Told {
 /// How often files and the manager are looked at.
 const TICK: Duration = Duration::from_secs(1);
 impl Server {
-    /// Starts serving these sockets. With `idle`, [`Told::Stop`] comes by `ends` when nobody came for so long.
-    pub fn start(house: Arc<House>, listeners: Vec<Listener>, idle: Option<(Duration, mpsc::Sender<Told>)>) -> io::Result<Self> {
-        let limits = house.settings().config.limits;
-        let room = Room { workers: limits.workers, waiting: limits.waiting, per_network: limits.per_address };
+    /// Starts serving these sockets. With `idle`, [`Control::Stop`] comes by `ends` when nobody came for so long.
+    pub fn start(
+        context: Arc<Context>,
+        listeners: Vec<Listener>,
+        idle: Option<(Duration, mpsc::Sender<Control>)>,
+    ) -> io::Result<Self> {
+        let limits = context.snapshot().config.limits;
+        let room = Capacity { workers: limits.workers, waiting: limits.waiting, per_network: limits.per_address };
         let admission = Admission::new(room);
         let pool = {
-            let (house, admission) = (Arc::clone(&house), Arc::clone(&admission));
+            let (context, admission) = (Arc::clone(&context), Arc::clone(&admission));
             let work = move |()| {
-                if let Some(ticket) = admission.next_waiting() {
-                    serve_ticket(&house, &ticket);
+                if let Some(guard) = admission.next_waiting() {
+                    serve_ticket(&context, &guard);
                 }
             };
             Pool::start(limits.workers, limits.workers + limits.waiting.max(1), work)?
@@ -86,35 +90,35 @@ impl Server {
         let (reader, stop) = io::pipe()?;
         let mut acceptors = Vec::new();
         for listener in listeners {
-            let acceptor = Acceptor {
+            let acceptor = AcceptThread {
                 listener,
                 stop: reader.try_clone()?,
                 admission: Arc::clone(&admission),
-                house: Arc::clone(&house),
+                context: Arc::clone(&context),
                 idle: idle.clone(),
             };
             let entrance = pool.entrance();
             let run = move || acceptor.run(&entrance);
             acceptors.push(thread::Builder::new().name("acceptor".into()).spawn(run)?);
         }
-        Ok(Self { house, admission, pool, stop, acceptors, watcher, begun: Instant::now() })
+        Ok(Self { context, admission, pool, stop, acceptors, watcher, begun: Instant::now() })
     }
 
     /// Watches over files and the manager until the end, then drains. Gives true if no message was cut off.
-    pub fn run(self, ground: Ground, told: &Receiver<Told>, readiness: &mut Readiness) -> bool {
-        let mut files = Files::new(ground, &self.house);
+    pub fn run(self, startup: Startup, told: &Receiver<Control>, readiness: &mut Readiness) -> bool {
+        let mut files = Files::new(startup, &self.context);
         loop {
             match told.recv_timeout(TICK) {
-                Ok(Told::Stop) | Err(RecvTimeoutError::Disconnected) => break,
-                Ok(Told::Reload) => {
+                Ok(Control::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(Control::Reload) => {
                     readiness.reloading();
-                    files.reload_all(&self.house);
+                    files.reload_all(&self.context);
                     let _ = readiness.ready(None);
                 }
-                Err(RecvTimeoutError::Timeout) => files.look(&self.house),
+                Err(RecvTimeoutError::Timeout) => files.look(&self.context),
             }
-            self.house.verifier.rest();
-            readiness.tick(self.admission.sessions(), self.house.messages());
+            self.context.verifier.release_idle_memory();
+            readiness.tick(self.admission.sessions(), self.context.messages());
         }
         readiness.stopping();
         self.drain()
@@ -122,7 +126,7 @@ impl Server {
 
     /// Stops accepting, tells the idle, lets messages in progress end within `drain`; true if all of them did.
     pub fn drain(self) -> bool {
-        let limit = self.house.settings().config.limits.drain;
+        let limit = self.context.snapshot().config.limits.drain;
         journal::draining(self.admission.sessions(), limit);
         drop(self.stop);
         for acceptor in self.acceptors {
@@ -136,72 +140,72 @@ impl Server {
             self.pool.join();
         }
         let _ = self.watcher.join();
-        journal::stopped(self.house.messages(), self.begun.elapsed());
+        journal::stopped(self.context.messages(), self.begun.elapsed());
         empty
     }
 }
 
 /// Serves one connection that was handed over, without a pool.
-pub fn serve_one(house: &House, tcp: TcpStream, peer: SocketAddr, service: Service) -> io::Result<()> {
-    let admission = Admission::new(Room { workers: 8, waiting: 1, per_network: 1 });
+pub fn serve_one(context: &Context, tcp: TcpStream, peer: SocketAddr, service: Service) -> io::Result<()> {
+    let admission = Admission::new(Capacity { workers: 8, waiting: 1, per_network: 1 });
     admission.admit(tcp, peer, service).map_err(|_| io::Error::other("no room for one"))?;
-    if let Some(ticket) = admission.next_waiting() {
-        serve_ticket(house, &ticket);
+    if let Some(guard) = admission.next_waiting() {
+        serve_ticket(context, &guard);
     }
     Ok(())
 }
 
 /// Turns SIGTERM, SIGINT and SIGHUP into messages; writing past a file size limit becomes an error instead of the end.
-pub fn signals(told: mpsc::Sender<Told>) -> io::Result<()> {
+pub fn signals(told: mpsc::Sender<Control>) -> io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
     signal_hook::flag::register(SIGXFSZ, Arc::default())?;
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let forward = move || {
         for signal in signals.forever() {
-            let _ = told.send(if signal == SIGHUP { Told::Reload } else { Told::Stop });
+            let _ = told.send(if signal == SIGHUP { Control::Reload } else { Control::Stop });
         }
     };
     thread::Builder::new().name("signals".into()).spawn(forward).map(drop)
 }
 
-fn serve_ticket(house: &House, ticket: &Ticket) {
-    let _busy = ticket.take_up();
-    let (seat, settings) = (ticket.seat(), house.settings());
-    let visit = Visit { service: seat.service(), peer: seat.peer(), opened: seat.opened(), seat: Some(seat) };
-    let clock = conn::clock(&settings, visit.service, visit.opened);
-    if let Ok(stream) = Stream::new(seat, ticket.admission(), clock) {
-        conn::serve(stream, &visit, house, settings);
+fn serve_ticket(context: &Context, guard: &SlotGuard) {
+    let _busy = guard.take_up();
+    let (slot, snapshot) = (guard.slot(), context.snapshot());
+    let connection = Connection { service: slot.service(), peer: slot.peer(), opened: slot.opened(), slot: Some(slot) };
+    let clock = conn::clock(&snapshot, connection.service, connection.opened);
+    if let Ok(stream) = Stream::new(slot, guard.admission(), clock) {
+        conn::serve(stream, &connection, context, snapshot);
     }
 }
 
-struct Acceptor {
+struct AcceptThread {
     listener: Listener,
     stop: PipeReader,
     admission: Arc<Admission>,
-    house: Arc<House>,
-    idle: Option<(Duration, mpsc::Sender<Told>)>,
+    context: Arc<Context>,
+    idle: Option<(Duration, mpsc::Sender<Control>)>,
 }
 
-impl Acceptor {
-    fn run(&self, entrance: &Entrance<()>) {
+impl AcceptThread {
+    fn run(&self, entrance: &WorkSender<()>) {
         let idle = self.idle.as_ref().map(|(limit, _)| *limit);
-        let door = Door { house: &self.house };
+        let door = ServerPolicy { context: &self.context };
         if let Err(error) = self.listener.run(&self.stop, idle, &self.admission, entrance, &door) {
             journal::accept_failed(self.listener.service.name(), error, Duration::ZERO);
         }
         if let Some((_, ends)) = &self.idle {
-            let _ = ends.send(Told::Stop);
+            let _ = ends.send(Control::Stop);
         }
     }
 }
 
-struct Door<'a> {
-    house: &'a House,
+struct ServerPolicy<'a> {
+    context: &'a Context,
 }
 
-impl Gate for Door<'_> {
+impl AcceptPolicy for ServerPolicy<'_> {
     fn refuses(&self, address: IpAddr) -> Option<Refusal> {
-        let blocked = self.house.throttle.blocks_network(Network::of(address), Instant::now());
+        let blocked = self.context.throttle.blocks_network(Network::of(address), Instant::now());
         blocked.then_some(Refusal::AddressThrottled)
     }
 
@@ -227,50 +231,50 @@ impl Gate for Door<'_> {
 
 /// The files that are taken up while the server runs.
 struct Files {
-    ground: Ground,
+    startup: Startup,
     users: Watched,
     aliases: Watched,
     tls: Watched,
 }
 
 impl Files {
-    fn new(ground: Ground, house: &House) -> Self {
-        let mut files = Self { ground, users: Watched::default(), aliases: Watched::default(), tls: Watched::default() };
-        files.forget(house);
+    fn new(startup: Startup, context: &Context) -> Self {
+        let mut files = Self { startup, users: Watched::default(), aliases: Watched::default(), tls: Watched::default() };
+        files.forget(context);
         files
     }
 
     /// What is there now has been taken up.
-    fn forget(&mut self, house: &House) {
-        let settings = house.settings();
-        let config = &settings.config;
+    fn forget(&mut self, context: &Context) {
+        let snapshot = context.snapshot();
+        let config = &snapshot.config;
         self.users = Watched::new(vec![stamp(&config.users)]);
         self.aliases = Watched::new(config.aliases.iter().map(|file| stamp(file)).collect());
-        self.tls = Watched::new(config.tls.iter().flat_map(|files| self.ground.keys.stamps(files)).collect());
+        self.tls = Watched::new(config.tls.iter().flat_map(|files| self.startup.keys.stamps(files)).collect());
     }
 
     /// Takes up what has changed by itself.
-    fn look(&mut self, house: &House) {
-        let settings = house.settings();
-        let config = &settings.config;
+    fn look(&mut self, context: &Context) {
+        let snapshot = context.snapshot();
+        let config = &snapshot.config;
         if self.users.has_changed(vec![stamp(&config.users)]) {
-            take_up(house, "users", reload_users);
+            take_up(context, "users", reload_users);
         }
         if self.aliases.has_changed(config.aliases.iter().map(|file| stamp(file)).collect()) {
-            take_up(house, "aliases", reload_aliases);
+            take_up(context, "aliases", reload_aliases);
         }
-        if self.tls.has_changed(config.tls.iter().flat_map(|files| self.ground.keys.stamps(files)).collect()) {
-            take_up(house, "certificate", |old| reload_tls(old, &self.ground.keys));
+        if self.tls.has_changed(config.tls.iter().flat_map(|files| self.startup.keys.stamps(files)).collect()) {
+            take_up(context, "certificate", |old| reload_tls(old, &self.startup.keys));
         }
     }
 
     /// SIGHUP: everything, each part by itself.
-    fn reload_all(&mut self, house: &House) {
-        take_up(house, "configuration", |old| {
-            let Ground { path, keys, reach } = &self.ground;
+    fn reload_all(&mut self, context: &Context) {
+        take_up(context, "configuration", |old| {
+            let Startup { path, keys, access } = &self.startup;
             let config = load::config(path)?;
-            if reach.as_ref().is_some_and(|reach| !reach.covers(&confine::reach(&config, path, keys.is_helper()))) {
-                let text = "names directories that this process has closed to itself; restart it to take them up".to_owned();
+            if access.as_ref().is_some_and(|access| !access.covers(&sandbox::access(&config, path, keys.is_helper()))) {
+                let text = "needs a directory outside the sandbox of this process; restart it to apply".to_owned();
                 return Err(vec![Problem { file: path.clone(), line: 0, key: String::new(), text }]);
             }
             for text in fixed_until_restart(&old.config, &config) {
@@ -278,37 +282,37 @@ impl Files {
             }
             load::assemble(config, Arc::clone(&old.users), old.aliases.clone(), old.tls.clone())
         });
-        take_up(house, "users", reload_users);
-        take_up(house, "aliases", reload_aliases);
-        take_up(house, "certificate", |old| reload_tls(old, &self.ground.keys));
-        self.forget(house);
+        take_up(context, "users", reload_users);
+        take_up(context, "aliases", reload_aliases);
+        take_up(context, "certificate", |old| reload_tls(old, &self.startup.keys));
+        self.forget(context);
     }
 }
 
-type Reload = Result<Settings, Vec<Problem>>;
+type Reload = Result<Snapshot, Vec<Problem>>;
 
-/// Replaces the settings by what `reload` makes of them, or says why not and keeps the old.
-fn take_up(house: &House, what: &str, reload: impl FnOnce(&Settings) -> Reload) {
-    match reload(&house.settings()) {
-        Ok(settings) => {
-            house.replace(settings);
+/// Replaces the settings by what `reload` makes of them, or logs why not and keeps the old.
+fn take_up(context: &Context, what: &str, reload: impl FnOnce(&Snapshot) -> Reload) {
+    match reload(&context.snapshot()) {
+        Ok(snapshot) => {
+            context.replace(snapshot);
             journal::reloaded(what);
         }
         Err(problems) => problems.iter().for_each(|problem| journal::reload_refused(what, problem)),
     }
 }
 
-fn reload_users(old: &Settings) -> Reload {
+fn reload_users(old: &Snapshot) -> Reload {
     let users = load::users(&old.config)?;
     load::assemble(old.config.clone(), Arc::new(users), old.aliases.clone(), old.tls.clone())
 }
 
-fn reload_aliases(old: &Settings) -> Reload {
+fn reload_aliases(old: &Snapshot) -> Reload {
     let aliases = load::aliases(&old.config)?;
     load::assemble(old.config.clone(), Arc::clone(&old.users), aliases, old.tls.clone())
 }
 
-fn reload_tls(old: &Settings, keys: &KeySource) -> Reload {
+fn reload_tls(old: &Snapshot, keys: &KeySource) -> Reload {
     let tls = load::tls(&old.config, keys)?;
     load::assemble(old.config.clone(), Arc::clone(&old.users), old.aliases.clone(), tls)
 }

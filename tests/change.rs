@@ -122,7 +122,7 @@ fn sighup_reads_the_configuration_again() {
     if fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|text| text.contains("landlock")) {
         fs::write(&server.config, toml.replace("/mail/{domain}", "/../elsewhere/{domain}").replace("/../", "-")).unwrap();
         server.signal(Signal::SIGHUP);
-        server.wait_for_log(&["reloaded", "what=configuration", "result=refused", "closed to itself"]);
+        server.wait_for_log(&["reloaded", "what=configuration", "result=refused", "outside the sandbox"]);
     }
     fs::write(&server.config, "hostname = 1\n").unwrap();
     server.signal(Signal::SIGHUP);

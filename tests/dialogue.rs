@@ -13,12 +13,12 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use common::{Setup, base64};
-use pillarbox::conn::house::House;
-use pillarbox::conn::{self, Visit};
-use pillarbox::mail::maildir::{Faults, Step};
+use pillarbox::conn::context::Context;
+use pillarbox::conn::{self, Connection};
+use pillarbox::mail::maildir::{DeliveryStep, Faults};
 use pillarbox::net::deadline::Clock;
-use pillarbox::net::stream::{Link, Patience};
-use pillarbox::net::tls::{Acceptor, TlsInfo};
+use pillarbox::net::stream::{Link, ReadMode};
+use pillarbox::net::tls::{TlsInfo, TlsServer};
 use pillarbox::server::load;
 use pillarbox::smtp::command::Verb;
 use pillarbox::smtp::reply::Refusal;
@@ -73,7 +73,7 @@ struct Case {
     title: String,
     setup: Setup,
     service: Service,
-    fault: Option<(Step, nix::errno::Errno)>,
+    fault: Option<(DeliveryStep, nix::errno::Errno)>,
     folders: Vec<String>,
     items: Vec<Item>,
 }
@@ -214,12 +214,12 @@ fn set_up(case: &mut Case, rest: &str, place: &str) {
         "fail" => {
             let (step, errno) = rest.split_once(' ').unwrap_or((rest, "EIO"));
             let step = match step {
-                "open" => Step::Directory,
-                "create" => Step::Create,
-                "write" => Step::Write,
-                "fsync" => Step::SyncFile,
-                "link" => Step::Link,
-                "fsync-directory" => Step::SyncDirectory,
+                "open" => DeliveryStep::Directory,
+                "create" => DeliveryStep::Create,
+                "write" => DeliveryStep::Write,
+                "fsync" => DeliveryStep::SyncFile,
+                "link" => DeliveryStep::Link,
+                "fsync-directory" => DeliveryStep::SyncDirectory,
                 _ => fail("no such step"),
             };
             let errno = match errno {
@@ -346,16 +346,16 @@ fn in_memory_by(case: &Case, step: usize) -> Outcome {
         None => Faults::default(),
     };
     make_folders(case, &dir.path().join("mail"));
-    let house = House::new(load::settings(config, &Default::default()).map_err(|problems| format!("{problems:?}"))?, faults);
-    let settings = house.settings();
+    let context = Context::new(load::snapshot(config, &Default::default()).map_err(|problems| format!("{problems:?}"))?, faults);
+    let snapshot = context.snapshot();
     let opened = Instant::now();
     let peer = SocketAddr::from(([127, 0, 0, 1], 4321));
-    let visit = Visit { service: case.service, peer, opened, seat: None };
+    let connection = Connection { service: case.service, peer, opened, slot: None };
     let script = case.items.iter().filter(|item| !matches!(item, Item::Log(_) | Item::Mail(..))).cloned().collect();
     let mut link = Script {
         items: script,
         step,
-        clock: conn::clock(&settings, case.service, opened),
+        clock: conn::clock(&snapshot, case.service, opened),
         pending: VecDeque::new(),
         said: Vec::new(),
         begun: false,
@@ -363,7 +363,7 @@ fn in_memory_by(case: &Case, step: usize) -> Outcome {
         transcript: String::new(),
         wrong: None,
     };
-    conn::serve(&mut link, &visit, &house, settings);
+    conn::serve(&mut link, &connection, &context, snapshot);
     link.finish();
     let log = LOG.with(|log| log.borrow().clone());
     if let Some(wrong) = link.wrong {
@@ -471,12 +471,12 @@ impl Link for &mut Script {
         &mut self.clock
     }
 
-    fn read_within(&mut self, patience: Patience, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        if patience == Patience::Full {
+    fn read_within(&mut self, mode: ReadMode, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        if mode == ReadMode::UntilDeadline {
             return self.read(buffer).map(Some);
         }
         // Nothing comes by itself: a client is always silent for longer than a slice.
-        if patience == Patience::Slice {
+        if mode == ReadMode::OneSlice {
             return if self.pending.is_empty() { Ok(None) } else { Ok(Some(self.hand_out(buffer))) };
         }
         // Before the greeting, a client may have spoken already.
@@ -492,9 +492,9 @@ impl Link for &mut Script {
 
     fn expect_much(&mut self) {}
 
-    fn rest(&mut self) {}
+    fn release_buffers(&mut self) {}
 
-    fn start_tls(&mut self, _: &Acceptor) -> io::Result<TlsInfo> {
+    fn start_tls(&mut self, _: &TlsServer) -> io::Result<TlsInfo> {
         self.hear();
         match self.items.pop_front() {
             Some(Item::Tls) => {

@@ -556,7 +556,7 @@ fn openssl_s_client_resumes_and_speaks_no_old_tls() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // The ticket of TLS 1.3 comes behind the handshake, with the greeting.
+        // The ticket of TLS 1.3 comes after the handshake, with the greeting.
         std::thread::sleep(Duration::from_millis(400));
         use std::io::Write as _;
         let _ = child.stdin.take().unwrap().write_all(b"QUIT\r\n");
@@ -615,11 +615,11 @@ fn every_kind_of_key() {
             "basicConstraints=critical,CA:FALSE",
         ]);
         run(issue.args(["-addext", "subjectAltName=DNS:mx.example.org", "-key"]).arg(&key).arg("-out").arg(&certificate));
-        let acceptor = pillarbox::net::tls::Acceptor::load(&certificate, &key).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let acceptor = pillarbox::net::tls::TlsServer::load(&certificate, &key).unwrap_or_else(|error| panic!("{what}: {error}"));
         assert!(acceptor.is_for("mx.example.org") && !acceptor.is_for("example.org"), "{what}");
         assert!(acceptor.not_after().is_some(), "{what}");
         if let Some(other) = last {
-            let error = pillarbox::net::tls::Acceptor::load(&certificate, &other).unwrap_err().to_string();
+            let error = pillarbox::net::tls::TlsServer::load(&certificate, &other).unwrap_err().to_string();
             assert!(error.contains("cert.pem") && error.contains("other.pem"), "{error}");
         }
         last = Some(dir.path().join("other.pem"));

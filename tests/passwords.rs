@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{Client, Server, Setup, base64, skipped};
 use pillarbox::auth::users::Users;
-use pillarbox::auth::verify::{Standing, Verdict, Verifier};
+use pillarbox::auth::verify::{Priority, Verdict, Verifier};
 use pillarbox::smtp::reply::Refusal;
 use pillarbox::smtp::sasl::Credentials;
 
@@ -66,13 +66,13 @@ fn a_password_that_cannot_be_checked_in_time_is_answered_with_454() {
     // 454 4.7.0 is Refusal::AuthBusy's, and comes of Verdict::Busy alone.
     assert_eq!((Refusal::AuthBusy.parts().code, Refusal::AuthBusy.parts().status), (454, (4, 7, 0)));
     let users = Arc::new(Users::parse(&format!("a:{}\n", common::hash("right", 32 * 1024)), 1 << 30).unwrap());
-    let verifier = Verifier::new(1, 1 << 30).with_patience(Duration::ZERO);
+    let verifier = Verifier::new(1, 1 << 30).with_wait_max(Duration::ZERO);
     let verdicts: Vec<Verdict> = thread::scope(|scope| {
         let one = |n: u32| {
             let (verifier, users) = (&verifier, &users);
             scope.spawn(move || {
                 let credentials = Credentials { login: "a".into(), password: format!("guess{n}").into_bytes().into() };
-                verifier.verify(users, &credentials, Standing::Clean)
+                verifier.verify(users, &credentials, Priority::Clean)
             })
         };
         let threads: Vec<_> = (0..8).map(one).collect();

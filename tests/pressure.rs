@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Client, PATIENCE, Server, Setup, base64, uninterrupted};
-use pillarbox::conn::house::House;
-use pillarbox::mail::maildir::{Faults, Step};
+use pillarbox::conn::context::Context;
+use pillarbox::mail::maildir::{DeliveryStep, Faults};
 use pillarbox::net::listener::Listener;
 use pillarbox::server::{self, load};
 use pillarbox::smtp::reply::Refusal;
@@ -51,13 +51,13 @@ fn one_address_holds_its_share_only() {
     drop(first);
     let begun = Instant::now();
     while !client(&server, from([127, 0, 0, 50], smtp)).line().is_some_and(|line| line.starts_with("220")) {
-        assert!(begun.elapsed() < PATIENCE, "the seat is not given back");
+        assert!(begun.elapsed() < PATIENCE, "the slot is not given back");
         thread::sleep(Duration::from_millis(10));
     }
 }
 
 #[test]
-fn a_full_house_says_so_at_once() {
+fn a_full_server_says_so_at_once() {
     let server = Setup::default().limit("workers = 1").limit("waiting = 1").start();
     let _working = server.login("alice@example.org");
     let _waiting = from([127, 0, 0, 60], server.address("smtp"));
@@ -280,8 +280,8 @@ fn in_process(setup: &Setup, faults: Faults) -> (tempfile::TempDir, server::Serv
     let config = load::config(&setup.write(dir.path())).unwrap();
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
-    let house = Arc::new(House::new(load::settings(config, &Default::default()).unwrap(), faults));
-    let server = server::Server::start(house, vec![Listener { socket, service: Service::Smtp }], None).unwrap();
+    let context = Arc::new(Context::new(load::snapshot(config, &Default::default()).unwrap(), faults));
+    let server = server::Server::start(context, vec![Listener { socket, service: Service::Smtp }], None).unwrap();
     (dir, server, address)
 }
 
@@ -289,7 +289,7 @@ fn in_process(setup: &Setup, faults: Faults) -> (tempfile::TempDir, server::Serv
 fn a_panic_costs_one_session() {
     let first = AtomicBool::new(true);
     let faults = Faults::new(move |step| {
-        assert!(step != Step::Write || !first.swap(false, Ordering::SeqCst), "a defect, injected");
+        assert!(step != DeliveryStep::Write || !first.swap(false, Ordering::SeqCst), "a defect, injected");
         Ok(())
     });
     // One worker: if the panic took it along, nobody would serve the second session.

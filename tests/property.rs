@@ -3,12 +3,18 @@
 use pillarbox::smtp::address::{Address, ForwardPath, ReversePath};
 use pillarbox::smtp::data::{Decoder, Framing};
 use pillarbox::smtp::reply::Refusal;
-use pillarbox::smtp::session::{Event, Next, Service, Session, Terms};
+use pillarbox::smtp::session::{Event, Next, Service, Session, SessionConfig};
 use proptest::prelude::*;
 
 fn session(service: Service) -> Session {
-    let terms =
-        Terms { hostname: "mx.example.org".into(), service, tls: true, message_size: 100_000, recipients: 100, errors: 1000 };
+    let terms = SessionConfig {
+        hostname: "mx.example.org".into(),
+        service,
+        tls: true,
+        message_size: 100_000,
+        recipients: 100,
+        errors: 1000,
+    };
     let mut session = Session::new(terms);
     session.step(Event::Opened { early: b"" });
     session

@@ -86,7 +86,7 @@ fn crates_are_named_where_they_belong() {
         ("x509_cert", &["net/tls.rs"]),
         ("argon2", &["auth/users.rs"]),
         ("crossbeam_channel", &["net/pool.rs"]),
-        ("getopts", &["cli/mod.rs"]),
+        ("getopts", &["cli.rs"]),
         ("log", &["journal.rs", "main.rs"]),
         ("env_logger", &["main.rs"]),
         ("toml", &["config.rs", "config/read.rs"]),

@@ -177,7 +177,7 @@ impl Hash {
 }
 
 /// Computes a hash of this cost for nothing.
-pub fn waste(cost: Cost, password: &[u8], scratch: &mut Scratch) {
+pub fn dummy_hash(cost: Cost, password: &[u8], scratch: &mut Scratch) {
     let mut output = [0; 32];
     compute(cost, password, b"no such login at all", &mut output, scratch);
 }

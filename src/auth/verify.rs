@@ -1,6 +1,6 @@
 //! Checks passwords within a budget.
 //!
-//! Never more hashes at once than cores or than `hash_memory` allows; who must wait longer than [`PATIENCE`] is sent
+//! Never more hashes at once than cores or than `hash_memory` allows; who must wait longer than [`WAIT_MAX`] is sent
 //! away. Hashes wait in an order: networks without a failure go before those with one, and among equals the latest
 //! goes first, since under a flood the oldest have mostly given up. A password that was right lately is known again
 //! by a keyed digest: key fresh at each start, in memory alone, forgotten when the users change or after ten minutes.
@@ -18,8 +18,8 @@ use crate::smtp::sasl::Credentials;
 #[derive(Debug)]
 pub struct Verifier {
     budget: Budget,
-    memory: Memory,
-    patience: Duration,
+    cache: Cache,
+    wait_max: Duration,
 }
 
 /// What came of a check.
@@ -40,7 +40,7 @@ pub enum Verdict {
 
 /// Whose hash goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
+pub enum Priority {
     /// The network has failed lately.
     Failed,
     /// It has not.
@@ -48,7 +48,7 @@ pub enum Standing {
 }
 
 /// How long a hash may wait for its turn.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long the memory of a hash is kept for the next.
 const RESTS_AFTER: Duration = Duration::from_secs(2);
 /// How long a password is known again without a hash.
@@ -59,17 +59,17 @@ const REMEMBERED_MAX: usize = 4096;
 impl Verifier {
     /// A verifier that computes `cores` hashes at once, in `memory` octets together.
     pub fn new(cores: usize, memory: u64) -> Self {
-        Self { budget: Budget::new(cores, memory), memory: Memory::new(), patience: PATIENCE }
+        Self { budget: Budget::new(cores, memory), cache: Cache::new(), wait_max: WAIT_MAX }
     }
 
-    /// The same, with another patience than [`PATIENCE`].
-    pub fn with_patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+    /// The same, with another wait_max than [`WAIT_MAX`].
+    pub fn with_wait_max(mut self, wait_max: Duration) -> Self {
+        self.wait_max = wait_max;
         self
     }
 
     /// Gives the memory of hashes back if none was computed lately; to be called now and then.
-    pub fn rest(&self) {
+    pub fn release_idle_memory(&self) {
         let idle = {
             let mut queue = self.budget.lock();
             let rests = queue.running == 0 && queue.last.is_some_and(|last| last.elapsed() >= RESTS_AFTER);
@@ -79,28 +79,32 @@ impl Verifier {
     }
 
     /// Checks credentials against `users`, which are a new generation whenever the file was read anew.
-    pub fn verify(&self, users: &Arc<Users>, credentials: &Credentials, standing: Standing) -> Verdict {
+    pub fn verify(&self, users: &Arc<Users>, credentials: &Credentials, priority: Priority) -> Verdict {
         let login = users::canonical(&credentials.login);
-        let digest = self.memory.digest(&login, &credentials.password);
-        if let Some(label) = self.memory.recall(users, &digest) {
+        let digest = self.cache.digest(&login, &credentials.password);
+        if let Some(label) = self.cache.get(users, &digest) {
             return Verdict::Right { login, label };
         }
-        let deadline = Instant::now() + self.patience;
+        let deadline = Instant::now() + self.wait_max;
         for password in users.passwords(&login) {
             match self
                 .budget
-                .run(password.hash.cost(), standing, deadline, |scratch| password.hash.matches(&credentials.password, scratch))
+                .run(password.hash.cost(), priority, deadline, |scratch| password.hash.matches(&credentials.password, scratch))
             {
                 None => return Verdict::Busy,
                 Some(false) => {}
                 Some(true) => {
-                    self.memory.remember(users, digest, &password.label);
+                    self.cache.insert(users, digest, &password.label);
                     return Verdict::Right { login, label: password.label.clone() };
                 }
             }
         }
         for cost in users.padding(&login) {
-            if self.budget.run(cost, standing, deadline, |scratch| users::waste(cost, &credentials.password, scratch)).is_none() {
+            if self
+                .budget
+                .run(cost, priority, deadline, |scratch| users::dummy_hash(cost, &credentials.password, scratch))
+                .is_none()
+            {
                 return Verdict::Busy;
             }
         }
@@ -122,7 +126,7 @@ struct Queue {
     running: usize,
     used: u64,
     next: u64,
-    waiting: Vec<(Standing, u64)>,
+    waiting: Vec<(Priority, u64)>,
     /// Memory that is kept: handed from thread to thread, since an allocator keeps what a thread has freed for that
     /// thread, and a hundred threads would each keep the memory of a hash.
     spare: Vec<Scratch>,
@@ -135,9 +139,9 @@ impl Budget {
     }
 
     /// Runs `work` when its turn has come; `None` if that is not before the deadline.
-    fn run<T>(&self, cost: Cost, standing: Standing, deadline: Instant, work: impl FnOnce(&mut Scratch) -> T) -> Option<T> {
+    fn run<T>(&self, cost: Cost, priority: Priority, deadline: Instant, work: impl FnOnce(&mut Scratch) -> T) -> Option<T> {
         let mut queue = self.lock();
-        let turn = (standing, queue.next);
+        let turn = (priority, queue.next);
         queue.next += 1;
         queue.waiting.push(turn);
         loop {
@@ -197,7 +201,7 @@ type Digest = [u8; 32];
 
 /// Passwords that were right lately.
 #[derive(Debug)]
-struct Memory {
+struct Cache {
     key: hmac::Key,
     known: Mutex<HashMap<Digest, Known>>,
 }
@@ -209,7 +213,7 @@ struct Known {
     since: Instant,
 }
 
-impl Memory {
+impl Cache {
     fn new() -> Self {
         let mut key = zeroize::Zeroizing::new([0; 32]);
         // Without randomness nothing is remembered under a key that could be guessed: the process must not go on.
@@ -227,7 +231,7 @@ impl Memory {
         digest
     }
 
-    fn recall(&self, users: &Arc<Users>, digest: &Digest) -> Option<String> {
+    fn get(&self, users: &Arc<Users>, digest: &Digest) -> Option<String> {
         let mut known = self.lock();
         let entry = known.get(digest)?;
         if entry.since.elapsed() >= REMEMBERED || !Arc::ptr_eq(&entry.users, users) {
@@ -237,7 +241,7 @@ impl Memory {
         Some(entry.label.clone())
     }
 
-    fn remember(&self, users: &Arc<Users>, digest: Digest, label: &str) {
+    fn insert(&self, users: &Arc<Users>, digest: Digest, label: &str) {
         let mut known = self.lock();
         if known.len() >= REMEMBERED_MAX {
             known.retain(|_, entry| entry.since.elapsed() < REMEMBERED && Arc::ptr_eq(&entry.users, users));
@@ -262,7 +266,7 @@ mod tests {
     const KIBIBYTE: Cost = Cost { memory: 1, passes: 1, lanes: 1, hybrid: true };
 
     fn later() -> Instant {
-        Instant::now() + PATIENCE
+        Instant::now() + WAIT_MAX
     }
 
     #[test]
@@ -273,7 +277,7 @@ mod tests {
             thread::scope(|scope| {
                 for _ in 0..12 {
                     scope.spawn(|| {
-                        budget.run(KIBIBYTE, Standing::Clean, later(), |_| {
+                        budget.run(KIBIBYTE, Priority::Clean, later(), |_| {
                             peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                             thread::sleep(Duration::from_millis(5));
                             now.fetch_sub(1, Ordering::SeqCst);
@@ -294,13 +298,13 @@ mod tests {
             let hold = gate.lock().unwrap();
             let (budget, order) = (&budget, &order);
             let inner = Arc::clone(&gate);
-            scope.spawn(move || budget.run(KIBIBYTE, Standing::Clean, later(), |_| drop(inner.lock())));
+            scope.spawn(move || budget.run(KIBIBYTE, Priority::Clean, later(), |_| drop(inner.lock())));
             while budget.lock().running == 0 {
                 thread::yield_now();
             }
-            let arrivals = [("failed", Standing::Failed), ("clean", Standing::Clean), ("latest", Standing::Clean)];
-            for (n, (name, standing)) in arrivals.into_iter().enumerate() {
-                scope.spawn(move || budget.run(KIBIBYTE, standing, later(), |_| order.lock().unwrap().push(name)));
+            let arrivals = [("failed", Priority::Failed), ("clean", Priority::Clean), ("latest", Priority::Clean)];
+            for (n, (name, priority)) in arrivals.into_iter().enumerate() {
+                scope.spawn(move || budget.run(KIBIBYTE, priority, later(), |_| order.lock().unwrap().push(name)));
                 while budget.lock().waiting.len() <= n {
                     thread::yield_now();
                 }
@@ -314,11 +318,11 @@ mod tests {
     fn patience_ends_and_a_panic_gives_the_share_back() {
         let budget = Budget::new(1, 1 << 20);
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            budget.run(KIBIBYTE, Standing::Clean, later(), |_| panic!("in a hash"))
+            budget.run(KIBIBYTE, Priority::Clean, later(), |_| panic!("in a hash"))
         }));
         assert!(panicked.is_err());
-        let inside = budget.run(KIBIBYTE, Standing::Clean, later(), |_| {
-            budget.run(KIBIBYTE, Standing::Clean, Instant::now() + Duration::from_millis(10), |_| ())
+        let inside = budget.run(KIBIBYTE, Priority::Clean, later(), |_| {
+            budget.run(KIBIBYTE, Priority::Clean, Instant::now() + Duration::from_millis(10), |_| ())
         });
         assert_eq!(inside, Some(None));
         assert!(budget.lock().waiting.is_empty());
@@ -329,11 +333,11 @@ mod tests {
         let verifier = Verifier::new(1, 1 << 30);
         let users = Arc::new(Users::parse("", 1 << 30).unwrap());
         let credentials = Credentials { login: "a".into(), password: b"x".to_vec().into() };
-        assert_eq!(verifier.verify(&users, &credentials, Standing::Clean), Verdict::Wrong);
-        verifier.rest();
+        assert_eq!(verifier.verify(&users, &credentials, Priority::Clean), Verdict::Wrong);
+        verifier.release_idle_memory();
         assert_eq!(verifier.budget.lock().spare.iter().map(Scratch::octets).sum::<u64>(), users::COST.octets());
         verifier.budget.lock().last = Instant::now().checked_sub(RESTS_AFTER);
-        verifier.rest();
+        verifier.release_idle_memory();
         assert!(verifier.budget.lock().spare.is_empty());
     }
 
@@ -344,11 +348,11 @@ mod tests {
         let verifier = Verifier::new(1, 1 << 30);
         let credentials = |password: &[u8]| Credentials { login: "A".into(), password: password.to_vec().into() };
         let right = Verdict::Right { login: "a".into(), label: String::new() };
-        assert_eq!(verifier.verify(&one, &credentials(b"right"), Standing::Clean), right);
-        let digest = verifier.memory.digest("a", b"right");
-        assert!(verifier.memory.recall(&one, &digest).is_some());
-        assert_eq!(verifier.verify(&one, &credentials(b"right"), Standing::Clean), right);
-        assert_eq!(verifier.verify(&one, &credentials(b"wrong"), Standing::Clean), Verdict::Wrong);
-        assert_eq!(verifier.verify(&two, &credentials(b"right"), Standing::Clean), Verdict::Wrong);
+        assert_eq!(verifier.verify(&one, &credentials(b"right"), Priority::Clean), right);
+        let digest = verifier.cache.digest("a", b"right");
+        assert!(verifier.cache.get(&one, &digest).is_some());
+        assert_eq!(verifier.verify(&one, &credentials(b"right"), Priority::Clean), right);
+        assert_eq!(verifier.verify(&one, &credentials(b"wrong"), Priority::Clean), Verdict::Wrong);
+        assert_eq!(verifier.verify(&two, &credentials(b"right"), Priority::Clean), Verdict::Wrong);
     }
 }

@@ -9,12 +9,12 @@ use nix::unistd::{AccessFlags, Group, User, access, geteuid};
 
 use super::{Arguments, Exit, Outcome};
 use crate::config::{Config, Problem};
-use crate::conn::house::Settings;
+use crate::conn::context::Snapshot;
 use crate::net::handover;
 use crate::policy::Policy;
 use crate::policy::aliases::Aliases;
 use crate::server::keys::KeySource;
-use crate::server::{confine, load, privileges};
+use crate::server::{load, privileges, sandbox};
 use crate::smtp::address::{Address, ForwardPath};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -104,16 +104,16 @@ fn everything(config: &Config, file: &Path, report: &mut Report) {
     maildirs(config, &logins, account.as_ref(), report);
     space(config, report);
     ports(config, report);
-    let reach = confine::reach(config, file, geteuid().is_root());
-    let reads: Vec<String> = reach.reads.iter().map(|path| path.display().to_string()).collect();
-    report.ok("reach", format!("reads {}; writes {}", reads.join(", "), reach.writes.display()));
+    let access = sandbox::access(config, file, geteuid().is_root());
+    let reads: Vec<String> = access.reads.iter().map(|path| path.display().to_string()).collect();
+    report.ok("access", format!("reads {}; writes {}", reads.join(", "), access.writes.display()));
 }
 
 /// What `serve` says once at its start.
-pub(super) fn advice(settings: &Settings) -> Vec<String> {
-    let mut texts = required_names(&settings.policy);
-    texts.extend(weak_hashes(&settings.users));
-    if let Some(acceptor) = &settings.tls {
+pub(super) fn advice(snapshot: &Snapshot) -> Vec<String> {
+    let mut texts = required_names(&snapshot.policy);
+    texts.extend(weak_hashes(&snapshot.users));
+    if let Some(acceptor) = &snapshot.tls {
         texts.extend(days_left(acceptor).into_iter().filter(|(level, _)| *level != Level::Ok).map(|(_, text)| text));
     }
     texts
@@ -159,9 +159,9 @@ fn hash_costs(config: &Config, users: &crate::auth::users::Users, report: &mut R
     let mut scratch = crate::auth::users::Scratch::default();
     for cost in costs.into_iter().take(8) {
         // Once for the memory, which the server keeps; once for the time.
-        crate::auth::users::waste(cost, b"a password", &mut scratch);
+        crate::auth::users::dummy_hash(cost, b"a password", &mut scratch);
         let begun = std::time::Instant::now();
-        crate::auth::users::waste(cost, b"a password", &mut scratch);
+        crate::auth::users::dummy_hash(cost, b"a password", &mut scratch);
         let took = begun.elapsed().as_millis();
         let at_once = cores.min(config.limits.hash_memory / cost.octets().max(1)).max(1);
         let text = format!("argon2 with {} MiB and {} passes takes {took} ms", cost.octets() >> 20, cost.passes);
@@ -172,7 +172,7 @@ fn hash_costs(config: &Config, users: &crate::auth::users::Users, report: &mut R
     }
 }
 
-/// Room on the file system of the Maildirs.
+/// Capacity on the file system of the Maildirs.
 fn space(config: &Config, report: &mut Report) {
     let root = config.maildir.root();
     let there = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
@@ -240,7 +240,7 @@ fn certificate(config: &Config, report: &mut Report) {
     }
 }
 
-fn days_left(acceptor: &crate::net::tls::Acceptor) -> Option<(Level, String)> {
+fn days_left(acceptor: &crate::net::tls::TlsServer) -> Option<(Level, String)> {
     const DAY: u64 = 24 * 60 * 60;
     let end = acceptor.not_after()?;
     Some(match end.duration_since(SystemTime::now()) {

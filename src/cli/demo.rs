@@ -8,11 +8,11 @@ use std::sync::{Arc, mpsc};
 
 use super::{Arguments, Exit, Failure, Outcome, StartLog};
 use crate::auth::users;
-use crate::conn::house::House;
+use crate::conn::context::Context;
 use crate::mail::maildir::Faults;
 use crate::server::keys::KeySource;
 use crate::server::readiness::Readiness;
-use crate::server::{self, Ground, Server, load};
+use crate::server::{self, Server, Startup, load};
 
 const LOGIN: &str = "demo@example.org";
 
@@ -28,17 +28,17 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     let path = directory.join("pillarbox.toml");
     let config = load::config(&path).map_err(Failure::problems)?;
     let listeners = super::serve::bind_all(&config.listen)?;
-    let settings = load::settings(config, &KeySource::default()).map_err(Failure::problems)?;
+    let snapshot = load::snapshot(config, &KeySource::default()).map_err(Failure::problems)?;
     // What happens is shown on standard output; the log speaks up where something goes wrong, or as -v says.
     start_log(arguments.verbosity(), false);
     let os_error = |error: std::io::Error| Failure::new(Exit::OsError, error);
     let (tell, told) = mpsc::channel();
     server::signals(tell).map_err(os_error)?;
     let show = |file: &Path| println!("stored: {}", file.display());
-    let house = Arc::new(House::new(settings, Faults::default()).tell_stored(show));
-    let server = Server::start(house, listeners, None).map_err(os_error)?;
+    let context = Arc::new(Context::new(snapshot, Faults::default()).tell_stored(show));
+    let server = Server::start(context, listeners, None).map_err(os_error)?;
     introduce(&directory, made, &password);
-    server.run(Ground { path, keys: KeySource::default(), reach: None }, &told, &mut Readiness::new());
+    server.run(Startup { path, keys: KeySource::default(), access: None }, &told, &mut Readiness::new());
     Ok(Exit::Ok)
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Arguments, Exit, Failure, Outcome};
 use crate::auth::users;
-use crate::conn::house::Settings;
+use crate::conn::context::Snapshot;
 use crate::mail::maildir;
 use crate::server::load;
 use crate::smtp::address::{AddressError, ForwardPath, ReversePath};
@@ -12,14 +12,14 @@ use crate::smtp::session::Service;
 /// Explains an address, or a message by its login, sender and recipient.
 pub(super) fn run(arguments: &Arguments) -> Outcome {
     let option = |name: &str| arguments.matches.opt_str(name);
-    let settings = settings(arguments)?;
+    let snapshot = snapshot(arguments)?;
     match (arguments.words(), option("from"), option("to")) {
         ([address], None, None) => {
-            way(&settings, &forward_path(address).map_err(|refused| Failure::usage(&format!("{address}: {refused}")))?);
+            way(&snapshot, &forward_path(address).map_err(|refused| Failure::usage(&format!("{address}: {refused}")))?);
         }
         ([], Some(from), Some(to)) => {
             let service = super::serve::service_option(arguments)?;
-            message(&settings, service, option("login").as_deref(), &from, &to)?;
+            message(&snapshot, service, option("login").as_deref(), &from, &to)?;
         }
         _ => return Err(Failure::usage("`explain` takes one ADDRESS, or --from and --to")),
     }
@@ -27,29 +27,29 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
 }
 
 /// Everything but the certificate, which only root may be able to read and which decides nothing here.
-fn settings(arguments: &Arguments) -> Result<Settings, Failure> {
+fn snapshot(arguments: &Arguments) -> Result<Snapshot, Failure> {
     let config = arguments.load()?;
     let users = load::users(&config).map_err(Failure::problems)?;
     let aliases = load::aliases(&config).map_err(Failure::problems)?;
     load::assemble(config, users.into(), aliases, None).map_err(Failure::problems)
 }
 
-fn way(settings: &Settings, path: &ForwardPath) {
-    let route = settings.policy.route(path);
+fn way(snapshot: &Snapshot, path: &ForwardPath) {
+    let route = snapshot.policy.route(path);
     for step in &route.steps {
         println!("{step}");
     }
     for to in &route.destinations {
-        let inbox = settings.config.maildir.of(&to.mailbox);
+        let inbox = snapshot.config.maildir.of(&to.mailbox);
         let folder = to.tag.as_deref().and_then(|tag| maildir::folder(&inbox, tag));
         println!("-> {}", folder.unwrap_or(inbox).display());
     }
-    if let Err(refused) = settings.policy.recipient(false, path) {
+    if let Err(refused) = snapshot.policy.recipient(false, path) {
         println!("-> {refused}");
     }
 }
 
-fn message(settings: &Settings, service: Option<Service>, login: Option<&str>, from: &str, to: &str) -> Result<(), Failure> {
+fn message(snapshot: &Snapshot, service: Option<Service>, login: Option<&str>, from: &str, to: &str) -> Result<(), Failure> {
     let service = service.unwrap_or(if login.is_some() { Service::Submissions } else { Service::Smtp });
     println!(
         "service {}: login {}",
@@ -62,7 +62,7 @@ fn message(settings: &Settings, service: Option<Service>, login: Option<&str>, f
         (_, login) => login.map(users::canonical),
     };
     if let Some(login) = &login {
-        match settings.users.passwords(login) {
+        match snapshot.users.passwords(login) {
             [] => return refuse("AUTH", &Refusal::BadCredentials.into()),
             passwords => println!(
                 "login {login}: {} passwords, lines {:?}",
@@ -72,7 +72,7 @@ fn message(settings: &Settings, service: Option<Service>, login: Option<&str>, f
         }
     }
     let sender = ReversePath::parse(&bracketed(from), true).map_err(|error| syntax(error, Refusal::BadSender));
-    match sender.and_then(|path| settings.policy.sender(login.as_deref(), &path)) {
+    match sender.and_then(|path| snapshot.policy.sender(login.as_deref(), &path)) {
         Err(refused) => return refuse("MAIL", &refused),
         Ok(()) => println!("sender {from}: may be used"),
     }
@@ -80,11 +80,11 @@ fn message(settings: &Settings, service: Option<Service>, login: Option<&str>, f
         Err(refused) => return refuse("RCPT", &refused),
         Ok(path) => path,
     };
-    if let Err(refused) = settings.policy.recipient(service.needs_login(), &path) {
-        settings.policy.route(&path).steps.iter().for_each(|step| println!("{step}"));
+    if let Err(refused) = snapshot.policy.recipient(service.needs_login(), &path) {
+        snapshot.policy.route(&path).steps.iter().for_each(|step| println!("{step}"));
         return refuse("RCPT", &refused);
     }
-    way(settings, &path);
+    way(snapshot, &path);
     println!("accepted");
     Ok(())
 }

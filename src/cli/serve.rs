@@ -7,15 +7,15 @@ use std::sync::{Arc, mpsc};
 
 use super::{Arguments, Exit, Failure, Outcome, StartLog};
 use crate::config::Config;
-use crate::conn::house::{House, Settings};
+use crate::conn::context::{Context, Snapshot};
 use crate::journal;
 use crate::mail::maildir::Faults;
 use crate::net::handover::{self, Inherited};
 use crate::net::listener::Listener;
-use crate::server::confine::Reach;
 use crate::server::keys::KeySource;
 use crate::server::readiness::Readiness;
-use crate::server::{self, Ground, Server, confine, load, privileges};
+use crate::server::sandbox::Access;
+use crate::server::{self, Server, Startup, load, privileges, sandbox};
 use crate::smtp::session::Service;
 
 /// Serves until told to stop, or until the one connection that was handed over has ended.
@@ -45,36 +45,36 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
         _ => KeySource::default(),
     };
     let user = config.user.clone();
-    let settings = load::settings(config, &keys).map_err(Failure::problems)?;
+    let snapshot = load::snapshot(config, &keys).map_err(Failure::problems)?;
     privileges::raise_file_limit();
     privileges::drop_to(&user).map_err(|error| Failure::new(Exit::Config, error))?;
     // Before any thread is started, as it holds for those that come after it alone.
-    let reach = confine(&settings.config, &arguments.config, keys.is_helper());
-    let ground = Ground { path: arguments.config.clone(), keys, reach };
+    let access = confine(&snapshot.config, &arguments.config, keys.is_helper());
+    let startup = Startup { path: arguments.config.clone(), keys, access };
     let listeners = match inherited {
         Inherited::Connection(tcp) => {
             let service = role(None, tcp.local_addr().ok(), wanted)?;
             let peer = tcp.peer_addr().map_err(|error| Failure::new(Exit::OsError, format!("the handed connection: {error}")))?;
-            let house = House::new(settings, Faults::default());
-            need_tls(&house.settings(), service)?;
-            server::serve_one(&house, tcp, peer, service).map_err(|error| Failure::new(Exit::OsError, error))?;
+            let context = Context::new(snapshot, Faults::default());
+            need_tls(&context.snapshot(), service)?;
+            server::serve_one(&context, tcp, peer, service).map_err(|error| Failure::new(Exit::OsError, error))?;
             return Ok(Exit::Ok);
         }
-        Inherited::Lent(socket) => return listen(settings, ground, vec![named(socket, None, wanted)?], true, ready_fd),
+        Inherited::Lent(socket) => return listen(snapshot, startup, vec![named(socket, None, wanted)?], true, ready_fd),
         Inherited::Listeners(sockets) => {
             let name = |(socket, name): (TcpListener, Option<String>)| named(socket, name.as_deref(), wanted);
             sockets.into_iter().map(name).collect::<Result<Vec<_>, _>>()?
         }
         Inherited::Nothing => bound,
     };
-    listen(settings, ground, listeners, false, ready_fd)
+    listen(snapshot, startup, listeners, false, ready_fd)
 }
 
 /// Leaves nothing to touch but what is needed, where the kernel can do that.
-fn confine(config: &Config, file: &Path, keys: bool) -> Option<Reach> {
-    let reach = confine::reach(config, file, keys);
-    match confine::confine(&reach) {
-        Ok(true) => Some(reach),
+fn confine(config: &Config, file: &Path, keys: bool) -> Option<Access> {
+    let access = sandbox::access(config, file, keys);
+    match sandbox::confine(&access) {
+        Ok(true) => Some(access),
         Ok(false) => None,
         Err(error) => {
             journal::notice("start", format!("not confined: {error}"));
@@ -83,24 +83,24 @@ fn confine(config: &Config, file: &Path, keys: bool) -> Option<Reach> {
     }
 }
 
-fn listen(settings: Settings, ground: Ground, listeners: Vec<Listener>, lent: bool, ready_fd: Option<File>) -> Outcome {
+fn listen(snapshot: Snapshot, startup: Startup, listeners: Vec<Listener>, lent: bool, ready_fd: Option<File>) -> Outcome {
     if listeners.is_empty() {
-        let text = format!("{}: listen: no address to listen on; give one in [listen]", ground.path.display());
+        let text = format!("{}: listen: no address to listen on; give one in [listen]", startup.path.display());
         return Err(Failure::new(Exit::Config, text));
     }
     for listener in &listeners {
-        need_tls(&settings, listener.service)?;
+        need_tls(&snapshot, listener.service)?;
     }
     let os_error = |error: std::io::Error| Failure::new(Exit::OsError, error);
-    for problem in unusual(&settings) {
+    for problem in unusual(&snapshot) {
         journal::notice("start", problem);
     }
     let names: Vec<_> = listeners.iter().map(|listener| (listener.service, listener.socket.local_addr())).collect();
     let (tell, told) = mpsc::channel();
-    let idle = lent.then(|| (settings.config.limits.idle, tell.clone()));
+    let idle = lent.then(|| (snapshot.config.limits.idle, tell.clone()));
     server::signals(tell).map_err(os_error)?;
-    let house = Arc::new(House::new(settings, Faults::default()));
-    let server = Server::start(house, listeners, idle).map_err(os_error)?;
+    let context = Arc::new(Context::new(snapshot, Faults::default()));
+    let server = Server::start(context, listeners, idle).map_err(os_error)?;
     for (service, address) in names {
         journal::started(service.name(), address.map_or_else(|error| error.to_string(), |address| address.to_string()));
     }
@@ -108,14 +108,14 @@ fn listen(settings: Settings, ground: Ground, listeners: Vec<Listener>, lent: bo
     if let Err(error) = readiness.ready(ready_fd) {
         journal::notice("readiness", error);
     }
-    server.run(ground, &told, &mut readiness);
+    server.run(startup, &told, &mut readiness);
     Ok(Exit::Ok)
 }
 
 /// What an operator should know at every start, though it stops nothing.
-fn unusual(settings: &Settings) -> Vec<String> {
-    let aliases = load::alias_problems(&settings.config, &settings.policy).into_iter().map(|(_, problem)| problem.to_string());
-    aliases.chain(super::check::advice(settings)).collect()
+fn unusual(snapshot: &Snapshot) -> Vec<String> {
+    let aliases = load::alias_problems(&snapshot.config, &snapshot.policy).into_iter().map(|(_, problem)| problem.to_string());
+    aliases.chain(super::check::advice(snapshot)).collect()
 }
 
 pub(super) fn service_option(arguments: &Arguments) -> Result<Option<Service>, Failure> {
@@ -164,8 +164,8 @@ fn role(name: Option<&str>, local: Option<SocketAddr>, wanted: Option<Service>) 
     })
 }
 
-fn need_tls(settings: &Settings, service: Service) -> Result<(), Failure> {
-    if service.needs_login() && settings.tls.is_none() {
+fn need_tls(snapshot: &Snapshot, service: Service) -> Result<(), Failure> {
+    if service.needs_login() && snapshot.tls.is_none() {
         return Err(Failure::new(Exit::Config, format!("tls: must be given to serve {}", service.name())));
     }
     Ok(())

@@ -3,12 +3,12 @@
 //! When [`Store::commit`] returns `Ok`, every octet is on the disk, in every mailbox, and survives a power cut. When it
 //! returns an error, no mailbox shows the message. The steps, in this order:
 //!
-//! 1. [`Step::Directory`]: the Maildir is there, or is made with mode 0700, each new directory made durable.
-//! 2. [`Step::Create`]: an unnamed file (`O_TMPFILE`), mode 0600; or a named one in `tmp/` where there is no such thing.
-//! 3. [`Step::Write`]: the content.
-//! 4. [`Step::SyncFile`]: fsync of the file; then one copy more, made durable too, for every further file system.
-//! 5. [`Step::Link`]: a hard link under the final name in each mailbox's `new/`; never over an existing name.
-//! 6. [`Step::SyncDirectory`]: fsync of every `new/`, shared by all that wait for the same one.
+//! 1. [`DeliveryStep::Directory`]: the Maildir is there, or is made with mode 0700, each new directory made durable.
+//! 2. [`DeliveryStep::Create`]: an unnamed file (`O_TMPFILE`), mode 0600; or a named one in `tmp/` where there is no such thing.
+//! 3. [`DeliveryStep::Write`]: the content.
+//! 4. [`DeliveryStep::SyncFile`]: fsync of the file; then one copy more, made durable too, for every further file system.
+//! 5. [`DeliveryStep::Link`]: a hard link under the final name in each mailbox's `new/`; never over an existing name.
+//! 6. [`DeliveryStep::SyncDirectory`]: fsync of every `new/`, shared by all that wait for the same one.
 //!
 //! A crash before 5 leaves nothing (an unnamed file is freed, a named one lies in `tmp/`, where readers delete it after
 //! 36 hours); a crash behind it leaves a whole message, for which nobody was told `250`. Every step before 5 can fail
@@ -29,13 +29,13 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::linkat;
 
-use super::shared_sync::SharedSync;
+use super::group_sync::GroupSync;
 use crate::smtp::reply::Refusal;
 
 /// The steps of a delivery that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the module's description lists them")]
-pub enum Step {
+pub enum DeliveryStep {
     Directory,
     Create,
     Write,
@@ -48,7 +48,7 @@ pub enum Step {
 #[derive(Clone, Default)]
 pub struct Faults(Option<Arc<Injector>>);
 
-type Injector = dyn Fn(Step) -> io::Result<()> + Send + Sync;
+type Injector = dyn Fn(DeliveryStep) -> io::Result<()> + Send + Sync;
 
 /// Delivers into Maildirs; one for a process.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub struct Store {
     unnamed: AtomicBool,
     /// An open file can be linked as it is (Linux 6.10), not only by its name below /proc.
     linked_as_it_is: AtomicBool,
-    syncs: Mutex<HashMap<(u64, u64), Arc<SharedSync>>>,
+    syncs: Mutex<HashMap<(u64, u64), Arc<GroupSync>>>,
     faults: Faults,
 }
 
@@ -115,7 +115,7 @@ impl Store {
     pub fn commit(&self, draft: Draft, maildirs: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
         let others: Vec<Maildir> =
             maildirs.get(1..).unwrap_or_default().iter().map(|path| self.open(path)).collect::<io::Result<_>>()?;
-        self.faults.check(Step::SyncFile)?;
+        self.faults.check(DeliveryStep::SyncFile)?;
         draft.file.sync_all()?;
         let mut drafts = vec![draft];
         for maildir in &others {
@@ -127,19 +127,19 @@ impl Store {
         let mut links = Links(Vec::with_capacity(maildirs.len()));
         let places = || std::iter::once(&drafts[0].home).chain(&others);
         for maildir in places() {
-            self.faults.check(Step::Link)?;
+            self.faults.check(DeliveryStep::Link)?;
             let source = drafts.iter().find(|draft| draft.home.device == maildir.device).unwrap_or(&drafts[0]);
             links.0.push(self.link(source, maildir)?);
         }
         for maildir in places() {
-            self.faults.check(Step::SyncDirectory)?;
+            self.faults.check(DeliveryStep::SyncDirectory)?;
             self.sync_directory(maildir)?;
         }
         Ok(links.keep())
     }
 
     fn open(&self, maildir: &Path) -> io::Result<Maildir> {
-        self.faults.check(Step::Directory)?;
+        self.faults.check(DeliveryStep::Directory)?;
         let path = maildir.join("new");
         let directory = || OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(&path);
         let new = match directory() {
@@ -154,7 +154,7 @@ impl Store {
     }
 
     fn create(&self, home: Maildir) -> io::Result<Draft> {
-        self.faults.check(Step::Create)?;
+        self.faults.check(DeliveryStep::Create)?;
         let draft = |file, named, home| Draft { file, named, home, octets: 0, faults: self.faults.clone() };
         if self.unnamed.load(Ordering::Relaxed) {
             let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
@@ -179,7 +179,7 @@ impl Store {
         if copy.octets != draft.octets {
             return Err(ErrorKind::UnexpectedEof.into());
         }
-        self.faults.check(Step::SyncFile)?;
+        self.faults.check(DeliveryStep::SyncFile)?;
         copy.file.sync_all()?;
         Ok(copy)
     }
@@ -267,7 +267,7 @@ impl Draft {
 
 impl Write for Draft {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.faults.check(Step::Write)?;
+        self.faults.check(DeliveryStep::Write)?;
         let octets = self.file.write(data)?;
         self.octets += octets as u64;
         Ok(octets)
@@ -305,11 +305,11 @@ impl Drop for Links {
 
 impl Faults {
     /// Asks `injector` before every step.
-    pub fn new(injector: impl Fn(Step) -> io::Result<()> + Send + Sync + 'static) -> Self {
+    pub fn new(injector: impl Fn(DeliveryStep) -> io::Result<()> + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(injector)))
     }
 
-    fn check(&self, step: Step) -> io::Result<()> {
+    fn check(&self, step: DeliveryStep) -> io::Result<()> {
         self.0.as_ref().map_or(Ok(()), |injector| injector(step))
     }
 }
@@ -423,7 +423,14 @@ mod tests {
 
     #[test]
     fn each_step_that_fails_leaves_nothing() {
-        let steps = [Step::Directory, Step::Create, Step::Write, Step::SyncFile, Step::Link, Step::SyncDirectory];
+        let steps = [
+            DeliveryStep::Directory,
+            DeliveryStep::Create,
+            DeliveryStep::Write,
+            DeliveryStep::SyncFile,
+            DeliveryStep::Link,
+            DeliveryStep::SyncDirectory,
+        ];
         let errors = [
             (Errno::ENOSPC, Refusal::DiskFull),
             (Errno::EDQUOT, Refusal::QuotaFull),

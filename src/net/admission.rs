@@ -1,7 +1,7 @@
-//! Who gets in: seats, fair shares, and who must leave when nobody else would get through.
+//! Who gets in: slots, fair shares, and who must leave when nobody else would get through.
 //!
-//! Every connection that was let in holds a [`Seat`] until its [`Ticket`] is dropped. A network (an IPv4 address, an
-//! IPv6 /64) holds only so many seats; only so many connections wait for a worker. When the waiting room is full, a
+//! Every connection that was let in holds a [`Slot`] until its [`SlotGuard`] is dropped. A network (an IPv4 address, an
+//! IPv6 /64) holds only so many slots; only so many connections wait for a worker. When the waiting room is full, a
 //! newcomer takes the place of one from the network that holds most, if it holds less itself. When somebody waits and
 //! no worker is free, the session that has been silent longest among those that are not logged in, of the network that
 //! holds most, is told to leave. So whoever speaks gets through, however many are silent.
@@ -21,7 +21,7 @@ pub struct Network(u128);
 
 /// How many may be where.
 #[derive(Clone, Copy, Debug)]
-pub struct Room {
+pub struct Capacity {
     /// Sessions at once.
     pub workers: usize,
     /// Connections that may wait for a worker.
@@ -33,7 +33,7 @@ pub struct Room {
 /// Counts and knows all connections.
 #[derive(Debug)]
 pub struct Admission {
-    room: Room,
+    room: Capacity,
     inner: Mutex<Inner>,
     changed: Condvar,
     busy: AtomicUsize,
@@ -43,10 +43,10 @@ pub struct Admission {
 
 #[derive(Debug, Default)]
 struct Inner {
-    seats: HashMap<u64, Arc<Seat>>,
+    slots: HashMap<u64, Arc<Slot>>,
     held: HashMap<Network, usize>,
     next: u64,
-    waiting: Vec<Ticket>,
+    waiting: Vec<SlotGuard>,
     ended: bool,
 }
 
@@ -56,12 +56,12 @@ pub struct Admitted {
     /// True if one more waits than before, so that a worker must be woken.
     pub wakes: bool,
     /// Who lost its place to it.
-    pub displaced: Option<Ticket>,
+    pub displaced: Option<SlotGuard>,
 }
 
 /// One connection, as others see it.
 #[derive(Debug)]
-pub struct Seat {
+pub struct Slot {
     number: u64,
     network: Network,
     peer: SocketAddr,
@@ -78,11 +78,11 @@ pub struct Seat {
     draining: Arc<AtomicBool>,
 }
 
-/// Gives the seat back when it is dropped.
+/// Gives the slot back when it is dropped.
 #[derive(Debug)]
-pub struct Ticket {
+pub struct SlotGuard {
     admission: Arc<Admission>,
-    seat: Arc<Seat>,
+    slot: Arc<Slot>,
 }
 
 /// How long a session must have been silent before it can be told to leave: longer than a round trip over a bad line.
@@ -105,8 +105,8 @@ impl Network {
 }
 
 impl Admission {
-    /// An empty house.
-    pub fn new(room: Room) -> Arc<Self> {
+    /// Without any connection.
+    pub fn new(room: Capacity) -> Arc<Self> {
         Arc::new(Self {
             room,
             inner: Mutex::default(),
@@ -138,7 +138,7 @@ impl Admission {
         };
         let number = inner.next;
         inner.next += 1;
-        let seat = Arc::new(Seat {
+        let slot = Arc::new(Slot {
             number,
             network,
             peer,
@@ -153,19 +153,19 @@ impl Admission {
             told: AtomicU8::new(TOLD_NOTHING),
             draining: Arc::clone(&self.draining),
         });
-        inner.seats.insert(number, Arc::clone(&seat));
+        inner.slots.insert(number, Arc::clone(&slot));
         *inner.held.entry(network).or_insert(0) += 1;
-        inner.waiting.push(Ticket { admission: Arc::clone(self), seat });
+        inner.waiting.push(SlotGuard { admission: Arc::clone(self), slot });
         drop(inner);
         self.changed.notify_one();
         Ok(Admitted { wakes: displaced.is_none(), displaced })
     }
 
     /// The next who waits: of the network that holds least, and of those the first.
-    pub fn next_waiting(&self) -> Option<Ticket> {
+    pub fn next_waiting(&self) -> Option<SlotGuard> {
         let mut inner = self.lock();
-        let key = |ticket: &Ticket| (inner.held_by(&ticket.seat), ticket.seat.number);
-        let (at, _) = inner.waiting.iter().enumerate().min_by_key(|(_, ticket)| key(ticket))?;
+        let key = |guard: &SlotGuard| (inner.held_by(&guard.slot), guard.slot.number);
+        let (at, _) = inner.waiting.iter().enumerate().min_by_key(|(_, guard)| key(guard))?;
         Some(inner.waiting.remove(at))
     }
 
@@ -188,8 +188,8 @@ impl Admission {
                 continue;
             }
             for _ in 0..inner.waiting.len() {
-                let Some(seat) = inner.most_dispensable() else { break };
-                seat.tell(TOLD_SILENT, Shutdown::Read);
+                let Some(slot) = inner.most_evictable() else { break };
+                slot.tell(TOLD_SILENT, Shutdown::Read);
             }
             drop(inner);
             std::thread::sleep(LOOK_AGAIN);
@@ -201,10 +201,10 @@ impl Admission {
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
         let inner = self.lock();
-        for seat in inner.seats.values() {
+        for slot in inner.slots.values() {
             // Who still waits for a worker is told by the worker that takes it up.
-            if !seat.at_work.load(Ordering::Relaxed) || !seat.in_transaction.load(Ordering::SeqCst) {
-                seat.tell(TOLD_DRAINING, Shutdown::Read);
+            if !slot.at_work.load(Ordering::Relaxed) || !slot.in_transaction.load(Ordering::SeqCst) {
+                slot.tell(TOLD_DRAINING, Shutdown::Read);
             }
         }
     }
@@ -212,7 +212,7 @@ impl Admission {
     /// Waits until nobody is left, at most until `deadline`; true if so.
     pub fn wait_until_empty(&self, deadline: Instant) -> bool {
         let mut inner = self.lock();
-        while !inner.seats.is_empty() {
+        while !inner.slots.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
@@ -226,16 +226,16 @@ impl Admission {
     pub fn end(&self) {
         let mut inner = self.lock();
         inner.ended = true;
-        for seat in inner.seats.values() {
-            seat.tell(TOLD_DRAINING, Shutdown::Both);
+        for slot in inner.slots.values() {
+            slot.tell(TOLD_DRAINING, Shutdown::Both);
         }
         drop(inner);
         self.changed.notify_all();
     }
 
-    fn leave(&self, seat: &Seat) {
+    fn leave(&self, slot: &Slot) {
         let mut inner = self.lock();
-        inner.remove(seat.number);
+        inner.remove(slot.number);
         drop(inner);
         self.changed.notify_all();
     }
@@ -247,46 +247,46 @@ impl Admission {
 
 impl Inner {
     fn remove(&mut self, number: u64) {
-        let Some(seat) = self.seats.remove(&number) else { return };
-        if let Some(held) = self.held.get_mut(&seat.network) {
+        let Some(slot) = self.slots.remove(&number) else { return };
+        if let Some(held) = self.held.get_mut(&slot.network) {
             *held -= 1;
             if *held == 0 {
-                self.held.remove(&seat.network);
+                self.held.remove(&slot.network);
             }
         }
     }
 
-    fn held_by(&self, seat: &Seat) -> usize {
-        self.held.get(&seat.network).copied().unwrap_or(0)
+    fn held_by(&self, slot: &Slot) -> usize {
+        self.held.get(&slot.network).copied().unwrap_or(0)
     }
 
-    /// Takes the place of one who waits, if its network holds more than a newcomer's with `held` seats would.
-    fn displace_for(&mut self, held: usize) -> Option<Ticket> {
-        let key = |ticket: &Ticket| (self.held_by(&ticket.seat), ticket.seat.number);
-        let (at, most) = self.waiting.iter().enumerate().max_by_key(|(_, ticket)| key(ticket))?;
-        if self.held_by(&most.seat) <= held + 1 {
+    /// Takes the place of one who waits, if its network holds more than a newcomer's with `held` slots would.
+    fn displace_for(&mut self, held: usize) -> Option<SlotGuard> {
+        let key = |guard: &SlotGuard| (self.held_by(&guard.slot), guard.slot.number);
+        let (at, most) = self.waiting.iter().enumerate().max_by_key(|(_, guard)| key(guard))?;
+        if self.held_by(&most.slot) <= held + 1 {
             return None;
         }
-        let ticket = self.waiting.remove(at);
-        // Its seat is free at once; the ticket's own end then finds nothing to give back.
-        self.remove(ticket.seat.number);
-        Some(ticket)
+        let guard = self.waiting.remove(at);
+        // Its slot is free at once; the guard's own end then finds nothing to give back.
+        self.remove(guard.slot.number);
+        Some(guard)
     }
 
     /// The silent session that should leave first.
-    fn most_dispensable(&self) -> Option<Arc<Seat>> {
-        self.seats
+    fn most_evictable(&self) -> Option<Arc<Slot>> {
+        self.slots
             .values()
-            .filter(|seat| seat.is_dispensable())
-            .max_by_key(|seat| {
-                let idle = !seat.in_transaction.load(Ordering::Relaxed);
-                (idle, self.held_by(seat), seat.silence())
+            .filter(|slot| slot.is_evictable())
+            .max_by_key(|slot| {
+                let idle = !slot.in_transaction.load(Ordering::Relaxed);
+                (idle, self.held_by(slot), slot.silence())
             })
             .map(Arc::clone)
     }
 }
 
-impl Seat {
+impl Slot {
     /// Where the connection comes from.
     pub fn peer(&self) -> SocketAddr {
         self.peer
@@ -308,7 +308,7 @@ impl Seat {
     }
 
     /// The client begins to be waited for.
-    pub fn falls_silent(&self) {
+    pub fn mark_waiting(&self) {
         let now = self.epoch.elapsed().as_millis() as u64 + 1;
         let _ = self.silent_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     }
@@ -329,7 +329,7 @@ impl Seat {
     }
 
     /// Why this session must end, if it was told to. A drain waits for the end of a transaction.
-    pub fn told(&self) -> Option<Refusal> {
+    pub fn shutdown_reason(&self) -> Option<Refusal> {
         match self.told.load(Ordering::SeqCst) {
             TOLD_NOTHING => {
                 let leaves = self.draining.load(Ordering::SeqCst) && !self.in_transaction.load(Ordering::SeqCst);
@@ -353,7 +353,7 @@ impl Seat {
         }
     }
 
-    fn is_dispensable(&self) -> bool {
+    fn is_evictable(&self) -> bool {
         self.at_work.load(Ordering::Relaxed)
             && !self.logged_in.load(Ordering::Relaxed)
             && self.told.load(Ordering::Relaxed) == TOLD_NOTHING
@@ -361,13 +361,13 @@ impl Seat {
     }
 }
 
-impl Ticket {
-    /// The seat.
-    pub fn seat(&self) -> &Arc<Seat> {
-        &self.seat
+impl SlotGuard {
+    /// The slot.
+    pub fn slot(&self) -> &Arc<Slot> {
+        &self.slot
     }
 
-    /// The house.
+    /// The admission that it belongs to.
     pub fn admission(&self) -> &Arc<Admission> {
         &self.admission
     }
@@ -376,28 +376,28 @@ impl Ticket {
     pub fn take_up(&self) -> Busy<'_> {
         let admission = &self.admission;
         admission.busy.fetch_add(1, Ordering::Relaxed);
-        self.seat.at_work.store(true, Ordering::Relaxed);
+        self.slot.at_work.store(true, Ordering::Relaxed);
         // The watcher sleeps while nobody waits or a worker is free; this may have been the last free one.
         admission.changed.notify_all();
-        Busy { ticket: self }
+        Busy { guard: self }
     }
 }
 
-impl Drop for Ticket {
+impl Drop for SlotGuard {
     fn drop(&mut self) {
-        self.admission.leave(&self.seat);
+        self.admission.leave(&self.slot);
     }
 }
 
 /// A worker is busy until this is dropped.
 #[derive(Debug)]
 pub struct Busy<'a> {
-    ticket: &'a Ticket,
+    guard: &'a SlotGuard,
 }
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.ticket.admission.busy.fetch_sub(1, Ordering::Relaxed);
+        self.guard.admission.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -406,16 +406,16 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
-    struct House {
+    struct Bench {
         admission: Arc<Admission>,
         listener: TcpListener,
         clients: Vec<TcpStream>,
-        displaced: Vec<Ticket>,
+        displaced: Vec<SlotGuard>,
     }
 
-    impl House {
+    impl Bench {
         fn new(workers: usize, waiting: usize, per_network: usize) -> Self {
-            let admission = Admission::new(Room { workers, waiting, per_network });
+            let admission = Admission::new(Capacity { workers, waiting, per_network });
             Self { admission, listener: TcpListener::bind("127.0.0.1:0").unwrap(), clients: Vec::new(), displaced: Vec::new() }
         }
 
@@ -429,7 +429,7 @@ mod tests {
         }
 
         /// Arrives, and is the next to be taken from the waiting room.
-        fn enter(&mut self, from: &str) -> Result<Ticket, Refusal> {
+        fn enter(&mut self, from: &str) -> Result<SlotGuard, Refusal> {
             self.arrive(from)?;
             Ok(self.admission.next_waiting().unwrap())
         }
@@ -449,88 +449,88 @@ mod tests {
 
     #[test]
     fn a_network_has_its_share_and_gets_it_back() {
-        let mut house = House::new(4, 4, 2);
-        let first = house.enter("10.0.0.1").unwrap();
-        let _second = house.enter("10.0.0.1").unwrap();
-        assert_eq!(house.arrive("10.0.0.1").unwrap_err(), Refusal::PerAddress);
-        let _other = house.enter("10.0.0.2").unwrap();
+        let mut context = Bench::new(4, 4, 2);
+        let first = context.enter("10.0.0.1").unwrap();
+        let _second = context.enter("10.0.0.1").unwrap();
+        assert_eq!(context.arrive("10.0.0.1").unwrap_err(), Refusal::PerAddress);
+        let _other = context.enter("10.0.0.2").unwrap();
         drop(first);
-        house.arrive("10.0.0.1").unwrap();
+        context.arrive("10.0.0.1").unwrap();
     }
 
     #[test]
-    fn a_full_house_says_so_at_once() {
-        let mut house = House::new(1, 1, 10);
-        let working = house.enter("10.0.0.1").unwrap();
+    fn a_full_server_says_so_at_once() {
+        let mut context = Bench::new(1, 1, 10);
+        let working = context.enter("10.0.0.1").unwrap();
         let _busy = working.take_up();
-        house.arrive("10.0.0.2").unwrap();
-        assert_eq!(house.arrive("10.0.0.3").unwrap_err(), Refusal::Overloaded);
+        context.arrive("10.0.0.2").unwrap();
+        assert_eq!(context.arrive("10.0.0.3").unwrap_err(), Refusal::Overloaded);
     }
 
     #[test]
     fn a_newcomer_takes_the_place_of_who_holds_most() {
-        let mut house = House::new(1, 2, 10);
-        let working = house.enter("10.0.0.1").unwrap();
+        let mut context = Bench::new(1, 2, 10);
+        let working = context.enter("10.0.0.1").unwrap();
         let _busy = working.take_up();
-        house.arrive("10.0.0.1").unwrap();
-        house.arrive("10.0.0.1").unwrap();
-        house.arrive("10.0.0.2").unwrap();
-        let displaced: Vec<u64> = house.displaced.iter().map(|ticket| ticket.seat().number).collect();
+        context.arrive("10.0.0.1").unwrap();
+        context.arrive("10.0.0.1").unwrap();
+        context.arrive("10.0.0.2").unwrap();
+        let displaced: Vec<u64> = context.displaced.iter().map(|guard| guard.slot().number).collect();
         assert_eq!(displaced, [2], "the latest of the network that holds most");
         // Who holds as much as everybody else takes nobody's place.
-        assert_eq!(house.arrive("10.0.0.1").unwrap_err(), Refusal::Overloaded);
+        assert_eq!(context.arrive("10.0.0.1").unwrap_err(), Refusal::Overloaded);
         // And who holds least goes first.
-        let order: Vec<u64> = std::iter::from_fn(|| house.admission.next_waiting()).map(|ticket| ticket.seat().number).collect();
+        let order: Vec<u64> = std::iter::from_fn(|| context.admission.next_waiting()).map(|guard| guard.slot().number).collect();
         assert_eq!(order, [3, 1]);
     }
 
     #[test]
     fn the_silent_leave_when_somebody_waits() {
-        let mut house = House::new(2, 4, 10);
-        let silent = house.enter("10.0.0.1").unwrap();
-        let moving = house.enter("10.0.0.1").unwrap();
+        let mut context = Bench::new(2, 4, 10);
+        let silent = context.enter("10.0.0.1").unwrap();
+        let moving = context.enter("10.0.0.1").unwrap();
         let _busy = (silent.take_up(), moving.take_up());
-        silent.seat().falls_silent();
+        silent.slot().mark_waiting();
         std::thread::sleep(SILENCE_MIN + LOOK_AGAIN);
-        moving.seat().falls_silent();
-        let admission = Arc::clone(&house.admission);
+        moving.slot().mark_waiting();
+        let admission = Arc::clone(&context.admission);
         let watcher = std::thread::spawn(move || admission.watch());
         std::thread::sleep(4 * LOOK_AGAIN);
-        assert_eq!(silent.seat().told(), None, "nobody waits");
-        house.arrive("10.0.0.2").unwrap();
+        assert_eq!(silent.slot().shutdown_reason(), None, "nobody waits");
+        context.arrive("10.0.0.2").unwrap();
         std::thread::sleep(4 * LOOK_AGAIN);
-        assert_eq!(silent.seat().told(), Some(Refusal::SilentTooLong));
-        assert_eq!(moving.seat().told(), None);
-        house.admission.end();
+        assert_eq!(silent.slot().shutdown_reason(), Some(Refusal::SilentTooLong));
+        assert_eq!(moving.slot().shutdown_reason(), None);
+        context.admission.end();
         watcher.join().unwrap();
     }
 
     #[test]
     fn who_is_logged_in_may_be_silent() {
-        let mut house = House::new(1, 4, 10);
-        let ticket = house.enter("10.0.0.1").unwrap();
-        let _busy = ticket.take_up();
-        ticket.seat().falls_silent();
+        let mut context = Bench::new(1, 4, 10);
+        let guard = context.enter("10.0.0.1").unwrap();
+        let _busy = guard.take_up();
+        guard.slot().mark_waiting();
         std::thread::sleep(SILENCE_MIN);
-        assert!(ticket.seat().is_dispensable());
-        ticket.seat().log_in();
-        assert!(!ticket.seat().is_dispensable());
+        assert!(guard.slot().is_evictable());
+        guard.slot().log_in();
+        assert!(!guard.slot().is_evictable());
     }
 
     #[test]
     fn a_drain_spares_messages_in_progress() {
-        let mut house = House::new(4, 4, 10);
-        let (idle, sending) = (house.enter("10.0.0.1").unwrap(), house.enter("10.0.0.2").unwrap());
+        let mut context = Bench::new(4, 4, 10);
+        let (idle, sending) = (context.enter("10.0.0.1").unwrap(), context.enter("10.0.0.2").unwrap());
         {
             let _busy = (idle.take_up(), sending.take_up());
-            sending.seat().set_in_transaction(true);
-            house.admission.drain();
-            assert_eq!(idle.seat().told(), Some(Refusal::Draining));
-            assert_eq!(sending.seat().told(), None);
+            sending.slot().set_in_transaction(true);
+            context.admission.drain();
+            assert_eq!(idle.slot().shutdown_reason(), Some(Refusal::Draining));
+            assert_eq!(sending.slot().shutdown_reason(), None);
         }
-        assert_eq!(house.arrive("10.0.0.3").unwrap_err(), Refusal::Draining);
-        assert!(!house.admission.wait_until_empty(Instant::now()));
+        assert_eq!(context.arrive("10.0.0.3").unwrap_err(), Refusal::Draining);
+        assert!(!context.admission.wait_until_empty(Instant::now()));
         drop((idle, sending));
-        assert!(house.admission.wait_until_empty(Instant::now()));
+        assert!(context.admission.wait_until_empty(Instant::now()));
     }
 }

@@ -21,13 +21,13 @@ pub enum Wait {
     Farewell,
     /// The TLS handshake.
     Handshake,
-    /// Room to write replies: the client reads nothing.
+    /// Capacity to write replies: the client reads nothing.
     Reply,
 }
 
 /// The limits that deadlines are made of.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct DeadlineLimits {
     /// Between commands.
     pub idle: Duration,
     /// From connect to login, or to MAIL where there is no login.
@@ -41,7 +41,7 @@ pub struct Limits {
 /// Knows until when a session may wait.
 #[derive(Clone, Debug)]
 pub struct Clock {
-    limits: Limits,
+    limits: DeadlineLimits,
     opened: Instant,
     wait: Wait,
     since: Instant,
@@ -76,7 +76,7 @@ impl Wait {
 
 impl Clock {
     /// A clock for a connection that was accepted at `opened`.
-    pub fn new(limits: Limits, opened: Instant) -> Self {
+    pub fn new(limits: DeadlineLimits, opened: Instant) -> Self {
         Self { limits, opened, wait: Wait::Command, since: opened, moved: opened, octets: 0, trusted: false }
     }
 
@@ -133,7 +133,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn clock(opened: Instant) -> Clock {
-        let limits = Limits { idle: 300 * SECOND, login: 60 * SECOND, session: 3600 * SECOND, data_rate: 500 };
+        let limits = DeadlineLimits { idle: 300 * SECOND, login: 60 * SECOND, session: 3600 * SECOND, data_rate: 500 };
         Clock::new(limits, opened)
     }
 

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::admission::Admission;
-use super::pool::Entrance;
+use super::pool::WorkSender;
 use crate::smtp::reply::Refusal;
 use crate::smtp::session::Service;
 
-/// What an acceptor asks and tells the house.
-pub trait Gate: Send + Sync {
+/// What an acceptor asks before it lets a connection in, and what it reports.
+pub trait AcceptPolicy: Send + Sync {
     /// Why nobody from this address is let in now, if so.
     fn refuses(&self, address: IpAddr) -> Option<Refusal>;
     /// Somebody was turned away; gives what to say to them, if anything.
@@ -44,8 +44,8 @@ impl Listener {
         stop: &PipeReader,
         idle: Option<Duration>,
         admission: &Arc<Admission>,
-        entrance: &Entrance<()>,
-        gate: &dyn Gate,
+        entrance: &WorkSender<()>,
+        gate: &dyn AcceptPolicy,
     ) -> io::Result<()> {
         self.socket.set_nonblocking(true)?;
         let mut pause = PAUSE.0;
@@ -82,7 +82,7 @@ impl Listener {
         }
     }
 
-    fn accept_all(&self, admission: &Arc<Admission>, entrance: &Entrance<()>, gate: &dyn Gate) -> io::Result<()> {
+    fn accept_all(&self, admission: &Arc<Admission>, entrance: &WorkSender<()>, gate: &dyn AcceptPolicy) -> io::Result<()> {
         loop {
             match self.socket.accept() {
                 Ok((tcp, peer)) => self.let_in(tcp, peer, admission, entrance, gate),
@@ -96,7 +96,14 @@ impl Listener {
         }
     }
 
-    fn let_in(&self, tcp: TcpStream, peer: SocketAddr, admission: &Arc<Admission>, entrance: &Entrance<()>, gate: &dyn Gate) {
+    fn let_in(
+        &self,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        admission: &Arc<Admission>,
+        entrance: &WorkSender<()>,
+        gate: &dyn AcceptPolicy,
+    ) {
         let away = |tcp: &TcpStream, peer: SocketAddr, service: Service, why| {
             if let Some(text) = gate.turned_away(peer, service, why) {
                 let _ = tcp.set_nonblocking(true);
@@ -110,9 +117,9 @@ impl Listener {
         match admission.admit(tcp, peer, self.service) {
             Err((why, tcp)) => away(&tcp, peer, self.service, why),
             Ok(admitted) => {
-                if let Some(ticket) = admitted.displaced {
-                    let seat = ticket.seat();
-                    away(seat.tcp(), seat.peer(), seat.service(), Refusal::Overloaded);
+                if let Some(guard) = admitted.displaced {
+                    let slot = guard.slot();
+                    away(slot.tcp(), slot.peer(), slot.service(), Refusal::Overloaded);
                 }
                 // As many places in the channel as there are to wait in: there is always room.
                 if admitted.wakes {

@@ -21,15 +21,15 @@ pub struct Pool<T> {
 
 /// Hands work to a pool; may be cloned and sent anywhere.
 #[derive(Debug)]
-pub struct Entrance<T>(Sender<T>);
+pub struct WorkSender<T>(Sender<T>);
 
-impl<T> Clone for Entrance<T> {
+impl<T> Clone for WorkSender<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<T> Entrance<T> {
+impl<T> WorkSender<T> {
     /// Hands a piece of work over, or gives it back if there is no room; never waits.
     pub fn offer(&self, work: T) -> Result<(), T> {
         self.0.try_send(work).map_err(|error| match error {
@@ -58,8 +58,8 @@ impl<T: Send + 'static> Pool<T> {
     }
 
     /// The way in.
-    pub fn entrance(&self) -> Entrance<T> {
-        Entrance(self.sender.clone())
+    pub fn entrance(&self) -> WorkSender<T> {
+        WorkSender(self.sender.clone())
     }
 
     /// Closes the way in and waits for the threads to finish what they have; entrances must be gone.

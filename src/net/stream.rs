@@ -15,22 +15,22 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 use rustls::{ServerConnection, StreamOwned};
 
-use super::admission::{Admission, Seat};
+use super::admission::{Admission, Slot};
 use super::deadline::{Clock, Wait};
-use super::tls::{Acceptor, TlsInfo};
+use super::tls::{TlsInfo, TlsServer};
 
 /// What the driver of a session needs of a connection; there is one over TCP and, in tests, one in memory.
 pub trait Link: Read + Write {
     /// The clock that deadlines come from.
     fn clock(&mut self) -> &mut Clock;
-    /// Reads as far as `patience` goes: `None` if nothing came.
-    fn read_within(&mut self, patience: Patience, buffer: &mut [u8]) -> io::Result<Option<usize>>;
+    /// Reads as far as `mode` goes: `None` if nothing came.
+    fn read_within(&mut self, mode: ReadMode, buffer: &mut [u8]) -> io::Result<Option<usize>>;
     /// Much is about to come: system calls may be saved by reading it in large pieces.
     fn expect_much(&mut self);
     /// Nothing comes: gives memory back.
-    fn rest(&mut self);
+    fn release_buffers(&mut self);
     /// Does the TLS handshake.
-    fn start_tls(&mut self, acceptor: &Acceptor) -> io::Result<TlsInfo>;
+    fn start_tls(&mut self, acceptor: &TlsServer) -> io::Result<TlsInfo>;
     /// What TLS agreed on, once it is there.
     fn tls(&self) -> Option<TlsInfo>;
     /// Ends the connection in order: close_notify, then FIN, leaving time for a last reply to be read.
@@ -54,10 +54,10 @@ enum Inner {
 #[derive(Clone, Debug)]
 struct Socket {
     tcp: Arc<TcpStream>,
-    seat: Arc<Seat>,
+    slot: Arc<Slot>,
     admission: Arc<Admission>,
     clock: Clock,
-    patience: Patience,
+    mode: ReadMode,
     /// How long the kernel was told to let a read and a write block; zero if it was not told yet.
     slices: [Duration; 2],
     ahead: Ahead,
@@ -65,13 +65,13 @@ struct Socket {
 
 /// How long a read waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
+pub enum ReadMode {
     /// Until the deadline.
-    Full,
+    UntilDeadline,
     /// Not at all.
-    None,
+    NonBlocking,
     /// A second at most.
-    Slice,
+    OneSlice,
 }
 
 /// Octets that were read before they were asked for. The TLS library asks for 4 KiB at a time.
@@ -94,15 +94,15 @@ const SLICE: Duration = Duration::from_secs(1);
 const AHEAD: usize = 64 * 1024;
 
 impl Stream {
-    /// A plain connection in a seat.
-    pub fn new(seat: &Arc<Seat>, admission: &Arc<Admission>, clock: Clock) -> io::Result<Self> {
-        let tcp = Arc::clone(seat.tcp());
+    /// A plain connection in a slot.
+    pub fn new(slot: &Arc<Slot>, admission: &Arc<Admission>, clock: Clock) -> io::Result<Self> {
+        let tcp = Arc::clone(slot.tcp());
         // One that was handed over may not block.
         tcp.set_nonblocking(false)?;
         let _ = tcp.set_nodelay(true);
-        let (seat, admission) = (Arc::clone(seat), Arc::clone(admission));
-        let (patience, slices, ahead) = (Patience::Full, [Duration::ZERO; 2], Ahead::default());
-        Ok(Self { inner: Inner::Plain(Socket { tcp, seat, admission, clock, patience, slices, ahead }) })
+        let (slot, admission) = (Arc::clone(slot), Arc::clone(admission));
+        let (mode, slices, ahead) = (ReadMode::UntilDeadline, [Duration::ZERO; 2], Ahead::default());
+        Ok(Self { inner: Inner::Plain(Socket { tcp, slot, admission, clock, mode, slices, ahead }) })
     }
 
     fn socket(&mut self) -> &mut Socket {
@@ -149,10 +149,10 @@ impl Link for Stream {
         &mut self.socket().clock
     }
 
-    fn read_within(&mut self, patience: Patience, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        self.socket().patience = patience;
+    fn read_within(&mut self, mode: ReadMode, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        self.socket().mode = mode;
         let outcome = self.read(buffer);
-        self.socket().patience = Patience::Full;
+        self.socket().mode = ReadMode::UntilDeadline;
         match outcome {
             Ok(octets) => Ok(Some(octets)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
@@ -168,14 +168,14 @@ impl Link for Stream {
         }
     }
 
-    fn rest(&mut self) {
+    fn release_buffers(&mut self) {
         let ahead = &mut self.socket().ahead;
         if ahead.start == ahead.end {
             *ahead = Ahead::default();
         }
     }
 
-    fn start_tls(&mut self, acceptor: &Acceptor) -> io::Result<TlsInfo> {
+    fn start_tls(&mut self, acceptor: &TlsServer) -> io::Result<TlsInfo> {
         let socket = match &self.inner {
             Inner::Plain(socket) => socket.clone(),
             Inner::Tls(_) | Inner::Gone(_) => return Err(ErrorKind::AlreadyExists.into()),
@@ -208,7 +208,7 @@ impl Link for Stream {
         let _ = socket.tcp.shutdown(Shutdown::Write);
         // Unread input would turn the FIN into a reset, and the reset could overtake the last reply.
         let mut rest = [0; 1024];
-        socket.patience = Patience::None;
+        socket.mode = ReadMode::NonBlocking;
         for _ in 0..64 {
             if !matches!(socket.read(&mut rest), Ok(1..)) {
                 break;
@@ -218,16 +218,17 @@ impl Link for Stream {
 }
 
 impl Socket {
-    /// Does `once` as often as it takes to move something, blocking as long as the patience and the deadline allow.
+    /// Does `once` as often as it takes to move something, blocking as long as the mode and the deadline allow.
     fn transfer(&mut self, side: Side, mut once: impl FnMut(i32, MsgFlags) -> nix::Result<usize>) -> io::Result<usize> {
-        if self.patience == Patience::None {
+        if self.mode == ReadMode::NonBlocking {
             return Ok(once(self.tcp.as_raw_fd(), MsgFlags::MSG_DONTWAIT)?);
         }
-        self.seat.falls_silent();
+        self.slot.mark_waiting();
         loop {
             let now = Instant::now();
             let left = self.clock.deadline(self.admission.is_under_pressure()).saturating_duration_since(now);
-            let told = matches!(side, Side::Write) && self.clock.wait() != Wait::Farewell && self.seat.told().is_some();
+            let told =
+                matches!(side, Side::Write) && self.clock.wait() != Wait::Farewell && self.slot.shutdown_reason().is_some();
             // What is there already is taken, late as it is: it may be the server that was slow. But not for ever: somebody
             // who sends faster than is read has always something there.
             let over = left.is_zero() || told;
@@ -238,13 +239,13 @@ impl Socket {
             match once(self.tcp.as_raw_fd(), flags) {
                 Ok(octets) => {
                     if octets > 0 {
-                        self.seat.moves();
+                        self.slot.moves();
                     }
                     return Ok(octets);
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) if over => return Err(ErrorKind::TimedOut.into()),
-                Err(Errno::EAGAIN) if self.patience == Patience::Full => {}
+                Err(Errno::EAGAIN) if self.mode == ReadMode::UntilDeadline => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
@@ -296,8 +297,8 @@ impl Write for Socket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::admission::Room;
-    use crate::net::deadline::Limits;
+    use crate::net::admission::Capacity;
+    use crate::net::deadline::DeadlineLimits;
     use crate::smtp::session::Service;
     use std::net::TcpListener;
 
@@ -306,14 +307,14 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (tcp, peer) = listener.accept().unwrap();
-        let admission = Admission::new(Room { workers: 1, waiting: 1, per_network: 1 });
+        let admission = Admission::new(Capacity { workers: 1, waiting: 1, per_network: 1 });
         admission.admit(tcp, peer, Service::Smtp).unwrap();
-        let ticket = admission.next_waiting().unwrap();
+        let guard = admission.next_waiting().unwrap();
         let opened = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
-        let limits = Limits { idle: Duration::from_secs(1), login: session, session, data_rate: 1 };
+        let limits = DeadlineLimits { idle: Duration::from_secs(1), login: session, session, data_rate: 1 };
         let mut clock = Clock::new(limits, opened);
         clock.begin(Wait::Command, opened);
-        let mut stream = Stream::new(ticket.seat(), &admission, clock).unwrap();
+        let mut stream = Stream::new(guard.slot(), &admission, clock).unwrap();
         client.write_all(b"NOOP").unwrap();
         while stream.socket().tcp.peek(&mut [0]).unwrap() == 0 {}
         stream.read(&mut [0; 8])

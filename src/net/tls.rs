@@ -16,7 +16,7 @@ use x509_cert::der::Decode as _;
 
 /// Ready for handshakes.
 #[derive(Clone)]
-pub struct Acceptor {
+pub struct TlsServer {
     config: Arc<ServerConfig>,
     leaf: CertificateDer<'static>,
 }
@@ -47,7 +47,7 @@ pub enum TlsError {
     Refused(PathBuf, PathBuf, String),
 }
 
-impl Acceptor {
+impl TlsServer {
     /// Reads and checks a pair of PEM files.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         let read = |path: &Path| std::fs::read(path).map_err(|error| TlsError::Read(path.to_owned(), error));
@@ -125,9 +125,9 @@ fn iana_name(suite: rustls::CipherSuite) -> &'static str {
     }
 }
 
-impl fmt::Debug for Acceptor {
+impl fmt::Debug for TlsServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Acceptor").finish_non_exhaustive()
+        f.debug_struct("TlsServer").finish_non_exhaustive()
     }
 }
 

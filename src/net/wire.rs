@@ -12,7 +12,7 @@ use std::time::Instant;
 use zeroize::Zeroize as _;
 
 use super::deadline::Wait;
-use super::stream::{Link, Patience};
+use super::stream::{Link, ReadMode};
 
 /// A [`Link`] with buffers.
 #[derive(Debug)]
@@ -121,12 +121,12 @@ impl<L: Link> Wire<L> {
                 Wait::Command if unread < IN_COMMANDS => IN_COMMANDS,
                 _ => max + 2,
             };
-            let patience = if rest.is_some() { Patience::Slice } else { Patience::Full };
-            match self.fill(room, patience)? {
+            let mode = if rest.is_some() { ReadMode::OneSlice } else { ReadMode::UntilDeadline };
+            match self.fill(room, mode)? {
                 Some(0) => return Ok(Line::End),
                 Some(_) => {}
                 None => {
-                    self.rest();
+                    self.release_buffers();
                     rest.take().into_iter().for_each(|rest| rest());
                 }
             }
@@ -151,7 +151,7 @@ impl<L: Link> Wire<L> {
         if self.buffer.len() == self.end {
             self.grow(self.end + 512);
         }
-        match self.link.read_within(Patience::None, &mut self.buffer[self.end..])? {
+        match self.link.read_within(ReadMode::NonBlocking, &mut self.buffer[self.end..])? {
             Some(octets) => {
                 self.end += octets;
                 Ok(octets > 0)
@@ -165,7 +165,7 @@ impl<L: Link> Wire<L> {
         while self.end - self.start < 512 {
             let before = self.end;
             self.grow(self.end + 512);
-            match self.link.read_within(Patience::None, &mut self.buffer[self.end..])? {
+            match self.link.read_within(ReadMode::NonBlocking, &mut self.buffer[self.end..])? {
                 Some(octets) => self.end += octets,
                 None => break,
             }
@@ -189,7 +189,7 @@ impl<L: Link> Wire<L> {
     pub fn content(&mut self) -> io::Result<&[u8]> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
-            if self.fill(IN_CONTENT, Patience::Full)? == Some(0) {
+            if self.fill(IN_CONTENT, ReadMode::UntilDeadline)? == Some(0) {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
         }
@@ -203,8 +203,8 @@ impl<L: Link> Wire<L> {
     }
 
     /// Gives wide buffers back, if what is unread fits into a narrow one.
-    fn rest(&mut self) {
-        self.link.rest();
+    fn release_buffers(&mut self) {
+        self.link.release_buffers();
         let unread = self.end - self.start;
         if self.buffer.len() > AT_REST && unread <= AT_REST {
             let mut narrow = vec![0; AT_REST];
@@ -221,8 +221,8 @@ impl<L: Link> Wire<L> {
         (self.start, self.end) = (0, 0);
     }
 
-    /// Reads once, with room for `room` unread octets in all; 0 at the end, `None` if the patience was not enough.
-    fn fill(&mut self, room: usize, patience: Patience) -> io::Result<Option<usize>> {
+    /// Reads once, with room for `room` unread octets in all; 0 at the end, `None` if the mode was not enough.
+    fn fill(&mut self, room: usize, mode: ReadMode) -> io::Result<Option<usize>> {
         if self.start > 0 && (self.start == self.end || self.buffer.len() - self.start < room) {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -230,7 +230,7 @@ impl<L: Link> Wire<L> {
         if self.buffer.len() < room {
             self.grow(room);
         }
-        let came = match self.link.read_within(patience, &mut self.buffer[self.end..]) {
+        let came = match self.link.read_within(mode, &mut self.buffer[self.end..]) {
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Some(0),
             other => other?,
         };
@@ -252,8 +252,8 @@ impl<L: Link> Wire<L> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::deadline::{Clock, Limits};
-    use crate::net::tls::{Acceptor, TlsInfo};
+    use crate::net::deadline::{Clock, DeadlineLimits};
+    use crate::net::tls::{TlsInfo, TlsServer};
     use std::time::Duration;
 
     /// A client that is silent for a slice, and then says a line.
@@ -287,17 +287,17 @@ mod tests {
             &mut self.clock
         }
 
-        fn read_within(&mut self, patience: Patience, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-            if patience == Patience::Full { io::Read::read(self, buffer).map(Some) } else { Ok(None) }
+        fn read_within(&mut self, mode: ReadMode, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+            if mode == ReadMode::UntilDeadline { io::Read::read(self, buffer).map(Some) } else { Ok(None) }
         }
 
         fn expect_much(&mut self) {}
 
-        fn rest(&mut self) {
+        fn release_buffers(&mut self) {
             self.rested = true;
         }
 
-        fn start_tls(&mut self, _: &Acceptor) -> io::Result<TlsInfo> {
+        fn start_tls(&mut self, _: &TlsServer) -> io::Result<TlsInfo> {
             Err(ErrorKind::Unsupported.into())
         }
 
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn whoever_falls_silent_holds_no_wide_buffers() {
         let minute = Duration::from_secs(60);
-        let limits = Limits { idle: minute, login: minute, session: minute, data_rate: 1 };
+        let limits = DeadlineLimits { idle: minute, login: minute, session: minute, data_rate: 1 };
         let mut wire = Wire::new(Silent { clock: Clock::new(limits, Instant::now()), rested: false, rooms: [0; 2] });
         wire.begin_content(Wait::Data).unwrap();
         let octets = wire.content().unwrap().len();

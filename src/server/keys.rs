@@ -37,14 +37,14 @@ const STAMP: u8 = b's';
 /// Octets of a file, at most.
 const FILE_MAX: u64 = 1 << 20;
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 impl KeySource {
     /// Starts a helper for these files; this process must be root.
     pub fn start_helper(files: &TlsFiles) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
-        ours.set_read_timeout(Some(PATIENCE))?;
-        ours.set_write_timeout(Some(PATIENCE))?;
+        ours.set_read_timeout(Some(TIMEOUT))?;
+        ours.set_write_timeout(Some(TIMEOUT))?;
         Command::new(std::env::current_exe()?)
             .arg(VERB)
             .args([&files.certificate, &files.key])

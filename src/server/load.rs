@@ -1,4 +1,4 @@
-//! Files to [`Settings`]: what `serve` starts with, what a reload replaces, what `check` looks at.
+//! Files to [`Snapshot`]: what `serve` starts with, what a reload replaces, what `check` looks at.
 //!
 //! Each part is read by itself, so that a bad one can be refused while the others are taken up.
 
@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 use super::keys::KeySource;
 use crate::auth::users::Users;
 use crate::config::{Config, Problem};
-use crate::conn::house::Settings;
-use crate::net::tls::{Acceptor, TlsError};
+use crate::conn::context::Snapshot;
+use crate::net::tls::{TlsError, TlsServer};
 use crate::policy::aliases::Aliases;
 use crate::policy::{AliasProblem, Policy};
 
@@ -27,7 +27,7 @@ pub fn config(path: &Path) -> Result<Config, Vec<Problem>> {
 }
 
 /// Everything that a configuration names, or everything that is wrong with it.
-pub fn settings(config: Config, keys: &KeySource) -> Result<Settings, Vec<Problem>> {
+pub fn snapshot(config: Config, keys: &KeySource) -> Result<Snapshot, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut keep = |found: Vec<Problem>| problems.extend(found);
     let users = users(&config).map_err(&mut keep).ok();
@@ -40,11 +40,11 @@ pub fn settings(config: Config, keys: &KeySource) -> Result<Settings, Vec<Proble
 }
 
 /// Puts parts together; aliases that loop are refused here, where the users are known.
-pub fn assemble(config: Config, users: Arc<Users>, aliases: Aliases, tls: Option<Acceptor>) -> Result<Settings, Vec<Problem>> {
+pub fn assemble(config: Config, users: Arc<Users>, aliases: Aliases, tls: Option<TlsServer>) -> Result<Snapshot, Vec<Problem>> {
     let policy = Policy::new(&config.domains, users.logins(), aliases.clone(), &config.senders);
     let fatal: Vec<Problem> =
         alias_problems(&config, &policy).into_iter().filter(|(fatal, _)| *fatal).map(|(_, problem)| problem).collect();
-    if fatal.is_empty() { Ok(Settings { config, users, aliases, policy, tls }) } else { Err(fatal) }
+    if fatal.is_empty() { Ok(Snapshot { config, users, aliases, policy, tls }) } else { Err(fatal) }
 }
 
 /// What is wrong with the aliases, each with whether the file must not be used.
@@ -91,12 +91,12 @@ pub fn aliases(config: &Config) -> Result<Aliases, Vec<Problem>> {
 }
 
 /// Reads certificate and key, if there are any.
-pub fn tls(config: &Config, keys: &KeySource) -> Result<Option<Acceptor>, Vec<Problem>> {
+pub fn tls(config: &Config, keys: &KeySource) -> Result<Option<TlsServer>, Vec<Problem>> {
     let Some(files) = &config.tls else { return Ok(None) };
     let whole = |text: String| vec![Problem { file: Path::new("[tls]").to_owned(), line: 0, key: String::new(), text }];
     let read = keys.read(files).map_err(|(path, error)| whole(TlsError::Read(path, error).to_string()))?;
     let (certificate, key) = (Zeroizing::new(read.0), Zeroizing::new(read.1));
-    let acceptor = Acceptor::from_pem((&files.certificate, &certificate), (&files.key, &key));
+    let acceptor = TlsServer::from_pem((&files.certificate, &certificate), (&files.key, &key));
     acceptor.map(Some).map_err(|error| whole(error.to_string()))
 }
 

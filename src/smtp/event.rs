@@ -9,7 +9,7 @@ use super::sasl::Credentials;
 
 /// What a session is held to.
 #[derive(Clone, Debug)]
-pub struct Terms {
+pub struct SessionConfig {
     /// The name in the greeting.
     pub hostname: Arc<str>,
     /// What the port is for.
@@ -54,7 +54,7 @@ pub enum Event<'a> {
     /// The message is durable in every mailbox, under this id, or why not.
     Stored(Result<String, Refused>),
     /// The driver ends the session for a reason of its own.
-    Told(Refusal),
+    Abort(Refusal),
     /// The policy's answer about the sender or the recipient that was asked about.
     Verdict(Result<(), Refused>),
 }

@@ -78,21 +78,21 @@ pub fn check(verb: Verb, now: &Situation) -> Result<(), Refusal> {
     if verb == Verb::Auth && !wants_login {
         return Err(Refusal::AuthNotOffered);
     }
-    if wants_login && !now.secured && !rule.clear {
+    if wants_login && !now.secured && !rule.allowed_without_tls {
         return Err(Refusal::TlsFirst);
     }
-    if rule.hello && !now.greeted {
+    if rule.needs_greeting && !now.greeted {
         return Err(Refusal::HelloFirst);
     }
-    if rule.login && wants_login && !now.logged_in {
+    if rule.needs_login && wants_login && !now.logged_in {
         return Err(Refusal::LoginNeeded);
     }
     match (rule.transaction, now.transaction) {
         (Needs::Any, _) | (Needs::None, Transaction::None) => Ok(()),
         (Needs::None, _) => Err(Refusal::TransactionOpen),
         (_, Transaction::None) => Err(Refusal::NoTransaction),
-        (Needs::Before, Transaction::Chunks) => Err(Refusal::ChunksBegun),
-        (Needs::Before | Needs::Open, _) => Ok(()),
+        (Needs::OpenWithoutBdat, Transaction::Chunks) => Err(Refusal::ChunksBegun),
+        (Needs::OpenWithoutBdat | Needs::Open, _) => Ok(()),
     }
 }
 
@@ -100,11 +100,11 @@ pub fn check(verb: Verb, now: &Situation) -> Result<(), Refusal> {
 struct Rule {
     verb: Verb,
     /// Legal in the clear where TLS is required (RFC 3207 section 4).
-    clear: bool,
+    allowed_without_tls: bool,
     /// Needs EHLO or HELO before it.
-    hello: bool,
+    needs_greeting: bool,
     /// Needs a login where the port wants one (RFC 6409 section 4.3).
-    login: bool,
+    needs_login: bool,
     transaction: Needs,
 }
 
@@ -114,7 +114,7 @@ enum Needs {
     /// Nothing.
     Any,
     /// One must be open, and no BDAT begun.
-    Before,
+    OpenWithoutBdat,
     /// None may be open.
     None,
     /// One must be open.
@@ -123,15 +123,15 @@ enum Needs {
 
 /// Which verb is legal when.
 const RULES: [Rule; 16] = {
-    const fn rule(verb: Verb, clear: bool, hello: bool, login: bool, transaction: Needs) -> Rule {
-        Rule { verb, clear, hello, login, transaction }
+    const fn rule(verb: Verb, allowed_without_tls: bool, needs_greeting: bool, needs_login: bool, transaction: Needs) -> Rule {
+        Rule { verb, allowed_without_tls, needs_greeting, needs_login, transaction }
     }
-    use Needs::{Any, Before, None, Open};
+    use Needs::{Any, None, Open, OpenWithoutBdat};
     //         verb          clear  hello  login  transaction
     [
         rule(Verb::Auth, false, true, false, None),
         rule(Verb::Bdat, false, true, true, Open),
-        rule(Verb::Data, false, true, true, Before),
+        rule(Verb::Data, false, true, true, OpenWithoutBdat),
         rule(Verb::Ehlo, true, false, false, Any),
         rule(Verb::Etrn, false, false, false, Any),
         rule(Verb::Expn, false, false, false, Any),
@@ -140,7 +140,7 @@ const RULES: [Rule; 16] = {
         rule(Verb::Mail, false, true, true, None),
         rule(Verb::Noop, true, false, false, Any),
         rule(Verb::Quit, true, false, false, Any),
-        rule(Verb::Rcpt, false, true, true, Before),
+        rule(Verb::Rcpt, false, true, true, OpenWithoutBdat),
         rule(Verb::Rset, true, false, false, Any),
         rule(Verb::StartTls, true, false, false, Any),
         rule(Verb::Turn, false, false, false, Any),

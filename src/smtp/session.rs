@@ -9,7 +9,7 @@ use std::mem;
 
 use super::address::ForwardPath;
 use super::command::{self, COMMAND_MAX, Command, Mail, Verb};
-pub use super::event::{Answer, Envelope, Event, Hello, Next, Step, Terms};
+pub use super::event::{Answer, Envelope, Event, Hello, Next, SessionConfig, Step};
 use super::reply::{Refusal, Refused, Reply};
 pub use super::rules::Service;
 use super::rules::{self, Situation, Transaction};
@@ -18,7 +18,7 @@ use super::sasl::{self, Exchange, Progress, SaslError};
 /// See the module's description.
 #[derive(Debug)]
 pub struct Session {
-    terms: Terms,
+    terms: SessionConfig,
     state: State,
     secured: bool,
     hello: Option<Hello>,
@@ -50,7 +50,7 @@ enum State {
 
 impl Session {
     /// A session on a fresh connection; on `submissions` the handshake is done already.
-    pub fn new(terms: Terms) -> Self {
+    pub fn new(terms: SessionConfig) -> Self {
         let secured = terms.service == Service::Submissions;
         Self { terms, state: State::Silent, secured, hello: None, login: None, errors: 0 }
     }
@@ -104,7 +104,7 @@ impl Session {
             Event::Chunk(outcome) => self.chunk(outcome),
             Event::Stored(outcome) => self.stored(outcome),
             Event::Skipped => Step { answer: None, next: Next::Line },
-            Event::Told(refusal) => Step { answer: Some(Answer::No(refusal.into())), next: Next::Close },
+            Event::Abort(refusal) => Step { answer: Some(Answer::No(refusal.into())), next: Next::Close },
         }
     }
 
@@ -450,7 +450,7 @@ mod tests {
     use super::*;
 
     fn session(service: Service) -> Session {
-        let mut session = Session::new(Terms {
+        let mut session = Session::new(SessionConfig {
             hostname: "mx.example.org".into(),
             service,
             tls: true,
@@ -502,7 +502,7 @@ mod tests {
                 || Event::Skipped,
                 || Event::LineTooLong,
                 || Event::BareLineEnd,
-                || Event::Told(Refusal::Timeout),
+                || Event::Abort(Refusal::Timeout),
             ];
             for event in events {
                 let step = session(service).step(event());

@@ -9,7 +9,7 @@ use pillarbox::mail::maildir::{Faults, Store};
 use pillarbox::mail::message::HeaderReader;
 use pillarbox::smtp::command::{self, Grammar, Verb};
 use pillarbox::smtp::data::{Decoder, Framing};
-use pillarbox::smtp::session::{Event, Service, Session, Terms};
+use pillarbox::smtp::session::{Event, Service, Session, SessionConfig};
 
 fn main() {
     divan::main();
@@ -45,7 +45,7 @@ fn command_parse(line: &str) -> bool {
 /// The steps of one message: MAIL, RCPT, DATA and the end.
 #[divan::bench]
 fn session_steps(bencher: Bencher) {
-    let terms = Terms {
+    let terms = SessionConfig {
         hostname: "mx.example.org".into(),
         service: Service::Smtp,
         tls: true,

@@ -1,7 +1,7 @@
 //! One fsync of a directory for all deliveries that wait for it.
 //!
 //! Whoever comes while enough of them run waits for the next one: it starts after they came, so it covers what they have
-//! linked. All of them leave with its outcome, an error included. Each waiter sleeps on a place of its own and is woken
+//! linked. All of them leave with its outcome, an error included. Each waiter sleeps on a waiter of its own and is woken
 //! once, when there is something for it: woken all together they would only queue for one lock.
 
 use std::io;
@@ -9,35 +9,35 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Turns calls that wait for the same fsync into few.
 #[derive(Debug, Default)]
-pub(super) struct SharedSync(Mutex<State>);
+pub(super) struct GroupSync(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     running: usize,
     /// Who came while so many were running.
-    waiting: Vec<Arc<Place>>,
+    waiting: Vec<Arc<Waiter>>,
 }
 
 /// Where one waiter sleeps.
 #[derive(Debug, Default)]
-struct Place {
-    news: Mutex<Option<News>>,
+struct Waiter {
+    outcome: Mutex<Option<Outcome>>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
-enum News {
+enum Outcome {
     /// The fsync that covers the waiter is over; the error's number if it failed.
     Done(Result<(), Option<i32>>),
     /// The waiter does the next fsync, for itself and for these.
-    Lead(Vec<Arc<Place>>),
+    Promote(Vec<Arc<Waiter>>),
 }
 
 /// Running side by side. With one, a disk that answers fast is left idle while the next leader wakes up: 64 writers
 /// were seen at half the rate; with many, a slow disk has little to share.
 const AT_ONCE: usize = 2;
 
-impl SharedSync {
+impl GroupSync {
     /// Gives the outcome of an fsync that started after this call: of `fsync`, or of somebody else's.
     pub(super) fn sync(&self, fsync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let mut state = lock(&self.0);
@@ -46,47 +46,47 @@ impl SharedSync {
             drop(state);
             return self.lead(Vec::new(), fsync);
         }
-        let place = Arc::new(Place::default());
-        state.waiting.push(Arc::clone(&place));
+        let waiter = Arc::new(Waiter::default());
+        state.waiting.push(Arc::clone(&waiter));
         drop(state);
-        match place.wait() {
-            News::Lead(others) => self.lead(others, fsync),
-            News::Done(Ok(())) => Ok(()),
-            News::Done(Err(Some(number))) => Err(io::Error::from_raw_os_error(number)),
-            News::Done(Err(None)) => Err(io::Error::other("another delivery's fsync of this directory failed")),
+        match waiter.wait() {
+            Outcome::Promote(others) => self.lead(others, fsync),
+            Outcome::Done(Ok(())) => Ok(()),
+            Outcome::Done(Err(Some(number))) => Err(io::Error::from_raw_os_error(number)),
+            Outcome::Done(Err(None)) => Err(io::Error::other("another delivery's fsync of this directory failed")),
         }
     }
 
-    fn lead(&self, others: Vec<Arc<Place>>, fsync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        let outcome = fsync();
+    fn lead(&self, others: Vec<Arc<Waiter>>, fsync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let synced = fsync();
         let mut state = lock(&self.0);
         let mut next = std::mem::take(&mut state.waiting);
         let leader = next.pop();
         state.running -= usize::from(leader.is_none());
         drop(state);
         if let Some(leader) = leader {
-            leader.tell(News::Lead(next));
+            leader.tell(Outcome::Promote(next));
         }
         for other in others {
-            other.tell(News::Done(outcome.as_ref().copied().map_err(io::Error::raw_os_error)));
+            other.tell(Outcome::Done(synced.as_ref().copied().map_err(io::Error::raw_os_error)));
         }
-        outcome
+        synced
     }
 }
 
-impl Place {
-    fn wait(&self) -> News {
-        let mut news = lock(&self.news);
+impl Waiter {
+    fn wait(&self) -> Outcome {
+        let mut outcome = lock(&self.outcome);
         loop {
-            match news.take() {
-                Some(news) => return news,
-                None => news = self.changed.wait(news).unwrap_or_else(PoisonError::into_inner),
+            match outcome.take() {
+                Some(outcome) => return outcome,
+                None => outcome = self.changed.wait(outcome).unwrap_or_else(PoisonError::into_inner),
             }
         }
     }
 
-    fn tell(&self, news: News) {
-        *lock(&self.news) = Some(news);
+    fn tell(&self, outcome: Outcome) {
+        *lock(&self.outcome) = Some(outcome);
         self.changed.notify_one();
     }
 }
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_waiter_is_covered_only_by_a_sync_that_starts_after_it() {
-        let shared = SharedSync::default();
+        let shared = GroupSync::default();
         let (started, over) = (AtomicU64::new(0), AtomicU64::new(0));
         thread::scope(|scope| {
             for n in 0..32 {
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_failed_sync_fails_everybody_it_was_for_and_nobody_else() {
-        let shared = SharedSync::default();
+        let shared = GroupSync::default();
         let (failed, number) = (AtomicU64::new(0), AtomicU64::new(0));
         thread::scope(|scope| {
             for n in 0..8 {

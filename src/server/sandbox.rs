@@ -1,4 +1,4 @@
-//! Landlock: what the server could touch is what it must touch. Where the kernel has none, nothing is lost but that.
+//! Landlock limits file access to what is needed. Without kernel support the server runs unconfined.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ use crate::config::Config;
 
 /// The directories that the server reads and writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reach {
+pub struct Access {
     /// Read, with what is below.
     pub reads: BTreeSet<PathBuf>,
     /// Written, with what is below.
     pub writes: PathBuf,
 }
 
-impl Reach {
+impl Access {
     /// True if a process that is confined to this can do what needs the other.
     pub fn covers(&self, other: &Self) -> bool {
         let reads = |path: &PathBuf| self.reads.iter().any(|known| path.starts_with(known)) || path.starts_with(&self.writes);
@@ -32,7 +32,7 @@ const KNOWN: ABI = ABI::V5;
 
 /// What a server with this configuration must reach. `file` is the configuration's own; files are named by their
 /// directories, since they are replaced while the server runs. With `keys`, certificate and key are read by a helper.
-pub fn reach(config: &Config, file: &Path, keys: bool) -> Reach {
+pub fn access(config: &Config, file: &Path, keys: bool) -> Access {
     let mut reads = BTreeSet::from([PathBuf::from("/usr/share/zoneinfo"), PathBuf::from("/etc/localtime")]);
     let pair = config.tls.iter().filter(|_| !keys).flat_map(|tls| [&tls.certificate, &tls.key]);
     for path in [file, &config.users].into_iter().chain(config.aliases.as_deref()).chain(pair.map(PathBuf::as_path)) {
@@ -43,19 +43,19 @@ pub fn reach(config: &Config, file: &Path, keys: bool) -> Reach {
     // certbot keeps the files in archive/ and links to them from live/.
     let root = config.maildir.root();
     let writes = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_owned();
-    Reach { reads, writes }
+    Access { reads, writes }
 }
 
 /// Confines this process and all its threads for good; true if the kernel did.
-pub fn confine(reach: &Reach) -> Result<bool, RulesetError> {
+pub fn confine(access: &Access) -> Result<bool, RulesetError> {
     let mut ruleset =
         Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(AccessFs::from_all(KNOWN))?.create()?;
-    for path in &reach.reads {
+    for path in &access.reads {
         if let Ok(fd) = PathFd::new(path) {
             ruleset = ruleset.add_rule(PathBeneath::new(fd, AccessFs::from_read(KNOWN)))?;
         }
     }
-    if let Ok(fd) = PathFd::new(&reach.writes) {
+    if let Ok(fd) = PathFd::new(&access.writes) {
         ruleset = ruleset.add_rule(PathBeneath::new(fd, AccessFs::from_all(KNOWN)))?;
     }
     Ok(ruleset.restrict_self()?.ruleset != RulesetStatus::NotEnforced)

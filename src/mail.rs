@@ -1,5 +1,5 @@
 //! From accepted content to a file that a mail reader finds.
 
+mod group_sync;
 pub mod maildir;
 pub mod message;
-mod shared_sync;

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::house::{House, Settings};
+use super::context::{Context, Snapshot};
 use crate::mail::maildir::{self, Draft};
 use crate::mail::message::{From, Header, HeaderReader, Trace};
 use crate::net::tls::TlsInfo;
@@ -17,7 +17,7 @@ use crate::smtp::session::{Envelope, Session};
 
 /// A message that is coming in.
 #[derive(Debug)]
-pub struct Intake {
+pub struct Incoming {
     id: String,
     begun: Instant,
     decoder: Decoder,
@@ -29,13 +29,13 @@ pub struct Intake {
     text: Vec<u8>,
 }
 
-/// What an intake asks about; lives as long as a call.
+/// Borrowed context for one call.
 #[derive(Clone, Copy, Debug)]
-pub struct Circumstances<'a> {
+pub struct MessageContext<'a> {
     /// What all sessions share.
-    pub house: &'a House,
+    pub context: &'a Context,
     /// The settings of this session.
-    pub settings: &'a Settings,
+    pub snapshot: &'a Snapshot,
     /// The session, with an open transaction.
     pub session: &'a Session,
     /// What TLS agreed on.
@@ -60,7 +60,7 @@ pub struct Stored {
 /// Octets that are gathered before they are written.
 const WRITE_SIZE: usize = 64 * 1024;
 
-impl Intake {
+impl Incoming {
     /// Before the first octet of content; `buffer` is memory to be used, and given back by [`Self::finish`].
     pub fn new(id: String, framing: Framing, mut buffer: Vec<u8>) -> Self {
         buffer.clear();
@@ -77,9 +77,9 @@ impl Intake {
     }
 
     /// Takes input; gives how much of it was content, and whether the lone dot has gone by.
-    pub fn feed(&mut self, input: &[u8], around: Circumstances<'_>) -> (usize, bool) {
+    pub fn feed(&mut self, input: &[u8], around: MessageContext<'_>) -> (usize, bool) {
         let fed = self.decoder.feed(input, &mut self.text);
-        let limit = around.settings.config.limits.message_size;
+        let limit = around.snapshot.config.limits.message_size;
         if self.decoder.octets() > limit {
             self.refuse(Refused::about(Refusal::MessageTooLarge, limit));
         } else if self.refused.is_none()
@@ -100,12 +100,12 @@ impl Intake {
     }
 
     /// The content is complete: makes it durable in every mailbox. Gives back the memory that was lent.
-    pub fn finish(mut self, around: Circumstances<'_>) -> (Result<Stored, Refused>, Vec<u8>) {
+    pub fn finish(mut self, around: MessageContext<'_>) -> (Result<Stored, Refused>, Vec<u8>) {
         let stored = self.store(around);
         (stored, self.text)
     }
 
-    fn store(&mut self, around: Circumstances<'_>) -> Result<Stored, Refused> {
+    fn store(&mut self, around: MessageContext<'_>) -> Result<Stored, Refused> {
         if let Some(refused) = self.refusal(true) {
             return Err(refused);
         }
@@ -116,7 +116,7 @@ impl Intake {
         let draft = self.draft.take().ok_or(Refusal::Internal)?;
         let octets = draft.octets();
         let (mailboxes, paths): (Vec<String>, Vec<PathBuf>) = self.boxes.drain(..).unzip();
-        let files = around.house.store.commit(draft, &paths).map_err(|error| storage_refused(&error))?;
+        let files = around.context.store.commit(draft, &paths).map_err(|error| storage_refused(&error))?;
         Ok(Stored { id: self.id.clone(), files: mailboxes.into_iter().zip(files).collect(), octets, begun: self.begun })
     }
 
@@ -127,7 +127,7 @@ impl Intake {
     }
 
     /// Looks at the text while it is header, and writes it once there is enough.
-    fn take(&mut self, around: Circumstances<'_>) -> Result<(), Refused> {
+    fn take(&mut self, around: MessageContext<'_>) -> Result<(), Refused> {
         if let Some(reader) = &mut self.header {
             match reader.push(&self.text)? {
                 None => self.text.clear(),
@@ -142,8 +142,8 @@ impl Intake {
 
     /// The header section is whole: may the message be accepted, and where does it go?
     /// Its last `used` octets stand in the text, where the whole header as it is to be written takes their place.
-    fn begin_file(&mut self, header: Header, used: usize, around: Circumstances<'_>) -> Result<(), Refused> {
-        let Circumstances { house, settings, session, .. } = around;
+    fn begin_file(&mut self, header: Header, used: usize, around: MessageContext<'_>) -> Result<(), Refused> {
+        let MessageContext { context, snapshot, session, .. } = around;
         let envelope = session.envelope().ok_or(Refusal::Internal)?;
         if header.loops() {
             return Err(Refusal::Loop.into());
@@ -151,12 +151,12 @@ impl Intake {
         if let Some(login) = session.login() {
             match header.from() {
                 From::Unreadable => return Err(Refusal::HeaderFromUnreadable.into()),
-                From::Addresses(list) => list.iter().try_for_each(|one| settings.policy.header_from(login, one))?,
+                From::Addresses(list) => list.iter().try_for_each(|one| snapshot.policy.header_from(login, one))?,
             }
         }
-        self.boxes = mailboxes(envelope, settings, session.service().needs_login())?;
+        self.boxes = mailboxes(envelope, snapshot, session.service().needs_login())?;
         let (_, first) = self.boxes.first().ok_or(Refusal::NoRecipients)?;
-        let draft = house.store.begin(first).map_err(|error| storage_refused(&error))?;
+        let draft = context.store.begin(first).map_err(|error| storage_refused(&error))?;
         self.draft = Some(draft);
         let mut top = Vec::with_capacity(2048);
         write_header(&header, envelope, &self.id, around, &mut top);
@@ -173,11 +173,11 @@ impl Intake {
 }
 
 /// Every mailbox that the recipients lead to, each once, with its Maildir or the folder within it.
-fn mailboxes(envelope: &Envelope, settings: &Settings, submitted: bool) -> Result<Vec<(String, PathBuf)>, Refused> {
+fn mailboxes(envelope: &Envelope, snapshot: &Snapshot, submitted: bool) -> Result<Vec<(String, PathBuf)>, Refused> {
     let mut boxes: Vec<(String, PathBuf)> = Vec::new();
     for path in &envelope.recipients {
-        for to in settings.policy.recipient(submitted, path)? {
-            let inbox = settings.config.maildir.of(&to.mailbox);
+        for to in snapshot.policy.recipient(submitted, path)? {
+            let inbox = snapshot.config.maildir.of(&to.mailbox);
             let folder = to.tag.and_then(|tag| maildir::folder(&inbox, &tag)).unwrap_or(inbox);
             if !boxes.iter().any(|(_, known)| *known == folder) {
                 boxes.push((to.mailbox, folder));
@@ -187,21 +187,21 @@ fn mailboxes(envelope: &Envelope, settings: &Settings, submitted: bool) -> Resul
     Ok(boxes)
 }
 
-fn write_header(header: &Header, envelope: &Envelope, id: &str, around: Circumstances<'_>, out: &mut Vec<u8>) {
-    let Circumstances { house, settings, session, tls, client } = around;
+fn write_header(header: &Header, envelope: &Envelope, id: &str, around: MessageContext<'_>, out: &mut Vec<u8>) {
+    let MessageContext { context, snapshot, session, tls, client } = around;
     let reverse_path = envelope.reverse_path.to_string();
     let recipient = match &envelope.recipients[..] {
         [one] => Some(one.to_string()),
         _ => None,
     };
     let hello = session.hello();
-    let time = house.now();
+    let time = context.now();
     let trace = Trace {
         reverse_path: &reverse_path,
         recipient: recipient.as_deref(),
         // Behind a login, where somebody sits is nobody's business.
         client: hello.filter(|_| session.login().is_none()).map(|hello| (hello.name.as_str(), client)),
-        hostname: &settings.config.hostname,
+        hostname: &snapshot.config.hostname,
         extended: hello.is_some_and(|hello| hello.extended),
         utf8: envelope.utf8,
         authenticated: session.login().is_some(),

@@ -1,4 +1,4 @@
-//! What a session may ask: the settings of the moment, and what all sessions share.
+//! State shared by all sessions, and the current settings.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,13 +13,13 @@ use crate::auth::verify::Verifier;
 use crate::config::Config;
 use crate::mail::maildir::{Faults, Store};
 use crate::net::admission::Network;
-use crate::net::tls::Acceptor;
+use crate::net::tls::TlsServer;
 use crate::policy::Policy;
 use crate::policy::aliases::Aliases;
 
-/// Everything that a reload replaces. A session keeps what it started with.
+/// The settings of one reload: all that a reload replaces. A session keeps the snapshot it started with.
 #[derive(Debug)]
-pub struct Settings {
+pub struct Snapshot {
     /// The configuration.
     pub config: Config,
     /// The users file.
@@ -29,12 +29,12 @@ pub struct Settings {
     /// What follows from the configuration, the users and the aliases.
     pub policy: Policy,
     /// Certificate and key, if there are any.
-    pub tls: Option<Acceptor>,
+    pub tls: Option<TlsServer>,
 }
 
 /// What all sessions share.
-pub struct House {
-    settings: RwLock<Arc<Settings>>,
+pub struct Context {
+    snapshot: RwLock<Arc<Snapshot>>,
     /// Failed logins.
     pub throttle: Throttle<Network>,
     /// The check of passwords.
@@ -43,41 +43,41 @@ pub struct House {
     pub store: Store,
     zone: TimeZone,
     messages: AtomicU64,
-    /// Told of every file in which a message was stored.
-    stored: Option<Box<Told>>,
+    /// StoredCallback of every file in which a message was stored.
+    stored: Option<Box<StoredCallback>>,
 }
 
-type Told = dyn Fn(&Path) + Send + Sync;
+type StoredCallback = dyn Fn(&Path) + Send + Sync;
 
-impl House {
-    /// A house with these settings.
-    pub fn new(settings: Settings, faults: Faults) -> Self {
+impl Context {
+    /// A context with these settings.
+    pub fn new(snapshot: Snapshot, faults: Faults) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             throttle: Throttle::new(),
-            verifier: Verifier::new(cores, settings.config.limits.hash_memory),
-            store: Store::new(&settings.config.hostname, faults),
-            settings: RwLock::new(Arc::new(settings)),
+            verifier: Verifier::new(cores, snapshot.config.limits.hash_memory),
+            store: Store::new(&snapshot.config.hostname, faults),
+            snapshot: RwLock::new(Arc::new(snapshot)),
             zone: TimeZone::system(),
             messages: AtomicU64::new(0),
             stored: None,
         }
     }
 
-    /// The same house, with somebody who is told of every stored file.
+    /// Registers a callback for every stored file.
     pub fn tell_stored(mut self, stored: impl Fn(&Path) + Send + Sync + 'static) -> Self {
         self.stored = Some(Box::new(stored));
         self
     }
 
-    /// The settings of the moment.
-    pub fn settings(&self) -> Arc<Settings> {
-        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    /// The current settings.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Replaces the settings for sessions to come.
-    pub fn replace(&self, settings: Settings) {
-        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    pub fn replace(&self, snapshot: Snapshot) {
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
     }
 
     /// Messages accepted since the start.
@@ -93,14 +93,14 @@ impl House {
         }
     }
 
-    /// The time of day where the server stands.
+    /// The current local time.
     pub fn now(&self) -> Zoned {
         Timestamp::now().to_zoned(self.zone.clone())
     }
 }
 
-impl std::fmt::Debug for House {
+impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("House").finish_non_exhaustive()
+        f.debug_struct("Context").finish_non_exhaustive()
     }
 }
