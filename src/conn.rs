@@ -3,27 +3,27 @@
 //! Whatever happens on the connection, a message is either durable in every mailbox when 250 is written, or in none. A client
 //! that has gone before it could read the 250 sends it again.
 
+mod content;
 pub mod context;
 mod incoming;
+mod login;
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::auth::verify::{Priority, Verdict};
 use crate::journal::SessionLog;
-use crate::net::admission::{Network, Slot};
+use crate::net::admission::Slot;
 use crate::net::deadline::{self, Clock, Wait};
 use crate::net::stream::Link;
 use crate::net::wire::{Line, Wire};
 use crate::smtp::command::Verb;
-use crate::smtp::data::Framing;
-use crate::smtp::reply::{Refusal, Refused};
-use crate::smtp::sasl::{Credentials, SASL_LINE_MAX};
+use crate::smtp::reply::Refusal;
+use crate::smtp::sasl::SASL_LINE_MAX;
 use crate::smtp::session::{Answer, Event, Next, Service, Session, SessionConfig, Step};
 use context::{Context, Snapshot};
-use incoming::{Incoming, MessageContext};
+use incoming::Incoming;
 
 /// From connect to MAIL on port 25; the `login` limit is for ports where there is a login.
 const MAIL_LIMIT: std::time::Duration = std::time::Duration::from_secs(300);
@@ -253,122 +253,6 @@ impl<L: Link> Driver<'_, L> {
                 Err(error)
             }
         }
-    }
-
-    #[inline(never)]
-    fn verify(&mut self, mechanism: &'static str, credentials: &Credentials) -> Result<String, Refused> {
-        let limits = &self.snapshot.config.limits;
-        let network = Network::of(self.connection.peer.ip());
-        let (context, login, now) = (self.context, &credentials.login, Instant::now());
-        let failed = |why: Refusal| {
-            self.log.login_failed(mechanism, login, why.parts().reason);
-            Err(why.into())
-        };
-        if context.throttle.blocks(network, login, now) {
-            return failed(Refusal::AuthThrottled);
-        }
-        let standing = if context.throttle.has_failed(network, now) { Priority::Failed } else { Priority::Clean };
-        match context.verifier.verify(&self.snapshot.users, credentials, standing) {
-            Verdict::Busy => failed(Refusal::AuthBusy),
-            Verdict::Wrong => {
-                if context.throttle.failed(network, login, limits.auth_failures, Instant::now()) {
-                    self.log.throttled(login);
-                }
-                failed(Refusal::BadCredentials)
-            }
-            Verdict::Right { login, label } => {
-                context.throttle.succeeded(network, &login);
-                self.log.login(mechanism, &login, &label);
-                self.wire.link().clock().trust();
-                if let Some(slot) = self.connection.slot {
-                    slot.log_in();
-                }
-                Ok(login)
-            }
-        }
-    }
-
-    /// Reads dot-stuffed content to its end and stores it.
-    #[inline(never)]
-    fn content(&mut self) -> io::Result<Result<String, Refused>> {
-        let mut incoming = self.new_intake(Framing::Dots);
-        self.pass(Wait::Data, u64::MAX, |around, input| incoming.feed(input, around))?;
-        Ok(self.store(incoming))
-    }
-
-    /// Reads a chunk, and stores the message if it is the last.
-    #[inline(never)]
-    fn chunk(&mut self, size: u64, last: bool) -> io::Result<Event<'static>> {
-        let mut incoming = match self.incoming.take() {
-            Some(incoming) => incoming,
-            None => self.new_intake(Framing::Chunks),
-        };
-        self.pass(Wait::Chunk, size, |around, input| incoming.feed(input, around))?;
-        if last {
-            return Ok(Event::Stored(self.store(incoming)));
-        }
-        let refused = incoming.refusal(false);
-        self.incoming = Some(incoming);
-        Ok(Event::Chunk(refused.map_or(Ok(()), Err)))
-    }
-
-    /// Hands at most `size` octets of input to `take`, until it says that the end has come.
-    fn pass(
-        &mut self,
-        wait: Wait,
-        size: u64,
-        mut take: impl FnMut(MessageContext<'_>, &[u8]) -> (usize, bool),
-    ) -> io::Result<()> {
-        self.wire.begin_content(wait)?;
-        let tls = self.wire.link().tls();
-        let around = MessageContext {
-            context: self.context,
-            snapshot: &self.snapshot,
-            session: &self.session,
-            tls,
-            client: self.connection.peer.ip(),
-        };
-        let mut left = size;
-        while left > 0 {
-            let input = self.wire.content()?;
-            let within = input.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let (used, ended) = take(around, &input[..within]);
-            self.wire.consume(used);
-            left -= used as u64;
-            if ended {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn store(&mut self, incoming: Incoming) -> Result<String, Refused> {
-        let around = MessageContext {
-            context: self.context,
-            snapshot: &self.snapshot,
-            session: &self.session,
-            tls: self.wire.link().tls(),
-            client: self.connection.peer.ip(),
-        };
-        let (stored, spare) = incoming.finish(around);
-        self.spare = spare;
-        let stored = stored?;
-        if let Some(envelope) = self.session.envelope() {
-            let to: Vec<String> = envelope.recipients.iter().map(ToString::to_string).collect();
-            let from = envelope.reverse_path.to_string();
-            self.log.accepted(&stored.id, &from, &to, stored.octets, stored.begun.elapsed());
-        }
-        for (mailbox, file) in &stored.files {
-            self.log.delivered(&stored.id, mailbox, file);
-        }
-        self.messages += 1;
-        self.context.count_message(stored.files.iter().map(|(_, file)| file.as_path()));
-        Ok(stored.id)
-    }
-
-    fn new_intake(&mut self, framing: Framing) -> Incoming {
-        let id = format!("{}.{}", self.log.id(), self.messages + 1);
-        Incoming::new(id, framing, std::mem::take(&mut self.spare))
     }
 
     fn shutdown_reason(&self) -> Option<Refusal> {

@@ -1,0 +1,85 @@
+//! Reads the content of a message and stores it, for the driver of a connection.
+
+use std::io;
+
+use super::Driver;
+use super::incoming::{Incoming, MessageContext};
+use crate::net::deadline::Wait;
+use crate::net::stream::Link;
+use crate::smtp::data::Framing;
+use crate::smtp::event::Event;
+use crate::smtp::reply::Refused;
+
+impl<L: Link> Driver<'_, L> {
+    /// Reads dot-stuffed content to its end and stores it.
+    #[inline(never)]
+    pub(super) fn content(&mut self) -> io::Result<Result<String, Refused>> {
+        let mut incoming = self.new_incoming(Framing::Dots);
+        self.pass(Wait::Data, u64::MAX, |around, input| incoming.feed(input, around))?;
+        Ok(self.store(incoming))
+    }
+
+    /// Reads a chunk, and stores the message if it is the last.
+    #[inline(never)]
+    pub(super) fn chunk(&mut self, size: u64, last: bool) -> io::Result<Event<'static>> {
+        let mut incoming = match self.incoming.take() {
+            Some(incoming) => incoming,
+            None => self.new_incoming(Framing::Chunks),
+        };
+        self.pass(Wait::Chunk, size, |around, input| incoming.feed(input, around))?;
+        if last {
+            return Ok(Event::Stored(self.store(incoming)));
+        }
+        let refused = incoming.refusal(false);
+        self.incoming = Some(incoming);
+        Ok(Event::Chunk(refused.map_or(Ok(()), Err)))
+    }
+
+    /// Hands at most `size` octets of input to `take`, until it says that the end has come.
+    pub(super) fn pass(
+        &mut self,
+        wait: Wait,
+        size: u64,
+        mut take: impl FnMut(MessageContext<'_>, &[u8]) -> (usize, bool),
+    ) -> io::Result<()> {
+        self.wire.begin_content(wait)?;
+        let Self { wire, session, connection, context, snapshot, .. } = self;
+        let around = MessageContext { context, snapshot, session, tls: wire.link().tls(), client: connection.peer.ip() };
+        let mut left = size;
+        while left > 0 {
+            let input = wire.content()?;
+            let within = input.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let (used, ended) = take(around, &input[..within]);
+            wire.consume(used);
+            left -= used as u64;
+            if ended {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, incoming: Incoming) -> Result<String, Refused> {
+        let Self { wire, session, connection, context, snapshot, .. } = &mut *self;
+        let around = MessageContext { context, snapshot, session, tls: wire.link().tls(), client: connection.peer.ip() };
+        let (stored, spare) = incoming.finish(around);
+        self.spare = spare;
+        let stored = stored?;
+        if let Some(envelope) = self.session.envelope() {
+            let to: Vec<String> = envelope.recipients.iter().map(ToString::to_string).collect();
+            let from = envelope.reverse_path.to_string();
+            self.log.accepted(&stored.id, &from, &to, stored.octets, stored.begun.elapsed());
+        }
+        for (mailbox, file) in &stored.files {
+            self.log.delivered(&stored.id, mailbox, file);
+        }
+        self.messages += 1;
+        self.context.count_message(stored.files.iter().map(|(_, file)| file.as_path()));
+        Ok(stored.id)
+    }
+
+    fn new_incoming(&mut self, framing: Framing) -> Incoming {
+        let id = format!("{}.{}", self.log.id(), self.messages + 1);
+        Incoming::new(id, framing, std::mem::take(&mut self.spare))
+    }
+}
