@@ -3,6 +3,7 @@
 //! Everything that is wrong is named at once, each with its line, its key and the cure; a key that is not known is an
 //! error, with the nearest that is. Nothing is read but the text: whether files exist is the caller's to find out.
 
+pub mod outgoing;
 mod read;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use toml::de::DeTable;
 
 use crate::policy::Grant;
 use crate::smtp::session::Service;
+use outgoing::Outgoing;
 use read::Reader;
 
 /// A whole configuration.
@@ -40,6 +42,8 @@ pub struct Config {
     pub limits: Limits,
     /// Who may send as what beside its own.
     pub senders: BTreeMap<String, Vec<Grant>>,
+    /// How mail for other domains is sent; absent, it is refused.
+    pub outgoing: Option<Outgoing>,
 }
 
 /// Certificate and key.

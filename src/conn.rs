@@ -89,6 +89,7 @@ fn terms(snapshot: &Snapshot, service: Service) -> SessionConfig {
         hostname: snapshot.config.hostname.as_str().into(),
         service,
         tls: snapshot.tls.is_some(),
+        dsn: snapshot.config.outgoing.is_some(),
         message_size: limits.message_size,
         recipients: limits.recipients,
         errors: limits.errors,
@@ -193,7 +194,7 @@ impl<L: Link> Driver<'_, L> {
                 Event::Verdict(verdict)
             }
             Next::Recipient(path) => {
-                Event::Verdict(self.snapshot.policy.recipient(self.connection.service.needs_login(), &path).map(drop))
+                Event::Verdict(incoming::destinations(&self.snapshot, self.connection.service.needs_login(), &path).map(drop))
             }
             Next::Verify { mechanism, credentials } => Event::Login(self.verify(mechanism, &credentials)),
             Next::Content => Event::Stored(self.content()?),

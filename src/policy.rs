@@ -8,7 +8,7 @@ pub mod aliases;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::smtp::address::{Address, Domain, ForwardPath, ReversePath};
+use crate::smtp::address::{Address, Domain, ForwardPath, ReversePath, is_mail_domain};
 use crate::smtp::reply::{Refusal, Refused};
 use aliases::{Aliases, Target};
 
@@ -19,6 +19,7 @@ pub struct Policy {
     mailboxes: HashSet<String>,
     aliases: Aliases,
     senders: HashMap<String, Vec<Grant>>,
+    outgoing: bool,
 }
 
 /// An address, or all of a domain, that a login may send as beside its own.
@@ -26,13 +27,24 @@ pub struct Policy {
 pub enum Grant {
     /// This address, in the form that is compared.
     Address(String),
+    /// Any address at all.
+    Any,
     /// Every address of this domain, in lower case.
     Domain(String),
 }
 
-/// Where a message goes: a mailbox, and the folder to try within it.
+/// Where mail for a recipient goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Here.
+    Mailbox(LocalMailbox),
+    /// To an address in a domain that is not local.
+    Remote(Address),
+}
+
+/// A mailbox, and the folder to try within it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Destination {
+pub struct LocalMailbox {
     /// A login of the users file with its domain, in the form that is compared.
     pub mailbox: String,
     /// What stood behind the `+`, if anything did.
@@ -43,7 +55,7 @@ pub struct Destination {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Route {
     /// The mailboxes, each once.
-    pub destinations: Vec<Destination>,
+    pub destinations: Vec<LocalMailbox>,
     /// Targets that lead nowhere.
     pub dead_ends: Vec<String>,
     /// One line for each step, for people.
@@ -60,7 +72,7 @@ struct Walk {
     /// Every alias that was expanded, and how deep at most: a second time adds nothing, and lists of lists would
     /// multiply.
     expanded: HashMap<String, usize>,
-    seen: HashSet<Destination>,
+    seen: HashSet<LocalMailbox>,
     route: Route,
 }
 
@@ -79,8 +91,11 @@ pub struct AliasProblem {
 pub const CHAIN_MAX: usize = 10;
 
 impl Grant {
-    /// Reads `user@domain` or `*@domain`.
+    /// Reads `user@domain`, `*@domain` or `*`.
     pub fn parse(text: &str) -> Option<Self> {
+        if text == "*" {
+            return Some(Self::Any);
+        }
         match text.strip_prefix("*@") {
             Some(domain) => match Address::parse(&format!("x@{domain}")).ok()?.domain() {
                 Domain::Name(name) => Some(Self::Domain(name.clone())),
@@ -104,7 +119,12 @@ impl Policy {
             |login: &str| login.rsplit_once('@').is_some_and(|(_, domain)| domains.iter().any(|known| known == domain));
         let mailboxes = logins.map(str::to_lowercase).filter(|login| is_local(login)).collect();
         let senders = senders.iter().map(|(login, grants)| (login.to_lowercase(), grants.clone())).collect();
-        Self { domains, mailboxes, aliases, senders }
+        Self { domains, mailboxes, aliases, senders, outgoing: false }
+    }
+
+    /// With mail for other domains taken from logins, or not.
+    pub fn with_outgoing(self, outgoing: bool) -> Self {
+        Self { outgoing, ..self }
     }
 
     /// The local domains.
@@ -131,21 +151,34 @@ impl Policy {
         }
     }
 
-    /// Where mail for a recipient goes; the order of the checks is what a client sees. `submitted` where there is a login.
+    /// Where mail for a recipient goes; the order of the checks is what a client sees. `submitted` where there is a login:
+    /// without one no mail for other domains is taken, whatever is configured.
     pub fn recipient(&self, submitted: bool, path: &ForwardPath) -> Result<Vec<Destination>, Refused> {
         if let ForwardPath::Mailbox(address) = path
             && !self.is_local(address.domain())
         {
-            if submitted && !address.domain().is_fully_qualified() {
-                return Err(Refused::about(Refusal::RecipientDomain, address.domain()));
-            }
-            return Err(Refused::about(Refusal::Relay, address));
+            return self.remote(submitted, address);
         }
         let route = self.walk(path, Walk::default());
         if route.destinations.is_empty() {
             return Err(Refused::about(Refusal::UnknownMailbox, path));
         }
-        Ok(route.destinations)
+        Ok(route.destinations.into_iter().map(Destination::Mailbox).collect())
+    }
+
+    /// An address literal names no domain that mail is routed by, so it stays refused as relaying.
+    fn remote(&self, submitted: bool, address: &Address) -> Result<Vec<Destination>, Refused> {
+        let domain = address.domain();
+        if submitted && !domain.is_fully_qualified() {
+            return Err(Refused::about(Refusal::RecipientDomain, domain));
+        }
+        match domain {
+            Domain::Name(name) if submitted && self.outgoing => match is_mail_domain(name) {
+                true => Ok(vec![Destination::Remote(address.clone())]),
+                false => Err(Refused::about(Refusal::RecipientDomain, domain)),
+            },
+            _ => Err(Refused::about(Refusal::Relay, address)),
+        }
     }
 
     /// Where mail for an address goes, with every step.
@@ -175,6 +208,7 @@ impl Policy {
         let granted = self.senders.get(login).is_some_and(|grants| {
             grants.iter().any(|grant| match grant {
                 Grant::Address(granted) => *granted == key,
+                Grant::Any => true,
                 Grant::Domain(granted) => *granted == domain,
             })
         });
@@ -328,7 +362,7 @@ impl Walk {
     }
 
     fn arrives(&mut self, mailbox: String, tag: Option<&str>) {
-        let destination = Destination { mailbox, tag: tag.map(str::to_owned) };
+        let destination = LocalMailbox { mailbox, tag: tag.map(str::to_owned) };
         if self.seen.insert(destination.clone()) {
             self.note(|| {
                 let folder = tag.map_or(String::new(), |tag| format!(", folder .{tag} if it exists"));
@@ -362,17 +396,21 @@ mod tests {
         ";
         let text: String = aliases.lines().map(|line| format!("{}\n", line.trim_start())).collect();
         let logins = ["alice@example.org", "bob@example.org", "carol@example.net", "scanner", "dave@elsewhere.example"];
-        let senders = BTreeMap::from([(
-            "scanner".to_owned(),
-            vec![Grant::parse("scans@example.org").unwrap(), Grant::parse("*@lab.example").unwrap()],
-        )]);
+        let grants = |list: &[&str]| list.iter().map(|text| Grant::parse(text).unwrap()).collect::<Vec<_>>();
+        let senders = BTreeMap::from([
+            ("scanner".to_owned(), grants(&["scans@example.org", "*@lab.example"])),
+            ("carol@example.net".to_owned(), grants(&["*"])),
+        ]);
         let domains = ["example.org".to_owned(), "Example.NET".to_owned()];
         Policy::new(&domains, logins.into_iter(), Aliases::parse(&text).unwrap(), &senders)
     }
 
     fn to(address: &str) -> Result<Vec<String>, Refusal> {
         let path = ForwardPath::parse(&format!("<{address}>"), true).unwrap();
-        let show = |to: Destination| to.mailbox + &to.tag.map_or(String::new(), |tag| format!(" .{tag}"));
+        let show = |to| match to {
+            Destination::Mailbox(to) => to.mailbox + &to.tag.map_or(String::new(), |tag| format!(" .{tag}")),
+            Destination::Remote(to) => format!("remote {to}"),
+        };
         policy().recipient(true, &path).map(|to| to.into_iter().map(show).collect()).map_err(|refused| refused.why)
     }
 
@@ -411,6 +449,35 @@ mod tests {
     }
 
     #[test]
+    fn a_login_may_address_anybody_where_mail_goes_out_and_nobody_else_may() {
+        let long = format!("x@{}example", "a.".repeat(124));
+        let rows = [
+            ("x@elsewhere.example", Ok(true)),
+            ("x@xn--bcher-kva.example", Ok(true)),
+            ("x@bücher.example", Ok(true)),
+            ("x@1.example", Ok(true)),
+            ("dave@elsewhere.example", Ok(true)),
+            ("alice@example.org", Ok(false)),
+            ("alice%elsewhere.example@example.org", Err(Refusal::UnknownMailbox)),
+            ("x@localhost", Err(Refusal::RecipientDomain)),
+            ("x@192.0.2.1", Err(Refusal::RecipientDomain)),
+            ("x@elsewhere.1", Err(Refusal::RecipientDomain)),
+            (&long, Err(Refusal::RecipientDomain)),
+            ("x@[192.0.2.1]", Err(Refusal::Relay)),
+            ("x@[IPv6:2001:db8::1]", Err(Refusal::Relay)),
+        ];
+        let policy = policy().with_outgoing(true);
+        for (address, want) in rows {
+            let path = ForwardPath::Mailbox(Address::parse(address).unwrap());
+            let remote = |found: Vec<Destination>| matches!(&found[..], [Destination::Remote(_)]);
+            assert_eq!(policy.recipient(true, &path).map(remote).map_err(|refused| refused.why), want, "{address}");
+            // Without a login an address is local or refused.
+            let found = policy.recipient(false, &path);
+            assert_eq!(found.is_ok(), want == Ok(false), "{address}: {found:?}");
+        }
+    }
+
+    #[test]
     fn who_may_send_as_whom() {
         let rows = [
             ("alice@example.org", "alice@example.org", true),
@@ -429,6 +496,7 @@ mod tests {
             ("scanner", "x@lab.example", true),
             ("scanner", "x@sub.lab.example", false),
             ("scanner", "scanner@example.org", false),
+            ("carol@example.net", "anybody@elsewhere.example", true),
             ("dave@elsewhere.example", "dave@elsewhere.example", true),
         ];
         for (login, address, want) in rows {

@@ -11,6 +11,7 @@ fn session(service: Service) -> Session {
         hostname: "mx.example.org".into(),
         service,
         tls: true,
+        dsn: true,
         message_size: 100_000,
         recipients: 100,
         errors: 1000,
@@ -56,7 +57,7 @@ fn play(service: Service, lines: &[Vec<u8>]) -> Deeds {
                 deeds.stored_without_recipient |= session.envelope().is_none_or(|envelope| {
                     envelope.recipients.is_empty()
                         || envelope.recipients.iter().any(
-                            |path| matches!(path, ForwardPath::Mailbox(address) if address.domain().to_string() != "example.org"),
+                            |to| matches!(&to.path, ForwardPath::Mailbox(address) if address.domain().to_string() != "example.org"),
                         )
                 });
                 Event::Stored(Ok("id".into()))
@@ -82,6 +83,8 @@ fn line() -> impl Strategy<Value = Vec<u8>> {
         "RCPT TO:<x@elsewhere.example>",
         "RCPT TO:<@example.org:x@elsewhere.example>",
         "RCPT TO:<Postmaster>",
+        "MAIL FROM:<a@b.example> RET=FULL ENVID=x",
+        "RCPT TO:<x@elsewhere.example> NOTIFY=NEVER ORCPT=rfc822;x@example.org",
         "DATA",
         "BDAT 3",
         "BDAT 3 LAST",

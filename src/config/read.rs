@@ -58,7 +58,7 @@ impl Reader<'_> {
         let senders = self.section(table, "senders").map(|section| self.senders(section)).unwrap_or_default();
         let hostname = hostname.unwrap_or_else(|| "localhost".to_owned());
         let domains = domains.unwrap_or_default();
-        Config { hostname, domains, user, users, aliases, maildir, listen, tls, limits, senders }
+        Config { hostname, domains, user, users, aliases, maildir, listen, tls, limits, senders, outgoing: None }
     }
 
     /// The line that a span begins in, from 1.

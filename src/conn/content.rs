@@ -66,7 +66,7 @@ impl<L: Link> Driver<'_, L> {
         self.spare = spare;
         let stored = stored?;
         if let Some(envelope) = self.session.envelope() {
-            let to: Vec<String> = envelope.recipients.iter().map(ToString::to_string).collect();
+            let to: Vec<String> = envelope.recipients.iter().map(|to| to.path.to_string()).collect();
             let from = envelope.reverse_path.to_string();
             self.log.accepted(&stored.id, &from, &to, stored.octets, stored.begun.elapsed());
         }

@@ -11,6 +11,8 @@ use super::context::{Context, Snapshot};
 use crate::mail::maildir::{self, Draft};
 use crate::mail::message::{From, Header, HeaderReader, Trace};
 use crate::net::tls::TlsInfo;
+use crate::policy::{Destination, LocalMailbox};
+use crate::smtp::address::ForwardPath;
 use crate::smtp::data::{Decoder, Framing};
 use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::session::{Envelope, Session};
@@ -172,11 +174,20 @@ impl Incoming {
     }
 }
 
+/// Where mail for a recipient goes. There is no spool yet: this is the one place that refuses what it would take.
+pub fn destinations(snapshot: &Snapshot, submitted: bool, path: &ForwardPath) -> Result<Vec<LocalMailbox>, Refused> {
+    let local = |to| match to {
+        Destination::Mailbox(mailbox) => Ok(mailbox),
+        Destination::Remote(address) => Err(Refused::about(Refusal::Relay, address)),
+    };
+    snapshot.policy.recipient(submitted, path)?.into_iter().map(local).collect()
+}
+
 /// Every mailbox that the recipients lead to, each once, with its Maildir or the folder within it.
 fn mailboxes(envelope: &Envelope, snapshot: &Snapshot, submitted: bool) -> Result<Vec<(String, PathBuf)>, Refused> {
     let mut boxes: Vec<(String, PathBuf)> = Vec::new();
-    for path in &envelope.recipients {
-        for to in snapshot.policy.recipient(submitted, path)? {
+    for recipient in &envelope.recipients {
+        for to in destinations(snapshot, submitted, &recipient.path)? {
             let inbox = snapshot.config.maildir.of(&to.mailbox);
             let folder = to.tag.and_then(|tag| maildir::folder(&inbox, &tag)).unwrap_or(inbox);
             if !boxes.iter().any(|(_, known)| *known == folder) {
@@ -191,7 +202,7 @@ fn write_header(header: &Header, envelope: &Envelope, id: &str, around: MessageC
     let MessageContext { context, snapshot, session, tls, client } = around;
     let reverse_path = envelope.reverse_path.to_string();
     let recipient = match &envelope.recipients[..] {
-        [one] => Some(one.to_string()),
+        [one] => Some(one.path.to_string()),
         _ => None,
     };
     let hello = session.hello();

@@ -172,6 +172,14 @@ pub fn is_domain(text: &str, utf8: bool) -> bool {
     !text.is_empty() && text.len() <= DOMAIN_MAX && text.split('.').all(|label| is_label(label, utf8))
 }
 
+/// True if mail can be sent to a domain of this name: two labels at least, 253 octets at most (RFC 1035 section 2.3.4,
+/// without the length octets of the first and the root label), the last label not of digits alone, which would be an
+/// address (RFC 3696 section 2). The labels themselves are held to [`is_domain`]'s rules when an address is read.
+pub fn is_mail_domain(name: &str) -> bool {
+    let is_number = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
+    name.len() <= 253 && is_domain(name, true) && name.rsplit_once('.').is_some_and(|(_, last)| !is_number(last))
+}
+
 /// True if `text` is an address literal in its brackets (RFC 5321 section 4.1.3).
 pub fn is_literal(text: &str) -> bool {
     let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) else {

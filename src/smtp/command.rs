@@ -5,10 +5,12 @@
 //! error that says what would have been right; nothing is guessed.
 
 use super::address::{self, AddressError, ForwardPath, ReversePath};
+use super::dsn::{self, Notify, Orcpt, Ret};
 use super::reply::{Refusal, Refused};
 
 /// Octets in a command line without its CRLF, AUTH excepted. RFC 5321 section 4.5.3.1.4 wants 512 and what each
-/// extension adds; the longest legal MAIL line here, with SIZE, BODY, SMTPUTF8 and AUTH (500), is below 1,200.
+/// extension adds; the longest legal MAIL line here, with SIZE, BODY, SMTPUTF8, AUTH (500), RET and ENVID (100), is below
+/// 1,400, the longest RCPT line, with NOTIFY and ORCPT (500), below 1,000.
 pub const COMMAND_MAX: usize = 2048;
 
 /// A command, understood.
@@ -43,7 +45,12 @@ pub enum Command<'a> {
     /// QUIT.
     Quit,
     /// RCPT TO.
-    Rcpt(ForwardPath),
+    Rcpt {
+        /// What it said.
+        recipient: Recipient,
+        /// True if the path or ORCPT is written with UTF-8, which only SMTPUTF8 allows.
+        utf8: bool,
+    },
     /// RSET.
     Rset,
     /// STARTTLS.
@@ -61,8 +68,43 @@ pub struct Mail {
     pub reverse_path: ReversePath,
     /// SIZE=, in octets (RFC 1870).
     pub size: Option<u64>,
+    /// BODY= (RFC 6152).
+    pub body: Option<Body>,
     /// SMTPUTF8 (RFC 6531).
     pub utf8: bool,
+    /// RET= (RFC 3461 section 4.3).
+    pub ret: Option<Ret>,
+    /// ENVID=, decoded: printable ASCII (RFC 3461 section 4.4).
+    pub envid: Option<String>,
+}
+
+/// BODY: what octets the content has (RFC 6152 section 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// 8BITMIME.
+    EightBitMime,
+    /// 7BIT.
+    SevenBit,
+}
+
+/// What RCPT said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipient {
+    /// The recipient.
+    pub path: ForwardPath,
+    /// NOTIFY= (RFC 3461 section 4.1).
+    pub notify: Option<Notify>,
+    /// ORCPT= (RFC 3461 section 4.2).
+    pub orcpt: Option<Orcpt>,
+}
+
+/// What a port understands of a command's arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dialect {
+    /// How strictly they are read.
+    pub grammar: Grammar,
+    /// True where DSN is offered: RET, ENVID, NOTIFY and ORCPT are parameters (RFC 3461 section 4).
+    pub dsn: bool,
 }
 
 /// The verbs that are known.
@@ -184,6 +226,33 @@ impl Verb {
     }
 }
 
+impl Body {
+    /// Reads `7BIT` or `8BITMIME`.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            _ if text.eq_ignore_ascii_case("7BIT") => Some(Self::SevenBit),
+            _ if text.eq_ignore_ascii_case("8BITMIME") => Some(Self::EightBitMime),
+            _ => None,
+        }
+    }
+}
+
+impl core::fmt::Display for Body {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::EightBitMime => "8BITMIME",
+            Self::SevenBit => "7BIT",
+        })
+    }
+}
+
+impl Recipient {
+    /// A recipient without parameters.
+    pub fn plain(path: ForwardPath) -> Self {
+        Self { path, notify: None, orcpt: None }
+    }
+}
+
 impl From<CommandError> for Refused {
     fn from(error: CommandError) -> Self {
         match error {
@@ -199,7 +268,8 @@ impl From<CommandError> for Refused {
 }
 
 /// Reads the arguments of `verb` from a line that begins with it; no CRLF in it.
-pub fn parse(verb: Verb, line: &str, grammar: Grammar) -> Result<Command<'_>, CommandError> {
+pub fn parse(verb: Verb, line: &str, dialect: Dialect) -> Result<Command<'_>, CommandError> {
+    let grammar = dialect.grammar;
     // RFC 5321 section 4.1.1: trailing white space is tolerated.
     let line = line.trim_end_matches([' ', '\t']);
     let rest = line.get(verb.name().len()..).unwrap_or("");
@@ -214,10 +284,10 @@ pub fn parse(verb: Verb, line: &str, grammar: Grammar) -> Result<Command<'_>, Co
         Verb::Ehlo => hello(args, grammar).map(Command::Ehlo),
         Verb::Helo => hello(args, grammar).map(Command::Helo),
         Verb::Help => Ok(Command::Help),
-        Verb::Mail => parse_mail(args, grammar),
+        Verb::Mail => parse_mail(args, dialect),
         Verb::Noop => Ok(Command::Noop),
         Verb::Quit => alone(args, Command::Quit, "QUIT"),
-        Verb::Rcpt => parse_rcpt(args, grammar),
+        Verb::Rcpt => parse_rcpt(args, dialect),
         Verb::Rset => alone(args, Command::Rset, "RSET"),
         Verb::StartTls => alone(args, Command::StartTls, "STARTTLS"),
         Verb::Etrn | Verb::Expn | Verb::Turn => Ok(Command::Unoffered),
@@ -264,10 +334,11 @@ fn parse_bdat(args: &str) -> Result<Command<'_>, CommandError> {
     Ok(Command::Bdat { size, last })
 }
 
-fn parse_mail(args: &str, grammar: Grammar) -> Result<Command<'_>, CommandError> {
+fn parse_mail(args: &str, dialect: Dialect) -> Result<Command<'_>, CommandError> {
+    let Dialect { grammar, dsn } = dialect;
     let (path, parameters) =
         split_path(args, "FROM:", grammar).ok_or(CommandError::Syntax("MAIL FROM:<address> [parameters]"))?;
-    let mut mail = Mail { reverse_path: ReversePath::Null, size: None, utf8: false };
+    let mut mail = Mail { reverse_path: ReversePath::Null, size: None, body: None, utf8: false, ret: None, envid: None };
     let mut seen: Vec<String> = Vec::new();
     for (name, value) in parameters {
         let upper = name.to_ascii_uppercase();
@@ -277,12 +348,15 @@ fn parse_mail(args: &str, grammar: Grammar) -> Result<Command<'_>, CommandError>
         }
         match (upper.as_str(), value) {
             ("SIZE", Some(value)) => mail.size = Some(decimal(value).ok_or_else(bad)?),
-            ("BODY", Some(value)) if ["7BIT", "8BITMIME"].iter().any(|known| known.eq_ignore_ascii_case(value)) => {}
+            ("BODY", Some(value)) => mail.body = Some(Body::parse(value).ok_or_else(bad)?),
             ("SMTPUTF8", None) => mail.utf8 = true,
             // RFC 4954 section 5: understood where AUTH is offered, and ignored, as nobody is trusted to name another.
             ("AUTH", Some(value)) if grammar == Grammar::Lenient => check_xtext(value).ok_or_else(bad)?,
             ("SIZE" | "BODY" | "SMTPUTF8", _) => return Err(bad()),
             ("AUTH", None) if grammar == Grammar::Lenient => return Err(bad()),
+            ("RET", Some(value)) if dsn => mail.ret = Some(Ret::parse(value).ok_or_else(bad)?),
+            ("ENVID", Some(value)) if dsn => mail.envid = Some(dsn::parse_envid(value).ok_or_else(bad)?),
+            ("RET" | "ENVID", None) if dsn => return Err(bad()),
             _ => return Err(CommandError::UnknownParameter(printable(name))),
         }
         seen.push(upper);
@@ -291,13 +365,26 @@ fn parse_mail(args: &str, grammar: Grammar) -> Result<Command<'_>, CommandError>
     Ok(Command::Mail(mail))
 }
 
-fn parse_rcpt(args: &str, grammar: Grammar) -> Result<Command<'_>, CommandError> {
-    let (path, mut parameters) = split_path(args, "TO:", grammar).ok_or(CommandError::Syntax("RCPT TO:<address>"))?;
-    if let Some((name, _)) = parameters.next() {
-        return Err(CommandError::UnknownParameter(printable(name)));
+fn parse_rcpt(args: &str, dialect: Dialect) -> Result<Command<'_>, CommandError> {
+    let (path, parameters) = split_path(args, "TO:", dialect.grammar).ok_or(CommandError::Syntax("RCPT TO:<address>"))?;
+    let (mut notify, mut orcpt, mut utf8) = (None, None, false);
+    for (name, value) in parameters {
+        let upper = name.to_ascii_uppercase();
+        let bad = || CommandError::BadValue(upper.clone());
+        match upper.as_str() {
+            "NOTIFY" if dialect.dsn && notify.is_none() => notify = Some(value.and_then(Notify::parse).ok_or_else(bad)?),
+            "ORCPT" if dialect.dsn && orcpt.is_none() => {
+                orcpt = Some(value.and_then(Orcpt::parse).ok_or_else(bad)?);
+                utf8 |= value.is_some_and(|text| !text.is_ascii());
+            }
+            "NOTIFY" | "ORCPT" if dialect.dsn => return Err(bad()),
+            _ => return Err(CommandError::UnknownParameter(printable(name))),
+        }
     }
     // Whether UTF-8 is welcome only the transaction knows; the session asks again with its answer.
-    ForwardPath::parse(path, true).map(Command::Rcpt).map_err(CommandError::Recipient)
+    let path = ForwardPath::parse(path, true).map_err(CommandError::Recipient)?;
+    utf8 |= !path.to_string().is_ascii();
+    Ok(Command::Rcpt { recipient: Recipient { path, notify, orcpt }, utf8 })
 }
 
 type Parameter<'a> = (&'a str, Option<&'a str>);
@@ -365,11 +452,17 @@ mod tests {
     use super::*;
 
     fn read(line: &str, grammar: Grammar) -> Result<Command<'_>, CommandError> {
-        parse(Verb::of(line.as_bytes()).expect("a known verb"), line, grammar)
+        parse(Verb::of(line.as_bytes()).expect("a known verb"), line, Dialect { grammar, dsn: false })
+    }
+
+    fn rcpt(path: &str) -> Command<'static> {
+        let recipient = Recipient::plain(ForwardPath::parse(path, true).unwrap());
+        Command::Rcpt { recipient, utf8: !path.is_ascii() }
     }
 
     fn mail(path: &str, size: Option<u64>, utf8: bool) -> Command<'static> {
-        Command::Mail(Mail { reverse_path: ReversePath::parse(path, utf8).unwrap(), size, utf8 })
+        let reverse_path = ReversePath::parse(path, utf8).unwrap();
+        Command::Mail(Mail { reverse_path, size, body: None, utf8, ret: None, envid: None })
     }
 
     #[test]
@@ -388,12 +481,12 @@ mod tests {
             ("EHLO [127.0.0.1]", Command::Ehlo("[127.0.0.1]")),
             ("HELO localhost  ", Command::Helo("localhost")),
             ("MAIL FROM:<a@b.example>", mail("<a@b.example>", None, false)),
-            ("mail from:<a@b.example> size=12 body=8bitmime", mail("<a@b.example>", Some(12), false)),
+            ("mail from:<a@b.example> size=12", mail("<a@b.example>", Some(12), false)),
             ("MAIL FROM:<> SIZE=99999999999999999999", mail("<>", Some(u64::MAX), false)),
             ("MAIL FROM:<ö@b.example> SMTPUTF8", mail("<ö@b.example>", None, true)),
             ("MAIL FROM:<\"a> SIZE=1\"@b.example>", mail("<\"a> SIZE=1\"@b.example>", None, false)),
-            ("RCPT TO:<a@b.example>", Command::Rcpt(ForwardPath::parse("<a@b.example>", false).unwrap())),
-            ("RCPT TO:<Postmaster>", Command::Rcpt(ForwardPath::Postmaster)),
+            ("RCPT TO:<a@b.example>", rcpt("<a@b.example>")),
+            ("RCPT TO:<Postmaster>", rcpt("<Postmaster>")),
             ("BDAT 0 LAST", Command::Bdat { size: 0, last: true }),
             ("bdat 86 last", Command::Bdat { size: 86, last: true }),
             ("BDAT 10", Command::Bdat { size: 10, last: false }),
@@ -419,7 +512,7 @@ mod tests {
         let rows = [
             ("MAIL FROM: <a@b.example>", mail("<a@b.example>", None, false)),
             ("MAIL  FROM:<a@b.example>", mail("<a@b.example>", None, false)),
-            ("RCPT TO:  <a@b.example>", Command::Rcpt(ForwardPath::parse("<a@b.example>", false).unwrap())),
+            ("RCPT TO:  <a@b.example>", rcpt("<a@b.example>")),
             ("EHLO my_pc", Command::Ehlo("my_pc")),
             ("EHLO msg.eml:1", Command::Ehlo("msg.eml:1")),
             ("MAIL FROM:<a@b.example> AUTH=<>", mail("<a@b.example>", None, false)),
@@ -472,5 +565,58 @@ mod tests {
         }
         assert_eq!(read("MAIL FROM:<a@b.example> AUTH=a+3", Grammar::Lenient), Err(BadValue("AUTH".into())));
         assert_eq!(read("MAIL FROM:<a@b.example> AUTH=<>", Grammar::Strict), Err(UnknownParameter("AUTH".into())));
+    }
+
+    #[test]
+    fn body_is_kept() {
+        for (text, want) in [("BODY=7BIT", Body::SevenBit), ("body=8bitmime", Body::EightBitMime)] {
+            let line = format!("MAIL FROM:<> {text}");
+            let Ok(Command::Mail(mail)) = read(&line, Grammar::Strict) else { panic!("{line}") };
+            assert_eq!(mail.body, Some(want));
+            assert_eq!(Body::parse(&want.to_string()), Some(want));
+        }
+    }
+
+    /// RFC 3461 section 4: where DSN is offered, for both grammars.
+    #[test]
+    fn notifications_where_they_are_offered() {
+        let both = [Grammar::Strict, Grammar::Lenient].map(|grammar| Dialect { grammar, dsn: true });
+        let of = |line: &'static str, dialect| parse(Verb::of(line.as_bytes()).unwrap(), line, dialect);
+        for dialect in both {
+            let line = "MAIL FROM:<a@b.example> RET=hdrs ENVID=QQ+2B314159 SIZE=1";
+            let Ok(Command::Mail(mail)) = of(line, dialect) else { panic!("{line}") };
+            assert_eq!((mail.ret, mail.envid.as_deref()), (Some(Ret::Headers), Some("QQ+314159")));
+            let line = "RCPT TO:<c@d.example> orcpt=rfc822;C+2Bx@d.example notify=delay,FAILURE";
+            let Ok(Command::Rcpt { recipient, utf8: false }) = of(line, dialect) else { panic!("{line}") };
+            assert_eq!(recipient.notify.unwrap().to_string(), "FAILURE,DELAY");
+            assert_eq!(recipient.orcpt.unwrap().address, "C+x@d.example");
+            for (line, utf8) in [
+                ("RCPT TO:<c@d.example> ORCPT=utf-8;j\\x{F6}rg@d.example", false),
+                ("RCPT TO:<c@d.example> ORCPT=utf-8;jörg@d.example", true),
+            ] {
+                let Ok(Command::Rcpt { recipient, utf8: got }) = of(line, dialect) else { panic!("{line}") };
+                assert_eq!((recipient.orcpt.unwrap().address.as_str(), got), ("jörg@d.example", utf8), "{line}");
+            }
+            for (line, name) in [
+                ("MAIL FROM:<> RET", "RET"),
+                ("MAIL FROM:<> RET=", "RET"),
+                ("MAIL FROM:<> RET=ALL", "RET"),
+                ("MAIL FROM:<> RET=FULL RET=FULL", "RET"),
+                ("MAIL FROM:<> ENVID", "ENVID"),
+                ("MAIL FROM:<> ENVID=", "ENVID"),
+                ("MAIL FROM:<> ENVID=a+0Ab", "ENVID"),
+                ("MAIL FROM:<> ENVID=a=b", "ENVID"),
+                ("MAIL FROM:<> ENVID=a ENVID=b", "ENVID"),
+                ("RCPT TO:<a@b.example> NOTIFY", "NOTIFY"),
+                ("RCPT TO:<a@b.example> NOTIFY=NEVER,DELAY", "NOTIFY"),
+                ("RCPT TO:<a@b.example> NOTIFY=NEVER NOTIFY=NEVER", "NOTIFY"),
+                ("RCPT TO:<a@b.example> ORCPT", "ORCPT"),
+                ("RCPT TO:<a@b.example> ORCPT=a@b.example", "ORCPT"),
+                ("RCPT TO:<a@b.example> ORCPT=rfc822;a@b.example ORCPT=rfc822;a@b.example", "ORCPT"),
+                ("RCPT TO:<a@b.example> ORCPT=rfc822;jörg@b.example", "ORCPT"),
+            ] {
+                assert_eq!(of(line, dialect), Err(CommandError::BadValue(name.into())), "{line}");
+            }
+        }
     }
 }

@@ -36,6 +36,10 @@ pub struct Orcpt {
 
 /// Octets of ENVID, encoded, at most (RFC 3461 section 4.4).
 pub const ENVID_MAX: usize = 100;
+/// The address type whose address may be UTF-8 (RFC 6533 section 3).
+pub const UTF8: &str = "utf-8";
+/// ASCII that does not stand for itself in an address of type `utf-8`.
+const NEEDS_ESCAPE: [char; 4] = [' ', '+', '=', '\\'];
 /// Octets of ORCPT, encoded, at most (RFC 3461 section 4.2).
 pub const ORCPT_MAX: usize = 500;
 
@@ -73,12 +77,15 @@ impl Notify {
 }
 
 impl Orcpt {
-    /// Reads `addr-type;xtext`. The address is ASCII without controls, or of type `utf-8` (RFC 6533 section 3).
+    /// Reads `addr-type;xtext`, whose address is ASCII without controls; with the type `utf-8`, whose address may hold
+    /// anything but controls, utf-8-addr-xtext or utf-8-addr-unitext (RFC 6533 section 3).
     pub fn parse(text: &str) -> Option<Self> {
         let (kind, address) = text.split_once(';').filter(|_| text.len() <= ORCPT_MAX)?;
         let is_atom = !kind.is_empty() && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-        let address = decode_xtext(address).filter(|address| !address.is_empty())?;
-        is_atom.then(|| Self { kind: kind.to_ascii_lowercase(), address })
+        let kind = kind.to_ascii_lowercase();
+        let address = if kind == UTF8 { decode_unitext(address) } else { decode_xtext(address) };
+        let address = address.filter(|address| !address.is_empty())?;
+        is_atom.then_some(Self { kind, address })
     }
 }
 
@@ -120,6 +127,48 @@ pub fn encode_xtext(text: &str) -> String {
     encoded
 }
 
+/// Decodes utf-8-addr-unitext, which utf-8-addr-xtext is a part of (RFC 6533 section 3): `\x{HEX}`, two to six upper-case
+/// hexadecimal digits, stands for a character that cannot stand for itself. Controls and surrogates are refused, and
+/// numbers with zeros in front or of characters that need no such form.
+pub fn decode_unitext(text: &str) -> Option<String> {
+    let mut decoded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        rest = &rest[c.len_utf8()..];
+        match c {
+            '\\' => {
+                let (digits, after) = rest.strip_prefix("x{")?.split_once('}')?;
+                let upper = digits.bytes().all(|b| hex(b).is_some());
+                if !upper || !(2..=6).contains(&digits.len()) || digits.starts_with('0') {
+                    return None;
+                }
+                let c = char::from_u32(u32::from_str_radix(digits, 16).ok()?)?;
+                if c.is_control() || (c.is_ascii() && !NEEDS_ESCAPE.contains(&c)) {
+                    return None;
+                }
+                decoded.push(c);
+                rest = after;
+            }
+            _ if c.is_control() || NEEDS_ESCAPE.contains(&c) => return None,
+            _ => decoded.push(c),
+        }
+    }
+    Some(decoded)
+}
+
+/// Encodes as utf-8-addr-xtext, which is ASCII (RFC 6533 section 3).
+pub fn encode_utf8_xtext(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_ascii_graphic() && !NEEDS_ESCAPE.contains(&c) {
+            encoded.push(c);
+        } else {
+            let _ = write!(encoded, "\\x{{{:02X}}}", u32::from(c));
+        }
+    }
+    encoded
+}
+
 fn hex(digit: u8) -> Option<u8> {
     match digit {
         b'0'..=b'9' => Some(digit - b'0'),
@@ -148,7 +197,8 @@ impl Display for Notify {
 
 impl Display for Orcpt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{};{}", self.kind, encode_xtext(&self.address))
+        let encoded = if self.kind == UTF8 { encode_utf8_xtext(&self.address) } else { encode_xtext(&self.address) };
+        write!(f, "{};{encoded}", self.kind)
     }
 }
 
@@ -205,6 +255,20 @@ mod tests {
             ("rfc822;", None),
             ("rfc822", None),
             (";a@b", None),
+            ("rfc822;j\u{f6}rg@b.example", None),
+            ("utf-8;j\u{f6}rg@b.example", Some("utf-8;j\\x{F6}rg@b.example")),
+            ("UTF-8;j\\x{F6}rg@b.example", Some("utf-8;j\\x{F6}rg@b.example")),
+            ("utf-8;a\\x{2B}b\\x{10FFFF}@b.example", Some("utf-8;a\\x{2B}b\\x{10FFFF}@b.example")),
+            ("utf-8;a+2Bb@b.example", None),
+            ("utf-8;a\\x{61}@b.example", None),
+            ("utf-8;a\\x{f6}@b.example", None),
+            ("utf-8;a\\x{0F6}@b.example", None),
+            ("utf-8;a\\x{D800}@b.example", None),
+            ("utf-8;a\\x{110000}@b.example", None),
+            ("utf-8;a\\x{85}@b.example", None),
+            ("utf-8;a\\x{F6@b.example", None),
+            ("utf-8;a\\b@b.example", None),
+            ("utf-8;", None),
             ("r c;a@b", None),
         ];
         for (text, want) in rows {

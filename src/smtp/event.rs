@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::address::{ForwardPath, ReversePath};
+use super::command::{Body, Recipient};
+use super::dsn::Ret;
 use super::reply::{Refusal, Refused, Reply};
 use super::rules::Service;
 use super::sasl::Credentials;
@@ -16,6 +18,8 @@ pub struct SessionConfig {
     pub service: Service,
     /// True if STARTTLS can be offered.
     pub tls: bool,
+    /// True if DSN is offered (RFC 3461); only where there is a login.
+    pub dsn: bool,
     /// Octets of a message, at most.
     pub message_size: u64,
     /// Recipients of a message, at most.
@@ -118,9 +122,15 @@ pub struct Envelope {
     /// The sender.
     pub reverse_path: ReversePath,
     /// The recipients so far, as they were given.
-    pub recipients: Vec<ForwardPath>,
+    pub recipients: Vec<Recipient>,
+    /// What MAIL said of the octets of the content, if it did (RFC 6152).
+    pub body: Option<Body>,
     /// True if MAIL said SMTPUTF8.
     pub utf8: bool,
+    /// RET: how much of the message a report carries (RFC 3461 section 4.3).
+    pub ret: Option<Ret>,
+    /// ENVID: the sender's own name for this envelope, decoded (RFC 3461 section 4.4).
+    pub envid: Option<String>,
 }
 
 /// How a client introduced itself.

@@ -7,8 +7,7 @@
 
 use std::mem;
 
-use super::address::ForwardPath;
-use super::command::{self, COMMAND_MAX, Command, Mail, Verb};
+use super::command::{self, COMMAND_MAX, Command, Dialect, Mail, Recipient, Verb};
 pub use super::event::{Answer, Envelope, Event, Hello, Next, SessionConfig, Step};
 use super::reply::{Refusal, Refused, Reply};
 pub use super::rules::Service;
@@ -37,7 +36,7 @@ enum State {
     /// MAIL was accepted.
     Mail(Envelope),
     /// The policy is asked about a recipient.
-    Recipient(Envelope, ForwardPath),
+    Recipient(Envelope, Recipient),
     /// A SASL exchange waits for a response.
     Sasl(Exchange),
     /// The policy is asked about a sender.
@@ -144,7 +143,7 @@ impl Session {
         let Ok(text) = std::str::from_utf8(line) else {
             return self.no(Refused::about(Refusal::Syntax, "ASCII or UTF-8"));
         };
-        match command::parse(verb, text, self.terms.service.grammar()) {
+        match command::parse(verb, text, self.dialect()) {
             Ok(command) => self.command(command),
             Err(error) => self.no(error),
         }
@@ -166,10 +165,18 @@ impl Session {
         }
     }
 
+    fn dialect(&self) -> Dialect {
+        Dialect { grammar: self.terms.service.grammar(), dsn: self.offers_dsn() }
+    }
+
+    fn offers_dsn(&self) -> bool {
+        self.terms.dsn && self.terms.service.needs_login()
+    }
+
     /// A refused BDAT is still followed by its octets, which must not be read as commands (RFC 3030 section 2).
     fn refuse_behind_its_octets(&mut self, verb: Verb, line: &[u8], refusal: Refusal) -> Step {
         let announced = match (verb, std::str::from_utf8(line)) {
-            (Verb::Bdat, Ok(text)) => command::parse(verb, text, self.terms.service.grammar()).ok(),
+            (Verb::Bdat, Ok(text)) => command::parse(verb, text, self.dialect()).ok(),
             _ => None,
         };
         let mut step = self.no(refusal);
@@ -197,7 +204,7 @@ impl Session {
             Command::Mail(mail) => self.mail(mail),
             Command::Noop => say(Reply::ok(250, (2, 0, 0), "Ok"), Next::Line),
             Command::Quit => say(Reply::ok(221, (2, 0, 0), "Bye"), Next::Close),
-            Command::Rcpt(path) => self.rcpt(path),
+            Command::Rcpt { recipient, utf8 } => self.rcpt(recipient, utf8),
             Command::Rset => {
                 self.state = State::Idle;
                 say(Reply::ok(250, (2, 0, 0), "Ok"), Next::Line)
@@ -228,6 +235,9 @@ impl Session {
             "CHUNKING".into(),
             format!("LIMITS RCPTMAX={}", terms.recipients),
         ];
+        if self.offers_dsn() {
+            lines.push("DSN".into());
+        }
         if terms.tls && !self.secured {
             lines.push("STARTTLS".into());
         }
@@ -322,12 +332,13 @@ impl Session {
         Step { answer: None, next: Next::Sender(path) }
     }
 
-    fn rcpt(&mut self, path: ForwardPath) -> Step {
+    fn rcpt(&mut self, recipient: Recipient, utf8: bool) -> Step {
         let (refusal, envelope) = match mem::replace(&mut self.state, State::Idle) {
-            State::Mail(envelope) if !envelope.utf8 && !path.to_string().is_ascii() => (Refusal::Utf8, envelope),
+            State::Mail(envelope) if utf8 && !envelope.utf8 => (Refusal::Utf8, envelope),
             State::Mail(envelope) if envelope.recipients.len() >= self.terms.recipients => (Refusal::TooManyRecipients, envelope),
             State::Mail(envelope) => {
-                self.state = State::Recipient(envelope, path.clone());
+                let path = recipient.path.clone();
+                self.state = State::Recipient(envelope, recipient);
                 return Step { answer: None, next: Next::Recipient(path) };
             }
             state => {
@@ -342,11 +353,12 @@ impl Session {
     fn verdict(&mut self, verdict: Result<(), Refused>) -> Step {
         match (mem::replace(&mut self.state, State::Idle), verdict) {
             (State::Sender(mail), Ok(())) => {
-                self.state = State::Mail(Envelope { reverse_path: mail.reverse_path, recipients: Vec::new(), utf8: mail.utf8 });
+                let Mail { reverse_path, size: _, body, utf8, ret, envid } = mail;
+                self.state = State::Mail(Envelope { reverse_path, recipients: Vec::new(), body, utf8, ret, envid });
                 say(Reply::ok(250, (2, 1, 0), "Ok"), Next::Line)
             }
-            (State::Recipient(mut envelope, path), Ok(())) => {
-                envelope.recipients.push(path);
+            (State::Recipient(mut envelope, recipient), Ok(())) => {
+                envelope.recipients.push(recipient);
                 self.state = State::Mail(envelope);
                 say(Reply::ok(250, (2, 1, 5), "Ok"), Next::Line)
             }
@@ -454,6 +466,7 @@ mod tests {
             hostname: "mx.example.org".into(),
             service,
             tls: true,
+            dsn: false,
             message_size: 1000,
             recipients: 2,
             errors: 10,

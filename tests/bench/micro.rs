@@ -7,7 +7,7 @@ use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use pillarbox::mail::maildir::{Faults, Store};
 use pillarbox::mail::message::HeaderReader;
-use pillarbox::smtp::command::{self, Grammar, Verb};
+use pillarbox::smtp::command::{self, Dialect, Grammar, Verb};
 use pillarbox::smtp::data::{Decoder, Framing};
 use pillarbox::smtp::session::{Event, Service, Session, SessionConfig};
 
@@ -39,7 +39,7 @@ fn decoder(bencher: Bencher, line: usize) {
 #[divan::bench(args = ["EHLO client.example", "MAIL FROM:<alice@example.org> SIZE=10000 BODY=8BITMIME", "RCPT TO:<bob@example.org>", "DATA"])]
 fn command_parse(line: &str) -> bool {
     let verb = Verb::of(black_box(line.as_bytes()));
-    verb.is_some_and(|verb| command::parse(verb, black_box(line), Grammar::Strict).is_ok())
+    verb.is_some_and(|verb| command::parse(verb, black_box(line), Dialect { grammar: Grammar::Strict, dsn: false }).is_ok())
 }
 
 /// The steps of one message: MAIL, RCPT, DATA and the end.
@@ -49,6 +49,7 @@ fn session_steps(bencher: Bencher) {
         hostname: "mx.example.org".into(),
         service: Service::Smtp,
         tls: true,
+        dsn: false,
         message_size: 50 << 20,
         recipients: 100,
         errors: 10,

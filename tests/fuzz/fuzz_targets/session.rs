@@ -12,7 +12,7 @@ fn is_local(path: &ForwardPath) -> bool {
 
 fuzz_target!(|input: (u8, &[u8])| {
     let service = Service::ALL[usize::from(input.0 % 3)];
-    let terms = SessionConfig { hostname: "mx.example.org".into(), service, tls: true, message_size: 1000, recipients: 3, errors: 20 };
+    let terms = SessionConfig { hostname: "mx.example.org".into(), service, tls: true, dsn: true, message_size: 1000, recipients: 3, errors: 20 };
     let mut session = Session::new(terms);
     let mut lines = input.1.split(|b| *b == b'\n');
     let mut step = session.step(Event::Opened { early: b"" });
