@@ -14,3 +14,4 @@ pub mod reply;
 pub mod rules;
 pub mod sasl;
 pub mod session;
+mod transaction;

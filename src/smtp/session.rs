@@ -17,8 +17,8 @@ use super::sasl::{self, Exchange, Progress, SaslError};
 /// See the module's description.
 #[derive(Debug)]
 pub struct Session {
-    terms: SessionConfig,
-    state: State,
+    pub(super) config: SessionConfig,
+    pub(super) state: State,
     secured: bool,
     hello: Option<Hello>,
     login: Option<String>,
@@ -26,7 +26,7 @@ pub struct Session {
 }
 
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     /// BDAT has begun; so many octets so far.
     Chunks(Envelope, u64),
     /// The content of a whole message or of its last chunk is being read.
@@ -49,14 +49,14 @@ enum State {
 
 impl Session {
     /// A session on a fresh connection; on `submissions` the handshake is done already.
-    pub fn new(terms: SessionConfig) -> Self {
-        let secured = terms.service == Service::Submissions;
-        Self { terms, state: State::Silent, secured, hello: None, login: None, errors: 0 }
+    pub fn new(config: SessionConfig) -> Self {
+        let secured = config.service == Service::Submissions;
+        Self { config, state: State::Silent, secured, hello: None, login: None, errors: 0 }
     }
 
     /// What the port is for.
     pub fn service(&self) -> Service {
-        self.terms.service
+        self.config.service
     }
 
     /// How the client introduced itself, since the last handshake.
@@ -109,7 +109,7 @@ impl Session {
 
     /// True if the next line is answered with the end of the session, whatever it says.
     fn has_erred_enough(&self) -> bool {
-        self.errors >= self.terms.errors
+        self.errors >= self.config.errors
     }
 
     fn opened(&mut self, early: &[u8]) -> Step {
@@ -117,7 +117,7 @@ impl Session {
             return self.no(foreign_protocol(early).unwrap_or(Refusal::EarlyInput));
         }
         self.state = State::Idle;
-        say(Reply::plain(220, format!("{} ESMTP", self.terms.hostname)), Next::Line)
+        say(Reply::plain(220, format!("{} ESMTP", self.config.hostname)), Next::Line)
     }
 
     fn line(&mut self, line: &[u8], more: bool) -> Step {
@@ -157,7 +157,7 @@ impl Session {
             _ => Transaction::Open,
         };
         Situation {
-            service: self.terms.service,
+            service: self.config.service,
             secured: self.secured,
             greeted: self.hello.is_some(),
             logged_in: self.login.is_some(),
@@ -166,11 +166,11 @@ impl Session {
     }
 
     fn dialect(&self) -> Dialect {
-        Dialect { grammar: self.terms.service.grammar(), dsn: self.offers_dsn() }
+        Dialect { grammar: self.config.service.grammar(), dsn: self.offers_dsn() }
     }
 
     fn offers_dsn(&self) -> bool {
-        self.terms.dsn && self.terms.service.needs_login()
+        self.config.dsn && self.config.service.needs_login()
     }
 
     /// A refused BDAT is still followed by its octets, which must not be read as commands (RFC 3030 section 2).
@@ -221,27 +221,27 @@ impl Session {
     fn greet(&mut self, name: &str, extended: bool) -> Step {
         self.state = State::Idle;
         self.hello = Some(Hello { name: name.to_owned(), extended });
-        let terms = &self.terms;
+        let config = &self.config;
         if !extended {
-            return say(Reply::plain(250, terms.hostname.to_string()), Next::Line);
+            return say(Reply::plain(250, config.hostname.to_string()), Next::Line);
         }
         let mut lines = vec![
-            terms.hostname.to_string(),
+            config.hostname.to_string(),
             "PIPELINING".into(),
-            format!("SIZE {}", terms.message_size),
+            format!("SIZE {}", config.message_size),
             "8BITMIME".into(),
             "SMTPUTF8".into(),
             "ENHANCEDSTATUSCODES".into(),
             "CHUNKING".into(),
-            format!("LIMITS RCPTMAX={}", terms.recipients),
+            format!("LIMITS RCPTMAX={}", config.recipients),
         ];
         if self.offers_dsn() {
             lines.push("DSN".into());
         }
-        if terms.tls && !self.secured {
+        if config.tls && !self.secured {
             lines.push("STARTTLS".into());
         }
-        if terms.service.needs_login() && self.secured && self.login.is_none() {
+        if config.service.needs_login() && self.secured && self.login.is_none() {
             lines.push(format!("AUTH {}", sasl::MECHANISMS));
         }
         say(Reply::lines(250, lines), Next::Line)
@@ -251,7 +251,7 @@ impl Session {
         if self.secured {
             return self.no(Refusal::AlreadyTls);
         }
-        if !self.terms.tls {
+        if !self.config.tls {
             return self.no(Refusal::NotOffered);
         }
         self.state = State::Silent;
@@ -323,115 +323,7 @@ impl Session {
         }
     }
 
-    fn mail(&mut self, mail: Mail) -> Step {
-        if mail.size.is_some_and(|size| size > self.terms.message_size) {
-            return self.no(self.too_large());
-        }
-        let path = mail.reverse_path.clone();
-        self.state = State::Sender(mail);
-        Step { answer: None, next: Next::Sender(path) }
-    }
-
-    fn rcpt(&mut self, recipient: Recipient, utf8: bool) -> Step {
-        let (refusal, envelope) = match mem::replace(&mut self.state, State::Idle) {
-            State::Mail(envelope) if utf8 && !envelope.utf8 => (Refusal::Utf8, envelope),
-            State::Mail(envelope) if envelope.recipients.len() >= self.terms.recipients => (Refusal::TooManyRecipients, envelope),
-            State::Mail(envelope) => {
-                let path = recipient.path.clone();
-                self.state = State::Recipient(envelope, recipient);
-                return Step { answer: None, next: Next::Recipient(path) };
-            }
-            state => {
-                self.state = state;
-                return self.no(Refusal::NoTransaction);
-            }
-        };
-        self.state = State::Mail(envelope);
-        self.no(refusal)
-    }
-
-    fn verdict(&mut self, verdict: Result<(), Refused>) -> Step {
-        match (mem::replace(&mut self.state, State::Idle), verdict) {
-            (State::Sender(mail), Ok(())) => {
-                let Mail { reverse_path, size: _, body, utf8, ret, envid } = mail;
-                self.state = State::Mail(Envelope { reverse_path, recipients: Vec::new(), body, utf8, ret, envid });
-                say(Reply::ok(250, (2, 1, 0), "Ok"), Next::Line)
-            }
-            (State::Recipient(mut envelope, recipient), Ok(())) => {
-                envelope.recipients.push(recipient);
-                self.state = State::Mail(envelope);
-                say(Reply::ok(250, (2, 1, 5), "Ok"), Next::Line)
-            }
-            (State::Recipient(envelope, _), Err(refused)) => {
-                self.state = State::Mail(envelope);
-                self.no(refused)
-            }
-            (_, Err(refused)) => self.no(refused),
-            (_, Ok(())) => self.no(Refusal::Internal),
-        }
-    }
-
-    fn data(&mut self) -> Step {
-        match mem::replace(&mut self.state, State::Idle) {
-            State::Mail(envelope) if !envelope.recipients.is_empty() => {
-                self.state = State::Content(envelope);
-                say(Reply::plain(354, "End data with <CR><LF>.<CR><LF>"), Next::Content)
-            }
-            state => {
-                self.state = state;
-                self.no(Refusal::NoRecipients)
-            }
-        }
-    }
-
-    fn bdat(&mut self, size: u64, last: bool) -> Step {
-        let (envelope, before) = match mem::replace(&mut self.state, State::Idle) {
-            State::Mail(envelope) if envelope.recipients.is_empty() => {
-                self.state = State::Mail(envelope);
-                let mut step = self.no(Refusal::NoRecipients);
-                step.next = Next::Skip(size);
-                return step;
-            }
-            State::Mail(envelope) => (envelope, 0),
-            State::Chunks(envelope, before) => (envelope, before),
-            state => {
-                self.state = state;
-                return self.no(Refusal::Internal);
-            }
-        };
-        let total = size.saturating_add(before);
-        if total > self.terms.message_size {
-            let mut step = self.no(self.too_large());
-            step.next = Next::Skip(size);
-            return step;
-        }
-        self.state = if last { State::Content(envelope) } else { State::Chunks(envelope, total) };
-        Step { answer: None, next: Next::Chunk { size, last } }
-    }
-
-    fn chunk(&mut self, outcome: Result<(), Refused>) -> Step {
-        match outcome {
-            Ok(()) => say(Reply::ok(250, (2, 0, 0), "Ok"), Next::Line),
-            Err(refused) => {
-                self.state = State::Idle;
-                self.no(refused)
-            }
-        }
-    }
-
-    fn stored(&mut self, outcome: Result<String, Refused>) -> Step {
-        self.state = State::Idle;
-        match outcome {
-            Ok(id) => say(Reply::ok(250, (2, 0, 0), format!("Ok: stored as {id}")), Next::Line),
-            Err(refused) => self.no(refused),
-        }
-    }
-
-    fn too_large(&self) -> Refused {
-        Refused::about(Refusal::MessageTooLarge, self.terms.message_size)
-    }
-
-    fn no(&mut self, refused: impl Into<Refused>) -> Step {
+    pub(super) fn no(&mut self, refused: impl Into<Refused>) -> Step {
         let refused = refused.into();
         if refused.why.is_clients_fault() {
             self.errors = self.errors.saturating_add(1);
@@ -441,7 +333,7 @@ impl Session {
     }
 }
 
-fn say(reply: Reply, next: Next) -> Step {
+pub(super) fn say(reply: Reply, next: Next) -> Step {
     Step { answer: Some(Answer::Reply(reply)), next }
 }
 
