@@ -92,7 +92,7 @@ pub struct Problem {
 }
 
 /// Every key with its default as it would be written; the manual and the sample are held against it.
-pub const KEYS: [(&str, &str); 27] = [
+pub const KEYS: [(&str, &str); 51] = [
     ("hostname", "the host's own name"),
     ("domains", "none, must be given"),
     ("user", "\"pillarbox\""),
@@ -120,6 +120,30 @@ pub const KEYS: [(&str, &str); 27] = [
     ("limits.errors", "10"),
     ("limits.hash_memory", "\"64M\""),
     ("limits.drain", "\"30s\""),
+    ("outgoing", ""),
+    ("outgoing.via", "none, must be given"),
+    ("outgoing.spool", "\"/var/spool/pillarbox\""),
+    ("outgoing.postmaster", "the local postmaster"),
+    ("outgoing.connections", "20"),
+    ("outgoing.queue_max", "100000"),
+    ("outgoing.warn", "\"4h\""),
+    ("outgoing.give_up", "\"5d\""),
+    ("outgoing.after_crash", "\"resend\""),
+    ("outgoing.routes", ""),
+    ("outgoing.routes.NAME.url", "none, must be given"),
+    ("outgoing.routes.NAME.login", "none"),
+    ("outgoing.routes.NAME.password_file", "none"),
+    ("outgoing.routes.NAME.connections", "4"),
+    ("outgoing.routes.NAME.rate", "none"),
+    ("outgoing.routes.NAME.message_size", "what the server says"),
+    ("outgoing.routes.NAME.helo", "the hostname"),
+    ("outgoing.routes.NAME.source", "[], any"),
+    ("outgoing.routes.NAME.ca", "the system's"),
+    ("outgoing.routes.NAME.tls_min", "\"1.2\""),
+    ("outgoing.routes.NAME.dkim", "\"all\""),
+    ("outgoing.routes.NAME.then", "none"),
+    ("outgoing.from", "none"),
+    ("outgoing.to", "none"),
 ];
 
 /// Where the configuration is looked for.
@@ -259,7 +283,7 @@ mod tests {
             ("domains = [\"x.example\"]\n[listen]\nsmtp = [\"25\"]", "p.toml:3: listen.smtp: `25` is no address"),
             ("domains = [\"x.example\"]\n[listen]\nsubmission = [\"[::]:587\"]", "p.toml: tls: must be given"),
             ("domains = [\"x.example\"]\n[tls]\nkey = \"/k\"", "p.toml: tls.certificate: must be given"),
-            ("domains = [\"x.example\"]\n[senders]\n\"a\" = [\"b\"]", "p.toml:3: senders.\"a\": `b` is neither"),
+            ("domains = [\"x.example\"]\n[senders]\n\"a\" = [\"b\"]", "p.toml:3: senders.\"a\": `b` is none of"),
             ("domains = [\"x.example\"]\nusers = \"users\"", "p.toml:2: users: must be an absolute path"),
             ("domains = [\"x.example\"]\nmaildir = \"/m/{usr}\"", "p.toml:2: maildir: must be an absolute path with"),
             ("domains = [\"x.example\"]\nmaildir = \"/m\"", "p.toml:2: maildir: must have {user}"),

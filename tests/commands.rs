@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::{Setup, finish, said, skipped};
+use common::{Setup, finish, give_to_nobody, said, skipped};
 
 fn pillarbox(args: &[&str], input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_pillarbox"))
@@ -412,4 +412,62 @@ fn demo() {
     }
     assert_eq!(passwords[0], passwords[1], "a second run takes up the same directory");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing outside its directory");
+}
+
+/// What would make mail wait or vanish unnoticed ends `serve` and `check` with 78: no postmaster that is told, a password
+/// that others can read, a way out that this version does not know.
+#[test]
+fn an_outgoing_side_that_cannot_work_is_refused() {
+    let route = "[outgoing.routes.next]\nurl = \"smtps://127.0.0.1:1\"\n";
+    let with_password = format!("via = \"next\"\n{route}login = \"a\"\npassword_file = \"{{place}}/next.password\"\n");
+    let plain = |top: &str| format!("{top}\n{route}");
+    let postmaster = vec!["postmaster: alice".to_owned()];
+    let rows = [
+        ("a postmaster alias", postmaster.clone(), 0o640, plain("via = \"next\""), None),
+        ("an address elsewhere", vec![], 0o640, plain("via = \"next\"\npostmaster = \"me@elsewhere.example\""), None),
+        ("neither", vec![], 0o640, plain("via = \"next\""), Some("outgoing.postmaster: no address is told of mail")),
+        (
+            "an address here that is none",
+            postmaster.clone(),
+            0o640,
+            plain("via = \"next\"\npostmaster = \"gone@example.org\""),
+            Some("outgoing.postmaster: <gone@example.org> leads nowhere"),
+        ),
+        ("a password", postmaster.clone(), 0o640, with_password.clone(), None),
+        ("a password for all", postmaster.clone(), 0o644, with_password.clone(), Some("its mode 0644 is wider than 0640")),
+        (
+            "no password file",
+            postmaster.clone(),
+            0,
+            with_password,
+            Some("next.password: outgoing.routes.next.password_file: no such file"),
+        ),
+        ("mx", postmaster, 0o640, plain("via = \"mx\""), Some("outgoing.via: this version sends through smarthosts alone")),
+    ];
+    for (what, aliases, mode, outgoing, want) in rows {
+        let dir = tempfile::tempdir().unwrap();
+        open_to_all(dir.path());
+        let outgoing = format!("[outgoing]\nspool = \"{{place}}/spool\"\n{outgoing}");
+        let config = Setup { aliases, outgoing, ..Setup::default() }.write(dir.path());
+        if mode != 0 {
+            let file = dir.path().join("next.password");
+            fs::write(&file, "secret\n").unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        give_to_nobody(dir.path());
+        let config = config.display().to_string();
+        let check = pillarbox(&["-c", &config, "check"], "");
+        let report = text(&check.stdout);
+        let outgoing_errors = report.lines().filter(|line| line.starts_with("outgoing") && line.contains(" error ")).count();
+        match want {
+            None => assert_eq!(outgoing_errors, 0, "{what}:\n{report}"),
+            Some(want) => {
+                assert_eq!(check.status.code(), Some(78), "{what}:\n{report}");
+                assert!(report.contains(want) && outgoing_errors == 1, "{what}:\n{report}");
+                let serve = pillarbox(&["-c", &config, "serve"], "");
+                assert_eq!(serve.status.code(), Some(78), "{what}: {}", text(&serve.stderr));
+                assert!(text(&serve.stderr).contains(want), "{what}: {}", text(&serve.stderr));
+            }
+        }
+    }
 }

@@ -209,6 +209,7 @@ fn set_up(case: &mut Case, rest: &str, place: &str) {
         "alias" => case.setup.aliases.push(rest.into()),
         "domains" => case.setup.domains = rest.split(' ').map(str::to_owned).collect(),
         "sender" => case.setup.senders.push(rest.into()),
+        "outgoing" => case.setup = std::mem::take(&mut case.setup).outgoing(),
         "limit" => case.setup.limits.push(rest.into()),
         "folder" => case.folders.push(rest.into()),
         "fail" => {

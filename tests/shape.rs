@@ -89,7 +89,7 @@ fn crates_are_named_where_they_belong() {
         ("getopts", &["cli.rs"]),
         ("log", &["journal.rs", "main.rs"]),
         ("env_logger", &["main.rs"]),
-        ("toml", &["config.rs", "config/read.rs"]),
+        ("toml", &["config.rs", "config/read.rs", "config/read/outgoing.rs"]),
         ("listenfd", &["net/handover.rs"]),
         ("mail_parser", &["mail/message.rs"]),
         ("rcgen", &["cli/demo.rs"]),
@@ -183,7 +183,7 @@ fn the_manual_lists_every_key_with_its_default() {
     let page = manual("pillarbox.toml.5");
     let rows = items(&page, "KEYS", ".It Ic");
     let names: Vec<&str> =
-        KEYS.iter().map(|(key, _)| *key).filter(|key| !["listen", "tls", "limits"].contains(key)).chain(["senders"]).collect();
+        KEYS.iter().filter(|(_, default)| !default.is_empty()).map(|(key, _)| *key).chain(["senders"]).collect();
     for name in &names {
         assert!(rows.contains(name), "{name} is not in KEYS");
     }
@@ -233,7 +233,14 @@ fn every_example_is_a_configuration() {
     let section = &page[page.find(".Sh EXAMPLES").unwrap()..];
     let literal =
         section.split(".Bd -literal -offset indent\n").skip(1).map(|block| block.split("\n.Ed").next().unwrap().to_owned());
-    for text in blocks.chain(literal).chain([read("etc/pillarbox.toml")]) {
+    // What is commented out in the sample is an example too.
+    let sample = read("etc/pillarbox.toml");
+    let whole: String = sample
+        .lines()
+        .map(|line| line.strip_prefix("# ").filter(|rest| is_toml(rest)).unwrap_or(line).to_owned() + "\n")
+        .collect();
+    assert_ne!(sample, whole);
+    for text in blocks.chain(literal).chain([sample, whole]) {
         if let Err(problems) = Config::parse(&text, Path::new("example"), own) {
             panic!("{problems:?}\n{text}");
         }
@@ -242,13 +249,28 @@ fn every_example_is_a_configuration() {
     assert!(found >= 5, "{found}");
 }
 
+/// A section or a key in a comment of the sample, not a sentence.
+fn is_toml(line: &str) -> bool {
+    line.starts_with(['[', '"']) || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
+}
+
+/// Sections that not every host wants are shown in comments.
 #[test]
 fn the_sample_shows_every_key() {
     let text = read("etc/pillarbox.toml");
-    for (key, _) in KEYS {
-        let name = key.rsplit('.').next().unwrap();
-        let shown = text.lines().any(|line| line.starts_with(&format!("{name} = ")) || line.starts_with(&format!("[{name}]")));
-        assert!(shown, "{key}");
+    let mut section = String::new();
+    let mut shown = Vec::new();
+    for line in text.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)).filter(|line| is_toml(line)) {
+        match line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((name, _)) => {
+                shown.push(name.to_owned());
+                section = format!("{name}.").replace(".routes.provider.", ".routes.NAME.");
+            }
+            None => shown.push(format!("{section}{}", line.split(" = ").next().unwrap())),
+        }
+    }
+    for (key, _) in KEYS.iter().filter(|(key, _)| *key != "outgoing.routes") {
+        assert!(shown.iter().any(|one| one == key), "{key}: {shown:?}");
     }
     assert!(text.contains("[senders]"));
 }

@@ -76,8 +76,7 @@ fn everything(config: &Config, file: &Path, report: &mut Report) {
     if let Err(problems) = &aliases {
         report.errors("aliases", problems);
     }
-    let policy =
-        Policy::new(&config.domains, logins.iter().map(String::as_str), aliases.clone().unwrap_or_default(), &config.senders);
+    let policy = load::policy(config, logins.iter().map(String::as_str), aliases.clone().unwrap_or_default());
     if users.is_ok() && aliases.is_ok() {
         let before = report.0.len();
         for (_, problem) in load::alias_problems(config, &policy) {
@@ -96,6 +95,9 @@ fn everything(config: &Config, file: &Path, report: &mut Report) {
                 .warning("users", format!("`{login}` has a domain that is not in `domains`: it can log in, and has no mailbox"));
         }
     }
+    if config.outgoing.is_some() {
+        outgoing(config, users.is_ok() && aliases.is_ok(), &policy, report);
+    }
     if let Ok(users) = &users {
         weak_hashes(users).into_iter().for_each(|text| report.warning("users", text));
         hash_costs(config, users, report);
@@ -107,6 +109,20 @@ fn everything(config: &Config, file: &Path, report: &mut Report) {
     let access = sandbox::access(config, file, geteuid().is_root());
     let reads: Vec<String> = access.reads.iter().map(|path| path.display().to_string()).collect();
     report.ok("access", format!("reads {}; writes {}", reads.join(", "), access.writes.display()));
+}
+
+/// The outgoing side, as far as nothing has to be asked of other hosts.
+fn outgoing(config: &Config, is_policy_whole: bool, policy: &Policy, report: &mut Report) {
+    let mut problems = load::password_files(config);
+    if is_policy_whole {
+        problems.extend(load::outgoing_problems(config, policy));
+    }
+    if problems.is_empty()
+        && let Some(outgoing) = &config.outgoing
+    {
+        report.ok("outgoing", format!("via {}; {} routes", outgoing.via, outgoing.routes.len()));
+    }
+    report.errors("outgoing", &problems);
 }
 
 /// What `serve` says once at its start.
@@ -212,7 +228,9 @@ fn run_as(config: &Config, report: &mut Report) -> Option<User> {
 /// The users and aliases files are read again while the server runs, as its user.
 fn readable(config: &Config, account: Option<&User>, report: &mut Report) {
     let Some(account) = account else { return };
-    for file in [Some(&config.users), config.aliases.as_ref()].into_iter().flatten() {
+    let passwords =
+        config.outgoing.iter().flat_map(|outgoing| outgoing.routes.values()).map(|route| route.password_file.as_ref());
+    for file in [Some(&config.users), config.aliases.as_ref()].into_iter().chain(passwords).flatten() {
         if file.exists() && !may(account, file, 4) {
             let text = format!("{}: `{}` may not read it; chgrp {} and chmod 640", file.display(), account.name, account.name);
             report.error("rights", text);

@@ -144,7 +144,7 @@ impl Outgoing {
         match (policy.recipient(true, &path), &self.postmaster) {
             (Ok(_), _) => None,
             (Err(_), Some(address)) => Some(format!("<{address}> leads nowhere; {CURE} for it")),
-            (Err(_), None) => Some(format!("nothing is told of mail that cannot be sent; {CURE} `postmaster: LOGIN`")),
+            (Err(_), None) => Some(format!("no address is told of mail that cannot be sent; {CURE} `postmaster: LOGIN`")),
         }
     }
 

@@ -1,5 +1,7 @@
 //! The walk through pillarbox.toml: each key read, each problem remembered with its line.
 
+mod outgoing;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -56,9 +58,10 @@ impl Reader<'_> {
         }
         let limits = self.section(table, "limits").map(|section| self.limits(section)).unwrap_or_default();
         let senders = self.section(table, "senders").map(|section| self.senders(section)).unwrap_or_default();
+        let outgoing = self.section(table, "outgoing").map(|section| self.outgoing(section));
         let hostname = hostname.unwrap_or_else(|| "localhost".to_owned());
         let domains = domains.unwrap_or_default();
-        Config { hostname, domains, user, users, aliases, maildir, listen, tls, limits, senders, outgoing: None }
+        Config { hostname, domains, user, users, aliases, maildir, listen, tls, limits, senders, outgoing }
     }
 
     /// The line that a span begins in, from 1.
@@ -78,8 +81,13 @@ impl Reader<'_> {
 
     /// Complains about keys of a table that are not known; `section` ends in a dot if it is not empty.
     fn known(&mut self, table: &DeTable<'_>, section: &str, belongs: impl Fn(&str) -> bool) {
+        self.known_as(table, section, section, belongs);
+    }
+
+    /// The same for a section that the table of keys has under another name.
+    fn known_as(&mut self, table: &DeTable<'_>, prefix: &str, section: &str, belongs: impl Fn(&str) -> bool) {
         let mut known: Vec<&str> =
-            KEYS.iter().filter_map(|(key, _)| key.strip_prefix(section)).filter(|key| belongs(key)).collect();
+            KEYS.iter().filter_map(|(key, _)| key.strip_prefix(prefix)).filter(|key| belongs(key)).collect();
         if section.is_empty() {
             known.push("senders");
         }
@@ -271,7 +279,7 @@ impl Reader<'_> {
             for (span, text) in self.strings(value, &key) {
                 match Grant::parse(&text) {
                     Some(grant) => grants.push(grant),
-                    None => self.problem(&span, &key, format!("`{text}` is neither user@domain nor *@domain")),
+                    None => self.problem(&span, &key, format!("`{text}` is none of user@domain, *@domain and *")),
                 }
             }
             senders.insert(login.get_ref().to_lowercase(), grants);

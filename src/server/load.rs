@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -30,21 +31,56 @@ pub fn config(path: &Path) -> Result<Config, Vec<Problem>> {
 pub fn snapshot(config: Config, keys: &KeySource) -> Result<Snapshot, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut keep = |found: Vec<Problem>| problems.extend(found);
+    keep(password_files(&config));
     let users = users(&config).map_err(&mut keep).ok();
     let aliases = aliases(&config).map_err(&mut keep).ok();
     let tls = tls(&config, keys).map_err(&mut keep).ok();
     match (users, aliases, tls) {
-        (Some(users), Some(aliases), Some(tls)) => assemble(config, Arc::new(users), aliases, tls),
+        (Some(users), Some(aliases), Some(tls)) if problems.is_empty() => assemble(config, Arc::new(users), aliases, tls),
         _ => Err(problems),
     }
 }
 
-/// Puts parts together; aliases that loop are refused here, where the users are known.
+/// Puts parts together; aliases that loop and an outgoing side that could tell nobody are refused here, where the users
+/// are known.
 pub fn assemble(config: Config, users: Arc<Users>, aliases: Aliases, tls: Option<TlsServer>) -> Result<Snapshot, Vec<Problem>> {
-    let policy = Policy::new(&config.domains, users.logins(), aliases.clone(), &config.senders);
-    let fatal: Vec<Problem> =
+    let policy = policy(&config, users.logins(), aliases.clone());
+    let mut fatal: Vec<Problem> =
         alias_problems(&config, &policy).into_iter().filter(|(fatal, _)| *fatal).map(|(_, problem)| problem).collect();
+    fatal.extend(outgoing_problems(&config, &policy));
     if fatal.is_empty() { Ok(Snapshot { config, users, aliases, policy, tls }) } else { Err(fatal) }
+}
+
+/// The tables that follow from a configuration, the logins of the users file and the aliases.
+pub fn policy<'a>(config: &Config, logins: impl Iterator<Item = &'a str>, aliases: Aliases) -> Policy {
+    Policy::new(&config.domains, logins, aliases, &config.senders).with_outgoing(config.outgoing.is_some())
+}
+
+/// What forbids sending with this configuration: what this version cannot do, and a postmaster that is nobody.
+pub fn outgoing_problems(config: &Config, policy: &Policy) -> Vec<Problem> {
+    let Some(outgoing) = &config.outgoing else { return Vec::new() };
+    let postmaster = outgoing.postmaster_problem(policy).map(|text| ("outgoing.postmaster".to_owned(), text));
+    let name = |(key, text)| Problem { file: Path::new("[outgoing]").to_owned(), line: 0, key, text };
+    outgoing.unsupported().into_iter().chain(postmaster).map(name).collect()
+}
+
+/// Password files of routes that are missing, or that more than their owner and group may read.
+pub fn password_files(config: &Config) -> Vec<Problem> {
+    const WIDEST: u32 = 0o640;
+    let Some(outgoing) = &config.outgoing else { return Vec::new() };
+    let mut problems = Vec::new();
+    for (name, route) in &outgoing.routes {
+        let Some(file) = &route.password_file else { continue };
+        let text = match fs::metadata(file) {
+            Err(error) => unreadable(file, &error).text,
+            Ok(data) if data.mode() & 0o7777 & !WIDEST != 0 => {
+                format!("its mode {:04o} is wider than 0640; chmod 640 it", data.mode() & 0o7777)
+            }
+            Ok(_) => continue,
+        };
+        problems.push(Problem { file: file.clone(), line: 0, key: format!("outgoing.routes.{name}.password_file"), text });
+    }
+    problems
 }
 
 /// What is wrong with the aliases, each with whether the file must not be used.

@@ -27,6 +27,8 @@ pub struct Setup {
     /// Lines for the sections `[limits]` and `[senders]`.
     pub limits: Vec<String>,
     pub senders: Vec<String>,
+    /// The sections `[outgoing…]` as they stand in the file; `{place}` is the server's own directory.
+    pub outgoing: String,
     pub services: Vec<&'static str>,
     /// What is written before `pillarbox`: strace and its arguments, or nothing.
     pub wrapper: Vec<String>,
@@ -46,6 +48,7 @@ impl Default for Setup {
             aliases: vec!["postmaster: alice".into(), "abuse: alice".into()],
             limits: Vec::new(),
             senders: Vec::new(),
+            outgoing: String::new(),
             services: vec!["smtp", "submission", "submissions"],
             wrapper: Vec::new(),
             hash_memory: 8,
@@ -58,6 +61,14 @@ impl Default for Setup {
 impl Setup {
     pub fn limit(mut self, line: &str) -> Self {
         self.limits.push(line.to_owned());
+        self
+    }
+
+    /// With mail for other domains taken, and a next hop at a port where nothing listens.
+    pub fn outgoing(mut self) -> Self {
+        self.outgoing = "[outgoing]\nvia = \"next\"\nspool = \"{place}/spool\"\npostmaster = \"me@elsewhere.example\"\n\
+                         [outgoing.routes.next]\nurl = \"smtps://127.0.0.1:1\"\n"
+            .to_owned();
         self
     }
 
@@ -89,13 +100,14 @@ impl Setup {
         format!(
             "hostname = \"mx.example.org\"\ndomains = {:?}\nusers = \"{place}/users\"\naliases = \"{place}/aliases\"\n\
              maildir = \"{}/{{domain}}/{{user}}\"\nuser = \"nobody\"\n[listen]\n{listen}[tls]\n\
-             certificate = {:?}\nkey = {:?}\n[limits]\n{}\n[senders]\n{}\n",
+             certificate = {:?}\nkey = {:?}\n[limits]\n{}\n[senders]\n{}\n{}",
             self.domains,
             mail.display(),
             self.tls.as_ref().map_or(dir.join("cert.pem"), |tls| tls.join("fullchain.pem")),
             self.tls.as_ref().map_or(dir.join("key.pem"), |tls| tls.join("privkey.pem")),
             self.limits.join("\n"),
-            self.senders.join("\n")
+            self.senders.join("\n"),
+            self.outgoing.replace("{place}", &place.to_string())
         )
     }
 
@@ -261,7 +273,7 @@ fn started(line: &str) -> Option<(String, SocketAddr)> {
 }
 
 /// As root, the server becomes `nobody`, who must be able to read and write its directory.
-fn give_to_nobody(dir: &Path) {
+pub fn give_to_nobody(dir: &Path) {
     if !nix::unistd::geteuid().is_root() {
         return;
     }
