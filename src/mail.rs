@@ -3,3 +3,4 @@
 mod group_sync;
 pub mod maildir;
 pub mod message;
+pub mod trace;

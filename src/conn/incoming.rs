@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use super::context::{Context, Snapshot};
 use crate::mail::maildir::{self, Draft};
-use crate::mail::message::{From, Header, HeaderReader, Trace};
+use crate::mail::message::{From, Header, HeaderReader};
+use crate::mail::trace::Trace;
 use crate::net::tls::TlsInfo;
 use crate::policy::{Destination, LocalMailbox};
 use crate::smtp::address::ForwardPath;
