@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::context::{Context, Snapshot};
 use crate::mail::maildir::{self, Draft};
-use crate::mail::message::{From, Header, HeaderReader};
+use crate::mail::message::{From, HEADER_MAX, Header, HeaderReader, HeaderTooLarge, RECEIVED_MAX};
 use crate::mail::trace::Trace;
 use crate::net::tls::TlsInfo;
 use crate::policy::{Destination, LocalMailbox};
@@ -132,7 +132,7 @@ impl Incoming {
     /// Looks at the text while it is header, and writes it once there is enough.
     fn take(&mut self, around: MessageContext<'_>) -> Result<(), Refused> {
         if let Some(reader) = &mut self.header {
-            match reader.push(&self.text)? {
+            match reader.push(&self.text).map_err(too_large)? {
                 None => self.text.clear(),
                 Some((header, used)) => {
                     self.header = None;
@@ -149,7 +149,7 @@ impl Incoming {
         let MessageContext { context, snapshot, session, .. } = around;
         let envelope = session.envelope().ok_or(Refusal::Internal)?;
         if header.loops() {
-            return Err(Refusal::Loop.into());
+            return Err(Refused::about(Refusal::Loop, RECEIVED_MAX));
         }
         if let Some(login) = session.login() {
             match header.from() {
@@ -222,6 +222,10 @@ fn write_header(header: &Header, envelope: &Envelope, id: &str, around: MessageC
         time: &time,
     };
     header.write(&trace, session.service().needs_login(), out);
+}
+
+fn too_large(_: HeaderTooLarge) -> Refused {
+    Refused::about(Refusal::HeaderTooLarge, HEADER_MAX / 1024)
 }
 
 fn storage_refused(error: &std::io::Error) -> Refused {

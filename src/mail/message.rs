@@ -9,8 +9,6 @@ use std::fmt::Write as _;
 use mail_parser::MessageParser;
 
 use super::trace::{Trace, rfc5322_date};
-use crate::smtp::reply::Refusal;
-
 /// Octets of a header section, at most.
 pub const HEADER_MAX: usize = 256 * 1024;
 /// Received fields, at most (RFC 5321 section 6.3).
@@ -43,6 +41,10 @@ struct Field {
     end: usize,
 }
 
+/// The header section is larger than [`HEADER_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeaderTooLarge;
+
 /// The senders that a header names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum From {
@@ -55,7 +57,7 @@ pub enum From {
 impl HeaderReader {
     /// Takes lines; gives the header section once it is whole, and how many octets of `lines` belong to it. All octets
     /// were taken where it gives `None`.
-    pub fn push(&mut self, lines: &[u8]) -> Result<Option<(Header, usize)>, Refusal> {
+    pub fn push(&mut self, lines: &[u8]) -> Result<Option<(Header, usize)>, HeaderTooLarge> {
         let before = self.section.len();
         let mut rest = lines;
         while let Some(length) = memchr::memchr(b'\n', rest) {
@@ -76,9 +78,9 @@ impl HeaderReader {
         Ok(None)
     }
 
-    fn append(&mut self, text: &[u8]) -> Result<(), Refusal> {
+    fn append(&mut self, text: &[u8]) -> Result<(), HeaderTooLarge> {
         if self.section.len() + text.len() > HEADER_MAX {
-            return Err(Refusal::HeaderTooLarge);
+            return Err(HeaderTooLarge);
         }
         self.section.extend_from_slice(text);
         Ok(())
@@ -211,7 +213,7 @@ mod tests {
     use crate::mail::trace::tests::{time, trace};
 
     /// Runs a message through in pieces of `step`; gives what follows the trace.
-    fn run(message: &[u8], step: usize, complete: bool) -> Result<String, Refusal> {
+    fn run(message: &[u8], step: usize, complete: bool) -> Result<String, HeaderTooLarge> {
         let (mut reader, mut out, mut header) = (Some(HeaderReader::default()), Vec::new(), None);
         for piece in message.chunks(step) {
             match &mut reader {
@@ -307,13 +309,13 @@ mod tests {
     fn limits_of_the_header() {
         let fields = "X: y\n".repeat(HEADER_MAX / 5);
         assert!(run(format!("{fields}\n\nbody").as_bytes(), 4096, false).is_ok());
-        assert_eq!(run(format!("{fields}X: yy\n\nbody").as_bytes(), 4096, false), Err(Refusal::HeaderTooLarge));
+        assert_eq!(run(format!("{fields}X: yy\n\nbody").as_bytes(), 4096, false), Err(HeaderTooLarge));
         // To the octet, the empty line at its end included, whole or in pieces.
         for step in [4096, usize::MAX] {
             assert!(run(format!("{fields}X:\n\nbody").as_bytes(), step, false).is_ok());
-            assert_eq!(run(format!("{fields}X: \n\nbody").as_bytes(), step, false), Err(Refusal::HeaderTooLarge));
+            assert_eq!(run(format!("{fields}X: \n\nbody").as_bytes(), step, false), Err(HeaderTooLarge));
         }
-        assert_eq!(run("x".repeat(HEADER_MAX + 1).as_bytes(), 4096, false), Err(Refusal::HeaderTooLarge));
+        assert_eq!(run("x".repeat(HEADER_MAX + 1).as_bytes(), 4096, false), Err(HeaderTooLarge));
         let received = |n: usize| {
             let text = "Received: x\n".repeat(n) + "\n";
             HeaderReader::default().push(text.as_bytes()).unwrap().unwrap().0.loops()
