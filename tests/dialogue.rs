@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use common::{Setup, base64};
 use pillarbox::conn::context::Context;
 use pillarbox::conn::{self, Connection};
-use pillarbox::mail::maildir::{DeliveryStep, Faults};
+use pillarbox::mail::durable::{DeliveryStep, Faults};
 use pillarbox::net::deadline::Clock;
 use pillarbox::net::stream::{Link, ReadMode};
 use pillarbox::net::tls::{TlsInfo, TlsServer};

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::{Client, PATIENCE, Server, Setup, base64, uninterrupted};
 use pillarbox::conn::context::Context;
-use pillarbox::mail::maildir::{DeliveryStep, Faults};
+use pillarbox::mail::durable::{DeliveryStep, Faults};
 use pillarbox::net::listener::Listener;
 use pillarbox::server::{self, load};
 use pillarbox::smtp::reply::Refusal;

@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 use super::{Arguments, Exit, Failure, Outcome, StartLog};
 use crate::auth::users;
 use crate::conn::context::Context;
-use crate::mail::maildir::Faults;
+use crate::mail::durable::Faults;
 use crate::server::keys::KeySource;
 use crate::server::readiness::Readiness;
 use crate::server::{self, Server, Startup, load};

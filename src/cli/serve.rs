@@ -9,7 +9,7 @@ use super::{Arguments, Exit, Failure, Outcome, StartLog};
 use crate::config::Config;
 use crate::conn::context::{Context, Snapshot};
 use crate::journal;
-use crate::mail::maildir::Faults;
+use crate::mail::durable::Faults;
 use crate::net::handover::{self, Inherited};
 use crate::net::listener::Listener;
 use crate::server::keys::KeySource;

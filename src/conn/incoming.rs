@@ -3,13 +3,16 @@
 //! Whatever is wrong with it, it is read to its true end, in bounded memory: the first refusal is remembered and
 //! nothing is written any more. The disk is touched only once the header section has been found acceptable.
 
+use std::collections::HashSet;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use super::context::{Context, Snapshot};
-use crate::mail::maildir::{self, Draft};
-use crate::mail::message::{From, Header, HeaderReader, Trace};
+use crate::mail::durable::{Draft, StorageError};
+use crate::mail::maildir;
+use crate::mail::message::{From, HEADER_MAX, Header, HeaderReader, HeaderTooLarge, RECEIVED_MAX};
+use crate::mail::trace::Trace;
 use crate::net::tls::TlsInfo;
 use crate::policy::{Destination, LocalMailbox};
 use crate::smtp::address::ForwardPath;
@@ -118,7 +121,7 @@ impl Incoming {
         let draft = self.draft.take().ok_or(Refusal::Internal)?;
         let octets = draft.octets();
         let (mailboxes, paths): (Vec<String>, Vec<PathBuf>) = self.boxes.drain(..).unzip();
-        let files = around.context.store.commit(draft, &paths).map_err(|error| storage_refused(&error))?;
+        let files = around.context.store.commit(draft, &paths).map_err(storage_refused)?;
         Ok(Stored { id: self.id.clone(), files: mailboxes.into_iter().zip(files).collect(), octets, begun: self.begun })
     }
 
@@ -131,7 +134,7 @@ impl Incoming {
     /// Looks at the text while it is header, and writes it once there is enough.
     fn take(&mut self, around: MessageContext<'_>) -> Result<(), Refused> {
         if let Some(reader) = &mut self.header {
-            match reader.push(&self.text)? {
+            match reader.push(&self.text).map_err(too_large)? {
                 None => self.text.clear(),
                 Some((header, used)) => {
                     self.header = None;
@@ -148,7 +151,7 @@ impl Incoming {
         let MessageContext { context, snapshot, session, .. } = around;
         let envelope = session.envelope().ok_or(Refusal::Internal)?;
         if header.loops() {
-            return Err(Refusal::Loop.into());
+            return Err(Refused::about(Refusal::Loop, RECEIVED_MAX));
         }
         if let Some(login) = session.login() {
             match header.from() {
@@ -158,7 +161,7 @@ impl Incoming {
         }
         self.boxes = mailboxes(envelope, snapshot, session.service().needs_login())?;
         let (_, first) = self.boxes.first().ok_or(Refusal::NoRecipients)?;
-        let draft = context.store.begin(first).map_err(|error| storage_refused(&error))?;
+        let draft = context.store.begin(first).map_err(storage_refused)?;
         self.draft = Some(draft);
         let mut top = Vec::with_capacity(2048);
         write_header(&header, envelope, &self.id, around, &mut top);
@@ -168,7 +171,7 @@ impl Incoming {
 
     fn write(&mut self) -> Result<(), Refused> {
         let draft = self.draft.as_mut().ok_or(Refusal::Internal)?;
-        draft.write_all(&self.text).map_err(|error| storage_refused(&error))?;
+        draft.write_all(&self.text).map_err(|error| storage_refused(error.into()))?;
         self.text.clear();
         Ok(())
     }
@@ -186,11 +189,12 @@ pub fn destinations(snapshot: &Snapshot, submitted: bool, path: &ForwardPath) ->
 /// Every mailbox that the recipients lead to, each once, with its Maildir or the folder within it.
 fn mailboxes(envelope: &Envelope, snapshot: &Snapshot, submitted: bool) -> Result<Vec<(String, PathBuf)>, Refused> {
     let mut boxes: Vec<(String, PathBuf)> = Vec::new();
+    let mut known: HashSet<PathBuf> = HashSet::new();
     for recipient in &envelope.recipients {
         for to in destinations(snapshot, submitted, &recipient.path)? {
             let inbox = snapshot.config.maildir.of(&to.mailbox);
             let folder = to.tag.and_then(|tag| maildir::folder(&inbox, &tag)).unwrap_or(inbox);
-            if !boxes.iter().any(|(_, known)| *known == folder) {
+            if known.insert(folder.clone()) {
                 boxes.push((to.mailbox, folder));
             }
         }
@@ -223,7 +227,17 @@ fn write_header(header: &Header, envelope: &Envelope, id: &str, around: MessageC
     header.write(&trace, session.service().needs_login(), out);
 }
 
-fn storage_refused(error: &std::io::Error) -> Refused {
-    crate::journal::notice("storage", error);
-    maildir::refusal(error).into()
+fn too_large(_: HeaderTooLarge) -> Refused {
+    Refused::about(Refusal::HeaderTooLarge, HEADER_MAX / 1024)
+}
+
+/// What a client is told when a message can't be stored: always to come again.
+fn storage_refused(error: StorageError) -> Refused {
+    crate::journal::notice("storage", &error);
+    match error {
+        StorageError::DiskFull(_) => Refusal::DiskFull,
+        StorageError::Quota(_) => Refusal::QuotaFull,
+        StorageError::Unwritable(_) => Refusal::LocalError,
+    }
+    .into()
 }

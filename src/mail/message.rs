@@ -5,20 +5,14 @@
 //! header section is gathered whole, because what it says decides whether the message is accepted; the body is not.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 
-use jiff::Zoned;
 use mail_parser::MessageParser;
 
-use crate::smtp::reply::Refusal;
-
+use super::trace::{Trace, rfc5322_date};
 /// Octets of a header section, at most.
 pub const HEADER_MAX: usize = 256 * 1024;
 /// Received fields, at most (RFC 5321 section 6.3).
 pub const RECEIVED_MAX: usize = 100;
-
-/// Octets that trace fields usually take.
-const TRACE_SIZE: usize = 512;
 
 /// Fields that do not survive delivery (Postfix's message_drop_headers).
 const DROPPED: [&str; 4] = ["bcc", "content-length", "resent-bcc", "return-path"];
@@ -47,30 +41,9 @@ struct Field {
     end: usize,
 }
 
-/// What goes into the trace fields.
-#[derive(Debug)]
-pub struct Trace<'a> {
-    /// The reverse path without brackets; empty for the null sender.
-    pub reverse_path: &'a str,
-    /// The recipient, if there is but one.
-    pub recipient: Option<&'a str>,
-    /// The client's name and address, where they are to be shown.
-    pub client: Option<(&'a str, IpAddr)>,
-    /// This host.
-    pub hostname: &'a str,
-    /// EHLO rather than HELO.
-    pub extended: bool,
-    /// The transaction said SMTPUTF8.
-    pub utf8: bool,
-    /// The client has logged in.
-    pub authenticated: bool,
-    /// TLS version and cipher suite.
-    pub tls: Option<(&'a str, &'a str)>,
-    /// The message's id.
-    pub id: &'a str,
-    /// When it came.
-    pub time: &'a Zoned,
-}
+/// The header section is larger than [`HEADER_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeaderTooLarge;
 
 /// The senders that a header names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +57,7 @@ pub enum From {
 impl HeaderReader {
     /// Takes lines; gives the header section once it is whole, and how many octets of `lines` belong to it. All octets
     /// were taken where it gives `None`.
-    pub fn push(&mut self, lines: &[u8]) -> Result<Option<(Header, usize)>, Refusal> {
+    pub fn push(&mut self, lines: &[u8]) -> Result<Option<(Header, usize)>, HeaderTooLarge> {
         let before = self.section.len();
         let mut rest = lines;
         while let Some(length) = memchr::memchr(b'\n', rest) {
@@ -105,9 +78,9 @@ impl HeaderReader {
         Ok(None)
     }
 
-    fn append(&mut self, text: &[u8]) -> Result<(), Refusal> {
+    fn append(&mut self, text: &[u8]) -> Result<(), HeaderTooLarge> {
         if self.section.len() + text.len() > HEADER_MAX {
-            return Err(Refusal::HeaderTooLarge);
+            return Err(HeaderTooLarge);
         }
         self.section.extend_from_slice(text);
         Ok(())
@@ -226,57 +199,6 @@ impl Header {
     }
 }
 
-impl Trace<'_> {
-    /// Return-Path, Delivered-To and Received (RFC 5321 section 4.4; the protocol words are of RFC 3848 and RFC 6531
-    /// section 4.3, the tls clause is RFC 8314's, section 4.3).
-    fn render(&self) -> String {
-        let mut text = String::with_capacity(TRACE_SIZE);
-        let _ = writeln!(text, "Return-Path: <{}>", self.reverse_path);
-        if let Some(recipient) = self.recipient {
-            let _ = writeln!(text, "Delivered-To: {recipient}");
-        }
-        text.push_str("Received: ");
-        if let Some((name, address)) = self.client {
-            let literal = match address.to_canonical() {
-                IpAddr::V4(v4) => format!("[{v4}]"),
-                IpAddr::V6(v6) => format!("[IPv6:{v6}]"),
-            };
-            let _ = write!(text, "from {name} ({literal})\n\t");
-        }
-        let _ = write!(text, "by {} with {} id {}", self.hostname, self.protocol(), self.id);
-        if let Some(recipient) = self.recipient {
-            let _ = write!(text, "\n\tfor <{recipient}>");
-        }
-        if let Some((version, cipher)) = self.tls {
-            let _ = write!(text, "\n\ttls {cipher} ({version})");
-        }
-        let _ = writeln!(text, ";\n\t{}", rfc5322_date(self.time));
-        text
-    }
-
-    fn protocol(&self) -> String {
-        let base = match (self.utf8, self.extended) {
-            (true, _) => "UTF8SMTP",
-            (false, true) => "ESMTP",
-            (false, false) => "SMTP",
-        };
-        // There is no SMTPS: RFC 3848 knows the letters behind ESMTP alone.
-        if base == "SMTP" && (self.tls.is_some() || self.authenticated) {
-            return format!("ESMTP{}", self.letters());
-        }
-        format!("{base}{}", self.letters())
-    }
-
-    fn letters(&self) -> &'static str {
-        match (self.tls.is_some(), self.authenticated) {
-            (true, true) => "SA",
-            (true, false) => "S",
-            (false, true) => "A",
-            (false, false) => "",
-        }
-    }
-}
-
 /// The name of the field that a line begins, if it begins one; white space before the colon is obsolete and understood.
 fn field_name(line: &[u8]) -> Option<&[u8]> {
     let colon = memchr::memchr(b':', line)?;
@@ -285,36 +207,13 @@ fn field_name(line: &[u8]) -> Option<&[u8]> {
     fits.then_some(name)
 }
 
-/// `Mon, 23 Nov 2026 17:43:50 +0000` (RFC 5322 section 3.3).
-fn rfc5322_date(time: &Zoned) -> String {
-    jiff::fmt::rfc2822::to_string(time).unwrap_or_else(|_| "Thu, 01 Jan 1970 00:00:00 +0000".into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn time() -> Zoned {
-        jiff::Timestamp::from_second(1_795_455_830).unwrap().to_zoned(jiff::tz::TimeZone::UTC)
-    }
-
-    fn trace(time: &Zoned) -> Trace<'_> {
-        Trace {
-            reverse_path: "a@example.org",
-            recipient: Some("b@example.org"),
-            client: None,
-            hostname: "mx.example.org",
-            extended: true,
-            utf8: false,
-            authenticated: true,
-            tls: Some(("TLSv1.3", "TLS_AES_256_GCM_SHA384")),
-            id: "id1",
-            time,
-        }
-    }
+    use crate::mail::trace::tests::{time, trace};
 
     /// Runs a message through in pieces of `step`; gives what follows the trace.
-    fn run(message: &[u8], step: usize, complete: bool) -> Result<String, Refusal> {
+    fn run(message: &[u8], step: usize, complete: bool) -> Result<String, HeaderTooLarge> {
         let (mut reader, mut out, mut header) = (Some(HeaderReader::default()), Vec::new(), None);
         for piece in message.chunks(step) {
             match &mut reader {
@@ -374,29 +273,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_received_line() {
-        let time = time();
-        let client = Some(("mta.example", IpAddr::from([192, 0, 2, 1])));
-        let text = Trace { client, authenticated: false, ..trace(&time) }.render();
-        let want = "Return-Path: <a@example.org>\nDelivered-To: b@example.org\nReceived: from mta.example ([192.0.2.1])\n\t\
-            by mx.example.org with ESMTPS id id1\n\tfor <b@example.org>\n\ttls TLS_AES_256_GCM_SHA384 (TLSv1.3);\n\t\
-            Mon, 23 Nov 2026 17:43:50 +0000\n";
-        assert_eq!(text, want);
-        let protocols = [
-            (true, false, true, true, "ESMTPSA"),
-            (true, false, false, false, "ESMTP"),
-            (false, false, false, false, "SMTP"),
-            (false, false, true, false, "ESMTPS"),
-            (true, true, true, true, "UTF8SMTPSA"),
-            (true, true, false, false, "UTF8SMTP"),
-        ];
-        for (extended, utf8, tls, authenticated, want) in protocols {
-            let tls = tls.then_some(("TLSv1.3", "X"));
-            assert_eq!(Trace { extended, utf8, tls, authenticated, ..trace(&time) }.protocol(), want);
-        }
-    }
-
     fn from(header: &str) -> From {
         let (header, _) = HeaderReader::default().push(format!("{header}\n\n").as_bytes()).unwrap().unwrap();
         header.from()
@@ -433,13 +309,13 @@ mod tests {
     fn limits_of_the_header() {
         let fields = "X: y\n".repeat(HEADER_MAX / 5);
         assert!(run(format!("{fields}\n\nbody").as_bytes(), 4096, false).is_ok());
-        assert_eq!(run(format!("{fields}X: yy\n\nbody").as_bytes(), 4096, false), Err(Refusal::HeaderTooLarge));
+        assert_eq!(run(format!("{fields}X: yy\n\nbody").as_bytes(), 4096, false), Err(HeaderTooLarge));
         // To the octet, the empty line at its end included, whole or in pieces.
         for step in [4096, usize::MAX] {
             assert!(run(format!("{fields}X:\n\nbody").as_bytes(), step, false).is_ok());
-            assert_eq!(run(format!("{fields}X: \n\nbody").as_bytes(), step, false), Err(Refusal::HeaderTooLarge));
+            assert_eq!(run(format!("{fields}X: \n\nbody").as_bytes(), step, false), Err(HeaderTooLarge));
         }
-        assert_eq!(run("x".repeat(HEADER_MAX + 1).as_bytes(), 4096, false), Err(Refusal::HeaderTooLarge));
+        assert_eq!(run("x".repeat(HEADER_MAX + 1).as_bytes(), 4096, false), Err(HeaderTooLarge));
         let received = |n: usize| {
             let text = "Received: x\n".repeat(n) + "\n";
             HeaderReader::default().push(text.as_bytes()).unwrap().unwrap().0.loops()

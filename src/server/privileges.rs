@@ -52,7 +52,8 @@ pub fn find(user: &str) -> Result<User, PrivilegeError> {
     if account.uid.is_root() { Err(PrivilegeError::Root(user.to_owned())) } else { Ok(account) }
 }
 
-/// Allows as many open files as the system lets this process have; each session takes one or two.
+/// Allows as many open files as the system lets this process have; each session takes one or two, and up to eighteen more
+/// while its message is linked into many mailboxes.
 pub fn raise_file_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pillarbox::mail::maildir::{Faults, Store};
+use pillarbox::mail::durable::Faults;
+use pillarbox::mail::maildir::Store;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 

@@ -5,7 +5,8 @@ use std::io::Write as _;
 
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
-use pillarbox::mail::maildir::{Faults, Store};
+use pillarbox::mail::durable::Faults;
+use pillarbox::mail::maildir::Store;
 use pillarbox::mail::message::HeaderReader;
 use pillarbox::smtp::command::{self, Dialect, Grammar, Verb};
 use pillarbox::smtp::data::{Decoder, Framing};

@@ -1,0 +1,140 @@
+//! The trace fields that stand on top of a stored message (RFC 5321 section 4.4).
+//!
+//! Nothing in them comes from the message itself; the client's own name, which does, is the EHLO argument that the grammar
+//! has let through.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use jiff::Zoned;
+
+/// What goes into the trace fields.
+#[derive(Debug)]
+pub struct Trace<'a> {
+    /// The reverse path without brackets; empty for the null sender.
+    pub reverse_path: &'a str,
+    /// The recipient, if there is but one.
+    pub recipient: Option<&'a str>,
+    /// The client's name and address, where they are to be shown.
+    pub client: Option<(&'a str, IpAddr)>,
+    /// This host.
+    pub hostname: &'a str,
+    /// EHLO rather than HELO.
+    pub extended: bool,
+    /// The transaction said SMTPUTF8.
+    pub utf8: bool,
+    /// The client has logged in.
+    pub authenticated: bool,
+    /// TLS version and cipher suite.
+    pub tls: Option<(&'a str, &'a str)>,
+    /// The message's id.
+    pub id: &'a str,
+    /// When it came.
+    pub time: &'a Zoned,
+}
+
+/// Octets that trace fields usually take.
+const TRACE_SIZE: usize = 512;
+
+impl Trace<'_> {
+    /// Return-Path, Delivered-To and Received (RFC 5321 section 4.4; the protocol words are of RFC 3848 and RFC 6531
+    /// section 4.3, the tls clause is RFC 8314's, section 4.3).
+    pub(super) fn render(&self) -> String {
+        let mut text = String::with_capacity(TRACE_SIZE);
+        let _ = writeln!(text, "Return-Path: <{}>", self.reverse_path);
+        if let Some(recipient) = self.recipient {
+            let _ = writeln!(text, "Delivered-To: {recipient}");
+        }
+        text.push_str("Received: ");
+        if let Some((name, address)) = self.client {
+            let literal = match address.to_canonical() {
+                IpAddr::V4(v4) => format!("[{v4}]"),
+                IpAddr::V6(v6) => format!("[IPv6:{v6}]"),
+            };
+            let _ = write!(text, "from {name} ({literal})\n\t");
+        }
+        let _ = write!(text, "by {} with {} id {}", self.hostname, self.protocol(), self.id);
+        if let Some(recipient) = self.recipient {
+            let _ = write!(text, "\n\tfor <{recipient}>");
+        }
+        if let Some((version, cipher)) = self.tls {
+            let _ = write!(text, "\n\ttls {cipher} ({version})");
+        }
+        let _ = writeln!(text, ";\n\t{}", rfc5322_date(self.time));
+        text
+    }
+
+    fn protocol(&self) -> String {
+        let base = match (self.utf8, self.extended) {
+            (true, _) => "UTF8SMTP",
+            (false, true) => "ESMTP",
+            (false, false) => "SMTP",
+        };
+        // There is no SMTPS: RFC 3848 knows the letters behind ESMTP alone.
+        if base == "SMTP" && (self.tls.is_some() || self.authenticated) {
+            return format!("ESMTP{}", self.letters());
+        }
+        format!("{base}{}", self.letters())
+    }
+
+    fn letters(&self) -> &'static str {
+        match (self.tls.is_some(), self.authenticated) {
+            (true, true) => "SA",
+            (true, false) => "S",
+            (false, true) => "A",
+            (false, false) => "",
+        }
+    }
+}
+
+/// `Mon, 23 Nov 2026 17:43:50 +0000` (RFC 5322 section 3.3).
+pub(super) fn rfc5322_date(time: &Zoned) -> String {
+    jiff::fmt::rfc2822::to_string(time).unwrap_or_else(|_| "Thu, 01 Jan 1970 00:00:00 +0000".into())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in super::super) fn time() -> Zoned {
+        jiff::Timestamp::from_second(1_795_455_830).unwrap().to_zoned(jiff::tz::TimeZone::UTC)
+    }
+
+    pub(in super::super) fn trace(time: &Zoned) -> Trace<'_> {
+        Trace {
+            reverse_path: "a@example.org",
+            recipient: Some("b@example.org"),
+            client: None,
+            hostname: "mx.example.org",
+            extended: true,
+            utf8: false,
+            authenticated: true,
+            tls: Some(("TLSv1.3", "TLS_AES_256_GCM_SHA384")),
+            id: "id1",
+            time,
+        }
+    }
+
+    #[test]
+    fn the_received_line() {
+        let time = time();
+        let client = Some(("mta.example", IpAddr::from([192, 0, 2, 1])));
+        let text = Trace { client, authenticated: false, ..trace(&time) }.render();
+        let want = "Return-Path: <a@example.org>\nDelivered-To: b@example.org\nReceived: from mta.example ([192.0.2.1])\n\t\
+            by mx.example.org with ESMTPS id id1\n\tfor <b@example.org>\n\ttls TLS_AES_256_GCM_SHA384 (TLSv1.3);\n\t\
+            Mon, 23 Nov 2026 17:43:50 +0000\n";
+        assert_eq!(text, want);
+        let protocols = [
+            (true, false, true, true, "ESMTPSA"),
+            (true, false, false, false, "ESMTP"),
+            (false, false, false, false, "SMTP"),
+            (false, false, true, false, "ESMTPS"),
+            (true, true, true, true, "UTF8SMTPSA"),
+            (true, true, false, false, "UTF8SMTP"),
+        ];
+        for (extended, utf8, tls, authenticated, want) in protocols {
+            let tls = tls.then_some(("TLSv1.3", "X"));
+            assert_eq!(Trace { extended, utf8, tls, authenticated, ..trace(&time) }.protocol(), want);
+        }
+    }
+}
