@@ -84,7 +84,7 @@ fn crates_are_named_where_they_belong() {
         ("rustls_pemfile", &["net/tls.rs"]),
         ("webpki", &["net/tls.rs"]),
         ("x509_cert", &["net/tls.rs"]),
-        ("argon2", &["auth/users.rs"]),
+        ("argon2", &["auth/argon.rs"]),
         ("crossbeam_channel", &["net/pool.rs"]),
         ("getopts", &["cli.rs"]),
         ("log", &["journal.rs", "main.rs"]),

@@ -172,12 +172,12 @@ fn hash_costs(config: &Config, users: &crate::auth::users::Users, report: &mut R
     costs.sort_unstable();
     costs.dedup();
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-    let mut scratch = crate::auth::users::Scratch::default();
+    let mut scratch = crate::auth::argon::Scratch::default();
     for cost in costs.into_iter().take(8) {
         // Once for the memory, which the server keeps; once for the time.
-        crate::auth::users::dummy_hash(cost, b"a password", &mut scratch);
+        crate::auth::argon::dummy_hash(cost, b"a password", &mut scratch);
         let begun = std::time::Instant::now();
-        crate::auth::users::dummy_hash(cost, b"a password", &mut scratch);
+        crate::auth::argon::dummy_hash(cost, b"a password", &mut scratch);
         let took = begun.elapsed().as_millis();
         let at_once = cores.min(config.limits.hash_memory / cost.octets().max(1)).max(1);
         let text = format!("argon2 with {} MiB and {} passes takes {took} ms", cost.octets() >> 20, cost.passes);

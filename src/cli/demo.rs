@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
 use super::{Arguments, Exit, Failure, Outcome, StartLog};
-use crate::auth::users;
+use crate::auth::argon;
 use crate::conn::context::Context;
 use crate::mail::durable::Faults;
 use crate::server::keys::KeySource;
@@ -59,7 +59,7 @@ fn make(directory: &Path) -> Result<bool, Failure> {
     let names = ["localhost".to_owned(), "mail.example.org".to_owned(), "127.0.0.1".to_owned()];
     let pair = rcgen::generate_simple_self_signed(names).map_err(|error| Failure::new(Exit::Software, error))?;
     let password = super::user::generate()?;
-    let hash = users::hash(password.as_bytes()).map_err(|_| Failure::new(Exit::OsError, "the system gives no random octets"))?;
+    let hash = argon::hash(password.as_bytes()).map_err(|_| Failure::new(Exit::OsError, "the system gives no random octets"))?;
     let write = |name: &str, content: &str| {
         let path = directory.join(name);
         OpenOptions::new()

@@ -9,8 +9,9 @@ use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
 use super::{Arguments, Exit, Failure, Outcome};
+use crate::auth::argon::{self, Scratch};
 use crate::auth::edit;
-use crate::auth::users::{self, Scratch, Users};
+use crate::auth::users::{self, Users};
 use crate::config::Config;
 
 type Password = Zeroizing<String>;
@@ -111,7 +112,7 @@ fn parsed(config: &Config) -> Result<Users, Failure> {
 }
 
 fn hash(password: &Password) -> Result<String, Failure> {
-    users::hash(password.as_bytes()).map_err(|_| Failure::new(Exit::OsError, "the system gives no random octets or no memory"))
+    argon::hash(password.as_bytes()).map_err(|_| Failure::new(Exit::OsError, "the system gives no random octets or no memory"))
 }
 
 /// A password from the terminal, typed twice; from standard input; or made and printed once.
