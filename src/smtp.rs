@@ -11,6 +11,7 @@ pub mod dsn;
 pub mod event;
 pub mod remote;
 pub mod reply;
+pub mod reply_reader;
 pub mod rules;
 pub mod sasl;
 pub mod session;
