@@ -7,7 +7,6 @@ pub mod outgoing;
 mod read;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use crate::policy::Grant;
+pub use crate::problem::Problem;
 use crate::smtp::session::Service;
 use outgoing::Outgoing;
 use read::Reader;
@@ -76,19 +76,6 @@ pub struct Limits {
     pub errors: u32,
     pub hash_memory: u64,
     pub drain: Duration,
-}
-
-/// Something that is wrong, where, and the cure.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The file.
-    pub file: PathBuf,
-    /// The line, from 1; 0 if it is about the whole file.
-    pub line: usize,
-    /// The key with its section; empty if it is about none.
-    pub key: String,
-    /// What is wrong, and the cure.
-    pub text: String,
 }
 
 /// Every key with its default as it would be written; the manual and the sample are held against it.
@@ -223,19 +210,6 @@ impl Config {
     /// True if a service is listened on.
     pub fn serves(&self, service: Service) -> bool {
         self.listen.iter().any(|(_, known)| *known == service)
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
-        if self.line > 0 {
-            write!(f, ":{}", self.line)?;
-        }
-        if !self.key.is_empty() {
-            write!(f, ": {}", self.key)?;
-        }
-        write!(f, ": {}", self.text)
     }
 }
 

@@ -20,7 +20,7 @@ pub struct SessionLog {
 }
 
 /// Every event with its keys; the manual is held against it.
-pub const EVENTS: [(&str, &[&str]); 18] = [
+pub const EVENTS: [(&str, &[&str]); 19] = [
     ("accept-failed", &["service", "error", "pause"]),
     ("accepted", &["session", "peer", "id", "from", "to", "size", "seconds"]),
     ("connect", &["session", "peer", "service"]),
@@ -34,6 +34,7 @@ pub const EVENTS: [(&str, &[&str]); 18] = [
     ("panic", &["session", "peer", "text"]),
     ("refused", &["session", "peer", "command", "code", "reason", "text"]),
     ("reloaded", &["what", "result", "text"]),
+    ("sandbox", &["server", "helper"]),
     ("started", &["service", "address"]),
     ("stopped", &["messages", "seconds"]),
     ("throttled", &["session", "peer", "login"]),
@@ -149,6 +150,12 @@ pub fn reloaded(what: &str) {
 /// A file is bad, and the old state is kept.
 pub fn reload_refused(what: &str, error: impl Display) {
     error!("{}", LogLine::new("reloaded").key("what", what).key("result", "refused").key("text", error).text());
+}
+
+/// What the server and its key helper are confined to, each in words with commas between; a helper is not always needed.
+pub fn sandbox(server: &str, helper: Option<&str>) {
+    let line = LogLine::new("sandbox").key("server", server);
+    info!("{}", line.key("helper", helper.unwrap_or("absent")).text());
 }
 
 /// Something an operator should know.

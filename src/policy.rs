@@ -8,6 +8,7 @@ pub mod aliases;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::problem::Problem;
 use crate::smtp::address::{Address, Domain, ForwardPath, ReversePath, is_mail_domain};
 use crate::smtp::reply::{Refusal, Refused};
 use aliases::{Aliases, Target};
@@ -76,15 +77,13 @@ struct Walk {
     route: Route,
 }
 
-/// What is wrong with an alias.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AliasProblem {
-    /// The line of the aliases file, from 1.
-    pub line: usize,
-    /// What is wrong, and the cure.
-    pub text: String,
-    /// True if the file must not be used with it.
-    pub fatal: bool,
+/// What is wrong with the aliases.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AliasProblems {
+    /// Loops and chains that are too long: the file must not be used.
+    pub fatal: Vec<Problem>,
+    /// Aliases that lead nowhere, or that belong to a domain that is not local.
+    pub dead_ends: Vec<Problem>,
 }
 
 /// An alias may lead to an alias, so many times.
@@ -223,14 +222,14 @@ impl Policy {
     }
 
     /// Everything that is wrong with the aliases.
-    pub fn alias_problems(&self) -> Vec<AliasProblem> {
-        let mut problems = Vec::new();
+    pub fn alias_problems(&self) -> AliasProblems {
+        let mut problems = AliasProblems::default();
         for (name, alias) in self.aliases.iter() {
             let (local, domains) = match name.split_once('@') {
                 Some((local, domain)) if self.domains.iter().any(|known| known == domain) => (local, vec![domain.to_owned()]),
                 Some((_, domain)) => {
                     let text = format!("alias `{name}`: {domain} is not in `domains`; add it there or remove the alias");
-                    problems.push(AliasProblem { line: alias.line, text, fatal: false });
+                    problems.dead_ends.push(Problem::at(alias.line, text));
                     continue;
                 }
                 None => (name, self.domains.clone()),
@@ -248,10 +247,11 @@ impl Policy {
                     }
                     (None, None) => None,
                 };
-                if let Some((text, fatal)) = problem
-                    && !problems.iter().any(|known: &AliasProblem| known.text == text)
-                {
-                    problems.push(AliasProblem { line: alias.line, text, fatal });
+                if let Some((text, fatal)) = problem {
+                    let list = if fatal { &mut problems.fatal } else { &mut problems.dead_ends };
+                    if !list.iter().any(|known| known.text == text) {
+                        list.push(Problem::at(alias.line, text));
+                    }
                 }
             }
         }
@@ -510,15 +510,10 @@ mod tests {
 
     #[test]
     fn problems_of_aliases_have_lines() {
-        let problems: Vec<_> = policy().alias_problems().into_iter().map(|problem| (problem.line, problem.fatal)).collect();
-        assert_eq!(
-            problems.iter().filter(|(_, fatal)| *fatal).map(|(line, _)| *line).collect::<HashSet<_>>(),
-            HashSet::from([10, 11])
-        );
-        assert_eq!(
-            problems.iter().filter(|(_, fatal)| !*fatal).map(|(line, _)| *line).collect::<HashSet<_>>(),
-            HashSet::from([8, 9])
-        );
+        let lines = |problems: &[Problem]| problems.iter().map(|problem| problem.line).collect::<HashSet<_>>();
+        let problems = policy().alias_problems();
+        assert_eq!(lines(&problems.fatal), HashSet::from([10, 11]));
+        assert_eq!(lines(&problems.dead_ends), HashSet::from([8, 9]));
     }
 
     /// Found by the fuzzer: ten lists of forty lists of each other would have been followed 40 to the power of 10 times.
@@ -534,7 +529,7 @@ mod tests {
         let route = policy.route(&ForwardPath::parse("<top@example.org>", false).unwrap());
         let found: HashSet<&str> = route.destinations.iter().map(|to| to.mailbox.as_str()).collect();
         assert_eq!(found, HashSet::from(logins));
-        assert!(policy.alias_problems().iter().any(|problem| problem.fatal), "they loop");
+        assert!(!policy.alias_problems().fatal.is_empty(), "they loop");
     }
 
     #[test]
@@ -545,7 +540,7 @@ mod tests {
             let domains = ["example.org".to_owned()];
             Policy::new(&domains, ["alice@example.org"].into_iter(), Aliases::parse(&text).unwrap(), &BTreeMap::new())
         };
-        assert!(chain(10).alias_problems().is_empty());
-        assert!(chain(11).alias_problems()[0].fatal);
+        assert_eq!(chain(10).alias_problems(), AliasProblems::default());
+        assert!(!chain(11).alias_problems().fatal.is_empty());
     }
 }

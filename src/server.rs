@@ -1,22 +1,24 @@
 //! The server as a whole: listeners and pool, from start to drain, and what happens to files meanwhile.
 
+pub mod expiry;
+mod files;
 pub mod keys;
 pub mod load;
+pub mod modes;
 pub mod privileges;
 pub mod readiness;
+mod reload;
 pub mod sandbox;
 mod watch;
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, Problem};
-use crate::conn::context::{Context, Snapshot};
+use crate::conn::context::Context;
 use crate::conn::{self, Connection};
 use crate::journal::{self, SessionLog};
 use crate::net::admission::{Admission, Capacity, Network, SlotGuard};
@@ -25,10 +27,9 @@ use crate::net::pool::{Pool, WorkSender};
 use crate::net::stream::Stream;
 use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::session::Service;
-use keys::KeySource;
 use readiness::Readiness;
-use sandbox::Access;
-use watch::{Watched, stamp};
+use reload::Files;
+pub use reload::{Stamps, Startup};
 
 /// A running server.
 #[derive(Debug)]
@@ -40,17 +41,7 @@ pub struct Server {
     acceptors: Vec<JoinHandle<()>>,
     watcher: JoinHandle<()>,
     begun: Instant,
-}
-
-/// Fixed at start: configuration path, key source, sandbox.
-#[derive(Debug)]
-pub struct Startup {
-    /// The configuration's file.
-    pub path: PathBuf,
-    /// Where certificate and key are read.
-    pub keys: KeySource,
-    /// What it is confined to, if it is.
-    pub access: Option<Access>,
+    services: Vec<Service>,
 }
 
 /// A request from outside the process.
@@ -64,6 +55,7 @@ pub enum Control {
 
 /// How often files and the manager are looked at.
 const TICK: Duration = Duration::from_secs(1);
+
 impl Server {
     /// Starts serving these sockets. With `idle`, [`Control::Stop`] comes by `ends` when nobody came for so long.
     pub fn start(
@@ -89,6 +81,7 @@ impl Server {
         };
         let (reader, stop) = io::pipe()?;
         let mut acceptors = Vec::new();
+        let services = listeners.iter().map(|listener| listener.service).collect();
         for listener in listeners {
             let acceptor = AcceptThread {
                 listener,
@@ -101,21 +94,21 @@ impl Server {
             let run = move || acceptor.run(&entrance);
             acceptors.push(thread::Builder::new().name("acceptor".into()).spawn(run)?);
         }
-        Ok(Self { context, admission, pool, stop, acceptors, watcher, begun: Instant::now() })
+        Ok(Self { context, admission, pool, stop, acceptors, watcher, begun: Instant::now(), services })
     }
 
     /// Watches over files and the manager until the end, then drains. Gives true if no message was cut off.
     pub fn run(self, startup: Startup, told: &Receiver<Control>, readiness: &mut Readiness) -> bool {
-        let mut files = Files::new(startup, &self.context);
+        let mut files = Files::new(startup, self.services.clone());
         loop {
             match told.recv_timeout(TICK) {
                 Ok(Control::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(Control::Reload) => {
                     readiness.reloading();
-                    files.reload_all(&self.context);
+                    files.reload_all(&self.context, Instant::now());
                     let _ = readiness.ready(None);
                 }
-                Err(RecvTimeoutError::Timeout) => files.look(&self.context),
+                Err(RecvTimeoutError::Timeout) => files.look(&self.context, Instant::now()),
             }
             self.context.verifier.release_idle_memory();
             readiness.tick(self.admission.sessions(), self.context.messages());
@@ -227,108 +220,4 @@ impl AcceptPolicy for ServerPolicy<'_> {
     fn accept_failed(&self, service: Service, error: &io::Error, pause: Duration) {
         journal::accept_failed(service.name(), error, pause);
     }
-}
-
-/// The files that are taken up while the server runs.
-struct Files {
-    startup: Startup,
-    users: Watched,
-    aliases: Watched,
-    tls: Watched,
-}
-
-impl Files {
-    fn new(startup: Startup, context: &Context) -> Self {
-        let mut files = Self { startup, users: Watched::default(), aliases: Watched::default(), tls: Watched::default() };
-        files.forget(context);
-        files
-    }
-
-    /// What is there now has been taken up.
-    fn forget(&mut self, context: &Context) {
-        let snapshot = context.snapshot();
-        let config = &snapshot.config;
-        self.users = Watched::new(vec![stamp(&config.users)]);
-        self.aliases = Watched::new(config.aliases.iter().map(|file| stamp(file)).collect());
-        self.tls = Watched::new(config.tls.iter().flat_map(|files| self.startup.keys.stamps(files)).collect());
-    }
-
-    /// Takes up what has changed by itself.
-    fn look(&mut self, context: &Context) {
-        let snapshot = context.snapshot();
-        let config = &snapshot.config;
-        if self.users.has_changed(vec![stamp(&config.users)]) {
-            take_up(context, "users", reload_users);
-        }
-        if self.aliases.has_changed(config.aliases.iter().map(|file| stamp(file)).collect()) {
-            take_up(context, "aliases", reload_aliases);
-        }
-        if self.tls.has_changed(config.tls.iter().flat_map(|files| self.startup.keys.stamps(files)).collect()) {
-            take_up(context, "certificate", |old| reload_tls(old, &self.startup.keys));
-        }
-    }
-
-    /// SIGHUP: everything, each part by itself.
-    fn reload_all(&mut self, context: &Context) {
-        take_up(context, "configuration", |old| {
-            let Startup { path, keys, access } = &self.startup;
-            let config = load::config(path)?;
-            if access.as_ref().is_some_and(|access| !access.covers(&sandbox::access(&config, path, keys.is_helper()))) {
-                let text = "needs a directory outside the sandbox of this process; restart it to apply".to_owned();
-                return Err(vec![Problem { file: path.clone(), line: 0, key: String::new(), text }]);
-            }
-            for text in fixed_until_restart(&old.config, &config) {
-                journal::notice("restart", text);
-            }
-            load::assemble(config, Arc::clone(&old.users), old.aliases.clone(), old.tls.clone())
-        });
-        take_up(context, "users", reload_users);
-        take_up(context, "aliases", reload_aliases);
-        take_up(context, "certificate", |old| reload_tls(old, &self.startup.keys));
-        self.forget(context);
-    }
-}
-
-type Reload = Result<Snapshot, Vec<Problem>>;
-
-/// Replaces the settings by what `reload` makes of them, or logs why not and keeps the old.
-fn take_up(context: &Context, what: &str, reload: impl FnOnce(&Snapshot) -> Reload) {
-    match reload(&context.snapshot()) {
-        Ok(snapshot) => {
-            context.replace(snapshot);
-            journal::reloaded(what);
-        }
-        Err(problems) => problems.iter().for_each(|problem| journal::reload_refused(what, problem)),
-    }
-}
-
-fn reload_users(old: &Snapshot) -> Reload {
-    let users = load::users(&old.config)?;
-    load::assemble(old.config.clone(), Arc::new(users), old.aliases.clone(), old.tls.clone())
-}
-
-fn reload_aliases(old: &Snapshot) -> Reload {
-    let aliases = load::aliases(&old.config)?;
-    load::assemble(old.config.clone(), Arc::clone(&old.users), aliases, old.tls.clone())
-}
-
-fn reload_tls(old: &Snapshot, keys: &KeySource) -> Reload {
-    let tls = load::tls(&old.config, keys)?;
-    load::assemble(old.config.clone(), Arc::clone(&old.users), old.aliases.clone(), tls)
-}
-
-/// What has changed in a configuration and is taken up at a restart only.
-fn fixed_until_restart(old: &Config, new: &Config) -> Vec<String> {
-    let rows = [
-        ("listen", old.listen != new.listen),
-        ("user", old.user != new.user),
-        ("limits.workers", old.limits.workers != new.limits.workers),
-        ("limits.waiting", old.limits.waiting != new.limits.waiting),
-        ("limits.per_address", old.limits.per_address != new.limits.per_address),
-        ("limits.hash_memory", old.limits.hash_memory != new.limits.hash_memory),
-    ];
-    rows.iter()
-        .filter(|(_, changed)| *changed)
-        .map(|(key, _)| format!("`{key}` has changed and is taken up at the next start"))
-        .collect()
 }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use super::argon::{COST, Cost, Hash};
+use crate::problem::Problem;
 use crate::smtp::address::Address;
 
 /// Everybody who may log in.
@@ -28,21 +29,12 @@ pub struct Password {
     pub hash: Hash,
 }
 
-/// What is wrong with a line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UsersError {
-    /// The line, from 1.
-    pub line: usize,
-    /// What is wrong, and the cure.
-    pub text: String,
-}
-
 /// Octets in a login, at most.
 pub const LOGIN_MAX: usize = 255;
 
 impl Users {
     /// Reads a whole file, or names everything that is wrong with it. No hash may take more than `memory_max` octets.
-    pub fn parse(text: &str, memory_max: u64) -> Result<Self, Vec<UsersError>> {
+    pub fn parse(text: &str, memory_max: u64) -> Result<Self, Vec<Problem>> {
         let mut users = Self::default();
         let mut errors = Vec::new();
         for (number, line) in (1..).zip(text.lines()) {
@@ -53,11 +45,16 @@ impl Users {
                 Ok((login, label, hash)) => {
                     users.by_login.entry(login).or_default().push(Password { line: number, label, hash });
                 }
-                Err(text) => errors.push(UsersError { line: number, text }),
+                Err(text) => errors.push(Problem::at(number, text)),
             }
         }
         users.profile = users.cost_of_failure();
         if errors.is_empty() { Ok(users) } else { Err(errors) }
+    }
+
+    /// True if nobody can log in.
+    pub fn is_empty(&self) -> bool {
+        self.by_login.is_empty()
     }
 
     /// The passwords of a login; logins are compared case-blind.

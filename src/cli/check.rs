@@ -14,7 +14,7 @@ use crate::net::handover;
 use crate::policy::Policy;
 use crate::policy::aliases::Aliases;
 use crate::server::keys::KeySource;
-use crate::server::{load, privileges, sandbox};
+use crate::server::{expiry, load, modes, privileges, sandbox};
 use crate::smtp::address::{Address, ForwardPath};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,9 +25,6 @@ enum Level {
 }
 
 struct Report(Vec<(&'static str, Level, String)>);
-
-/// Days of a certificate below which there is a warning.
-const DAYS_MIN: u64 = 14;
 
 /// Free MiB of the Maildirs' file system below which there is a warning.
 const SPACE_MIN_MIB: u64 = 100;
@@ -72,6 +69,14 @@ fn everything(config: &Config, file: &Path, report: &mut Report) {
         Err(problems) => report.errors("users", problems),
     }
     readable(config, account.as_ref(), report);
+    modes::too_wide(config, file).into_iter().for_each(|text| report.warning("rights", text));
+    for file in [Some(&config.users), config.aliases.as_ref()].into_iter().flatten() {
+        if let Some(line) = fs::read_to_string(file).ok().and_then(|text| load::unfinished_line(&text)) {
+            let text = "the last line has no line end: a running server would take the file for half written; end it with one";
+            report.warning("files", format!("{}:{line}: {text}", file.display()));
+        }
+    }
+    report.errors("maildir", &load::shared_maildirs(config, logins.iter().map(String::as_str)));
     let aliases = load::aliases(config);
     if let Err(problems) = &aliases {
         report.errors("aliases", problems);
@@ -79,7 +84,8 @@ fn everything(config: &Config, file: &Path, report: &mut Report) {
     let policy = load::policy(config, logins.iter().map(String::as_str), aliases.clone().unwrap_or_default());
     if users.is_ok() && aliases.is_ok() {
         let before = report.0.len();
-        for (_, problem) in load::alias_problems(config, &policy) {
+        let problems = load::alias_problems(config, &policy);
+        for problem in problems.fatal.iter().chain(&problems.dead_ends) {
             report.error("aliases", problem);
         }
         if report.0.len() == before {
@@ -107,8 +113,9 @@ fn everything(config: &Config, file: &Path, report: &mut Report) {
     space(config, report);
     ports(config, report);
     let access = sandbox::access(config, file, geteuid().is_root());
+    let writes: Vec<String> = access.writes.iter().map(|path| path.display().to_string()).collect();
     let reads: Vec<String> = access.reads.iter().map(|path| path.display().to_string()).collect();
-    report.ok("access", format!("reads {}; writes {}", reads.join(", "), access.writes.display()));
+    report.ok("access", format!("reads {}; writes {}", reads.join(", "), writes.join(", ")));
 }
 
 /// The outgoing side, as far as nothing has to be asked of other hosts.
@@ -259,14 +266,11 @@ fn certificate(config: &Config, report: &mut Report) {
 }
 
 fn days_left(acceptor: &crate::net::tls::TlsServer) -> Option<(Level, String)> {
-    const DAY: u64 = 24 * 60 * 60;
-    let end = acceptor.not_after()?;
-    Some(match end.duration_since(SystemTime::now()) {
-        Err(_) => (Level::Error, "the certificate has expired; renew it".to_owned()),
-        Ok(left) if left.as_secs() / DAY < DAYS_MIN => {
-            (Level::Warning, format!("the certificate has {} days left; renew it", left.as_secs() / DAY))
-        }
-        Ok(left) => (Level::Ok, format!("the certificate has {} days left", left.as_secs() / DAY)),
+    let left = expiry::days_left(acceptor, SystemTime::now())?;
+    Some(match (left, expiry::warning(acceptor)) {
+        (None, Some(text)) => (Level::Error, text),
+        (_, Some(text)) => (Level::Warning, text),
+        (left, None) => (Level::Ok, format!("the certificate has {} days left", left.unwrap_or(0))),
     })
 }
 

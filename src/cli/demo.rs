@@ -12,7 +12,7 @@ use crate::conn::context::Context;
 use crate::mail::durable::Faults;
 use crate::server::keys::KeySource;
 use crate::server::readiness::Readiness;
-use crate::server::{self, Server, Startup, load};
+use crate::server::{self, Server, Stamps, Startup, load};
 
 const LOGIN: &str = "demo@example.org";
 
@@ -28,6 +28,7 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     let path = directory.join("pillarbox.toml");
     let config = load::config(&path).map_err(Failure::problems)?;
     let listeners = super::serve::bind_all(&config.listen)?;
+    let stamps = Stamps::of(&config, &KeySource::default());
     let snapshot = load::snapshot(config, &KeySource::default()).map_err(Failure::problems)?;
     // What happens is shown on standard output; the log speaks up where something goes wrong, or as -v says.
     start_log(arguments.verbosity(), false);
@@ -38,7 +39,7 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     let context = Arc::new(Context::new(snapshot, Faults::default()).tell_stored(show));
     let server = Server::start(context, listeners, None).map_err(os_error)?;
     introduce(&directory, made, &password);
-    server.run(Startup { path, keys: KeySource::default(), access: None }, &told, &mut Readiness::new());
+    server.run(Startup { path, keys: KeySource::default(), access: None, stamps }, &told, &mut Readiness::new());
     Ok(Exit::Ok)
 }
 

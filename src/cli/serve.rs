@@ -14,8 +14,8 @@ use crate::net::handover::{self, Inherited};
 use crate::net::listener::Listener;
 use crate::server::keys::KeySource;
 use crate::server::readiness::Readiness;
-use crate::server::sandbox::Access;
-use crate::server::{self, Server, Startup, load, privileges, sandbox};
+use crate::server::sandbox::{Access, Enforced};
+use crate::server::{self, Server, Stamps, Startup, load, modes, privileges, sandbox};
 use crate::smtp::session::Service;
 
 /// Serves until told to stop, or until the one connection that was handed over has ended.
@@ -45,12 +45,16 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
         _ => KeySource::default(),
     };
     let user = config.user.clone();
+    let stamps = Stamps::of(&config, &keys);
     let snapshot = load::snapshot(config, &keys).map_err(Failure::problems)?;
     privileges::raise_file_limit();
     privileges::drop_to(&user).map_err(|error| Failure::new(Exit::Config, error))?;
     // Before any thread is started, as it holds for those that come after it alone.
-    let access = confine(&snapshot.config, &arguments.config, keys.is_helper());
-    let startup = Startup { path: arguments.config.clone(), keys, access };
+    let (access, enforced) = confine(&snapshot.config, &arguments.config, keys.is_helper());
+    let startup = Startup { path: arguments.config.clone(), keys, access, stamps };
+    if !matches!(inherited, Inherited::Connection(_)) {
+        log_sandbox(enforced, &startup.keys);
+    }
     let listeners = match inherited {
         Inherited::Connection(tcp) => {
             let service = role(None, tcp.local_addr().ok(), wanted)?;
@@ -71,16 +75,20 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
 }
 
 /// Leaves nothing to touch but what is needed, where the kernel can do that.
-fn confine(config: &Config, file: &Path, keys: bool) -> Option<Access> {
+fn confine(config: &Config, file: &Path, keys: bool) -> (Option<Access>, Enforced) {
     let access = sandbox::access(config, file, keys);
-    match sandbox::confine(&access) {
-        Ok(true) => Some(access),
-        Ok(false) => None,
-        Err(error) => {
-            journal::notice("start", format!("not confined: {error}"));
-            None
-        }
-    }
+    let enforced = sandbox::confine(&access).unwrap_or_else(|error| {
+        journal::notice("start", format!("not confined: {error}"));
+        Enforced::default()
+    });
+    (enforced.files.then_some(access), enforced)
+}
+
+/// Says once at start what is confined and what is not.
+fn log_sandbox(enforced: Enforced, keys: &KeySource) {
+    let words: Vec<&str> = enforced.words().collect();
+    let server = if words.is_empty() { "none".to_owned() } else { words.join(",") };
+    journal::sandbox(&server, keys.confinement());
 }
 
 fn listen(snapshot: Snapshot, startup: Startup, listeners: Vec<Listener>, lent: bool, ready_fd: Option<File>) -> Outcome {
@@ -92,7 +100,7 @@ fn listen(snapshot: Snapshot, startup: Startup, listeners: Vec<Listener>, lent: 
         need_tls(&snapshot, listener.service)?;
     }
     let os_error = |error: std::io::Error| Failure::new(Exit::OsError, error);
-    for problem in unusual(&snapshot) {
+    for problem in unusual(&snapshot, &startup.path) {
         journal::notice("start", problem);
     }
     let names: Vec<_> = listeners.iter().map(|listener| (listener.service, listener.socket.local_addr())).collect();
@@ -113,9 +121,10 @@ fn listen(snapshot: Snapshot, startup: Startup, listeners: Vec<Listener>, lent: 
 }
 
 /// What an operator should know at every start, though it stops nothing.
-fn unusual(snapshot: &Snapshot) -> Vec<String> {
-    let aliases = load::alias_problems(&snapshot.config, &snapshot.policy).into_iter().map(|(_, problem)| problem.to_string());
-    aliases.chain(super::check::advice(snapshot)).collect()
+fn unusual(snapshot: &Snapshot, file: &Path) -> Vec<String> {
+    let aliases = load::alias_problems(&snapshot.config, &snapshot.policy).dead_ends;
+    let aliases = aliases.iter().map(ToString::to_string);
+    aliases.chain(super::check::advice(snapshot)).chain(modes::too_wide(&snapshot.config, file)).collect()
 }
 
 pub(super) fn service_option(arguments: &Arguments) -> Result<Option<Service>, Failure> {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::problem::Problem;
 use crate::smtp::address::Address;
 
 /// All aliases, by name in lower case.
@@ -31,18 +32,9 @@ pub enum Target {
     Name(String),
 }
 
-/// What is wrong with a line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AliasError {
-    /// The line, from 1.
-    pub line: usize,
-    /// What is wrong, and the cure.
-    pub text: String,
-}
-
 impl Aliases {
     /// Reads a whole file, or names everything that is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, Vec<AliasError>> {
+    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
         let mut aliases = Self::default();
         let mut errors = Vec::new();
         for (line, entry) in logical_lines(text) {
@@ -50,12 +42,12 @@ impl Aliases {
                 Ok((name, targets)) => {
                     if let Some(first) = aliases.by_name.get(&name) {
                         let text = format!("alias `{name}` stands on line {} already; put all targets on one line", first.line);
-                        errors.push(AliasError { line, text });
+                        errors.push(Problem::at(line, text));
                         continue;
                     }
                     aliases.by_name.insert(name, Alias { line, targets });
                 }
-                Err(text) => errors.push(AliasError { line, text }),
+                Err(text) => errors.push(Problem::at(line, text)),
             }
         }
         if errors.is_empty() { Ok(aliases) } else { Err(errors) }

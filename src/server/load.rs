@@ -2,21 +2,24 @@
 //!
 //! Each part is read by itself, so that a bad one can be refused while the others are taken up.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::files;
 use super::keys::KeySource;
 use crate::auth::users::Users;
-use crate::config::{Config, Problem};
+use crate::config::Config;
 use crate::conn::context::Snapshot;
 use crate::net::tls::{TlsError, TlsServer};
 use crate::policy::aliases::Aliases;
-use crate::policy::{AliasProblem, Policy};
+use crate::policy::{AliasProblems, Policy};
+use crate::problem::Problem;
 
 /// Octets of a file that is read whole, at most.
 const FILE_MAX: u64 = 64 << 20;
@@ -45,8 +48,8 @@ pub fn snapshot(config: Config, keys: &KeySource) -> Result<Snapshot, Vec<Proble
 /// are known.
 pub fn assemble(config: Config, users: Arc<Users>, aliases: Aliases, tls: Option<TlsServer>) -> Result<Snapshot, Vec<Problem>> {
     let policy = policy(&config, users.logins(), aliases.clone());
-    let mut fatal: Vec<Problem> =
-        alias_problems(&config, &policy).into_iter().filter(|(fatal, _)| *fatal).map(|(_, problem)| problem).collect();
+    let mut fatal = alias_problems(&config, &policy).fatal;
+    fatal.extend(shared_maildirs(&config, users.logins()));
     fatal.extend(outgoing_problems(&config, &policy));
     if fatal.is_empty() { Ok(Snapshot { config, users, aliases, policy, tls }) } else { Err(fatal) }
 }
@@ -83,57 +86,74 @@ pub fn password_files(config: &Config) -> Vec<Problem> {
     problems
 }
 
-/// What is wrong with the aliases, each with whether the file must not be used.
-pub fn alias_problems(config: &Config, policy: &Policy) -> Vec<(bool, Problem)> {
-    let file = config.aliases.clone().unwrap_or_default();
-    let describe = |AliasProblem { line, text, fatal }| (fatal, Problem { file: file.clone(), line, key: String::new(), text });
-    policy.alias_problems().into_iter().map(describe).collect()
+/// What is wrong with the aliases.
+pub fn alias_problems(config: &Config, policy: &Policy) -> AliasProblems {
+    let AliasProblems { fatal, dead_ends } = policy.alias_problems();
+    let named = |problems| in_file(problems, config.aliases.as_deref().unwrap_or(Path::new("")));
+    AliasProblems { fatal: named(fatal), dead_ends: named(dead_ends) }
+}
+
+/// Logins of local domains whose mailboxes would be one Maildir: each could read the other's mail.
+pub fn shared_maildirs<'a>(config: &Config, logins: impl Iterator<Item = &'a str>) -> Vec<Problem> {
+    let local = |login: &&str| login.rsplit_once('@').is_some_and(|(_, domain)| config.domains.iter().any(|own| own == domain));
+    let mut owners: BTreeMap<PathBuf, Vec<&str>> = BTreeMap::new();
+    for login in logins.filter(local) {
+        owners.entry(config.maildir.of(login)).or_default().push(login);
+    }
+    let shared = owners.into_iter().filter(|(_, logins)| logins.len() > 1);
+    shared
+        .map(|(path, mut logins)| {
+            logins.sort_unstable();
+            let text = format!(
+                "maildir: {} would be the Maildir of {} alike; put {{domain}} into `maildir`, or remove all logins but one",
+                path.display(),
+                logins.join(" and ")
+            );
+            Problem::with(&config.users, text)
+        })
+        .collect()
+}
+
+fn in_file(problems: Vec<Problem>, file: &Path) -> Vec<Problem> {
+    problems.into_iter().map(|problem| problem.in_file(file)).collect()
 }
 
 /// Reads the users file.
 pub fn users(config: &Config) -> Result<Users, Vec<Problem>> {
-    let file = &config.users;
-    let text = text(file).map_err(|error| {
-        let mut problem = unreadable(file, &error);
-        if error.kind() == io::ErrorKind::NotFound {
-            problem.text = "no such file; make it with `pillarbox user add LOGIN`".to_owned();
-        }
-        vec![problem]
-    })?;
-    Users::parse(&text, config.limits.hash_memory).map_err(|errors| {
-        let name = |error: crate::auth::users::UsersError| Problem {
-            file: file.clone(),
-            line: error.line,
-            key: String::new(),
-            text: error.text,
-        };
-        errors.into_iter().map(name).collect()
-    })
+    let text = text(&config.users).map_err(|error| vec![unreadable_users(&config.users, &error)])?;
+    parse_users(config, &text)
 }
 
 /// Reads the aliases file, if there is one.
 pub fn aliases(config: &Config) -> Result<Aliases, Vec<Problem>> {
     let Some(file) = &config.aliases else { return Ok(Aliases::default()) };
     let text = text(file).map_err(|error| vec![unreadable(file, &error)])?;
-    Aliases::parse(&text).map_err(|errors| {
-        let name = |error: crate::policy::aliases::AliasError| Problem {
-            file: file.clone(),
-            line: error.line,
-            key: String::new(),
-            text: error.text,
-        };
-        errors.into_iter().map(name).collect()
-    })
+    parse_aliases(config, &text)
 }
 
 /// Reads certificate and key, if there are any.
 pub fn tls(config: &Config, keys: &KeySource) -> Result<Option<TlsServer>, Vec<Problem>> {
     let Some(files) = &config.tls else { return Ok(None) };
-    let whole = |text: String| vec![Problem { file: Path::new("[tls]").to_owned(), line: 0, key: String::new(), text }];
-    let read = keys.read(files).map_err(|(path, error)| whole(TlsError::Read(path, error).to_string()))?;
-    let (certificate, key) = (Zeroizing::new(read.0), Zeroizing::new(read.1));
+    let pair = keys.read(files).map_err(|(path, error)| vec![unreadable_pair(path, error)])?;
+    parse_tls(config, pair)
+}
+
+/// The users file of this text.
+pub(super) fn parse_users(config: &Config, text: &str) -> Result<Users, Vec<Problem>> {
+    Users::parse(text, config.limits.hash_memory).map_err(|problems| in_file(problems, &config.users))
+}
+
+/// The aliases file of this text.
+pub(super) fn parse_aliases(config: &Config, text: &str) -> Result<Aliases, Vec<Problem>> {
+    Aliases::parse(text).map_err(|problems| in_file(problems, config.aliases.as_deref().unwrap_or(Path::new(""))))
+}
+
+/// The server side of TLS with this pair of certificate and key, in PEM.
+pub(super) fn parse_tls(config: &Config, pair: (Vec<u8>, Vec<u8>)) -> Result<Option<TlsServer>, Vec<Problem>> {
+    let Some(files) = &config.tls else { return Ok(None) };
+    let (certificate, key) = (Zeroizing::new(pair.0), Zeroizing::new(pair.1));
     let acceptor = TlsServer::from_pem((&files.certificate, &certificate), (&files.key, &key));
-    acceptor.map(Some).map_err(|error| whole(error.to_string()))
+    acceptor.map(Some).map_err(|error| vec![Problem::with(Path::new("[tls]"), error.to_string())])
 }
 
 /// The host's own name.
@@ -141,19 +161,37 @@ pub fn own_name() -> Option<String> {
     nix::unistd::gethostname().ok()?.into_string().ok().map(|name| name.to_ascii_lowercase())
 }
 
-fn text(path: &Path) -> io::Result<String> {
-    if fs::metadata(path)?.len() > FILE_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 64 MiB"));
-    }
-    fs::read_to_string(path)
+/// The text of a regular file of at most 64 MiB.
+pub(super) fn text(path: &Path) -> io::Result<String> {
+    let bytes = files::read(path, FILE_MAX)?;
+    String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> Problem {
+/// The last line, if it has no line end: part of the file may be missing.
+pub fn unfinished_line(text: &str) -> Option<usize> {
+    (!text.is_empty() && !text.ends_with('\n')).then(|| text.lines().count())
+}
+
+/// A file that cannot be read, and the cure.
+pub(super) fn unreadable(path: &Path, error: &io::Error) -> Problem {
     let cure = match error.kind() {
         io::ErrorKind::NotFound => "no such file; give its path".to_owned(),
         io::ErrorKind::PermissionDenied => "may not be read; check its owner and mode".to_owned(),
         io::ErrorKind::InvalidData => "is not UTF-8 text".to_owned(),
         _ => error.to_string(),
     };
-    Problem { file: path.to_owned(), line: 0, key: String::new(), text: cure }
+    Problem::with(path, cure)
+}
+
+/// The same for the users file, which a program makes.
+pub(super) fn unreadable_users(path: &Path, error: &io::Error) -> Problem {
+    match error.kind() {
+        io::ErrorKind::NotFound => Problem::with(path, "no such file; make it with `pillarbox user add LOGIN`"),
+        _ => unreadable(path, error),
+    }
+}
+
+/// The same for certificate or key.
+pub(super) fn unreadable_pair(path: PathBuf, error: io::Error) -> Problem {
+    Problem::with(Path::new("[tls]"), TlsError::Read(path, error).to_string())
 }

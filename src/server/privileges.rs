@@ -36,6 +36,7 @@ pub fn drop_to(user: &str) -> Result<(), PrivilegeError> {
             return Err(PrivilegeError::System("setuid", nix::Error::EPERM));
         }
     }
+    forbid_core_dumps();
     prctl::set_no_new_privs().map_err(|errno| PrivilegeError::System("no_new_privs", errno))
 }
 
@@ -50,6 +51,11 @@ fn has_capabilities() -> bool {
 pub fn find(user: &str) -> Result<User, PrivilegeError> {
     let account = User::from_name(user).ok().flatten().ok_or_else(|| PrivilegeError::NoUser(user.to_owned()))?;
     if account.uid.is_root() { Err(PrivilegeError::Root(user.to_owned())) } else { Ok(account) }
+}
+
+/// Writes no core dump: there may be a password or the key in the memory of this process.
+pub fn forbid_core_dumps() {
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
 }
 
 /// Allows as many open files as the system lets this process have; each session takes one or two, and up to eighteen more

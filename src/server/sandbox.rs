@@ -1,34 +1,60 @@
-//! Landlock limits file access to what is needed. Without kernel support the server runs unconfined.
+//! Landlock limits files, TCP ports and signals to what is needed. Without kernel support the process runs unconfined, and says so.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access as _, AccessFs, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
-    RulesetCreatedAttr as _, RulesetError, RulesetStatus,
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, LandlockStatus, NetPort, PathBeneath, PathFd, Ruleset,
+    RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
 };
 
 use crate::config::Config;
 
-/// The directories that the server reads and writes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a process may reach; everything else is denied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
-    /// Read, with what is below.
+    /// Directories that are read, with what is below.
     pub reads: BTreeSet<PathBuf>,
-    /// Written, with what is below.
-    pub writes: PathBuf,
+    /// Directories that are written, with what is below.
+    pub writes: BTreeSet<PathBuf>,
+    /// TCP ports of other hosts that are connected to. No port is listened on but those that are bound before.
+    pub connects: BTreeSet<u16>,
+}
+
+/// What of a sandbox the kernel enforces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Enforced {
+    /// Reading and writing files, from Linux 5.13; all ways to change one from 6.2.
+    pub files: bool,
+    /// Binding and connecting TCP sockets, from Linux 6.7.
+    pub tcp: bool,
+    /// Signals to processes outside, from Linux 6.12.
+    pub signals: bool,
 }
 
 impl Access {
     /// True if a process that is confined to this can do what needs the other.
     pub fn covers(&self, other: &Self) -> bool {
-        let reads = |path: &PathBuf| self.reads.iter().any(|known| path.starts_with(known)) || path.starts_with(&self.writes);
-        other.reads.iter().all(reads) && other.writes.starts_with(&self.writes)
+        let within = |path: &PathBuf, set: &BTreeSet<PathBuf>| set.iter().any(|known| path.starts_with(known));
+        other.reads.iter().all(|path| within(path, &self.reads) || within(path, &self.writes))
+            && other.writes.iter().all(|path| within(path, &self.writes))
+            && other.connects.is_subset(&self.connects)
+    }
+}
+
+impl Enforced {
+    /// Everything.
+    pub const ALL: Self = Self { files: true, tcp: true, signals: true };
+
+    /// The parts that are enforced, for the log.
+    pub fn words(self) -> impl Iterator<Item = &'static str> {
+        let rows = [(self.files, "files"), (self.tcp, "tcp"), (self.signals, "signals")];
+        rows.into_iter().filter(|(enforced, _)| *enforced).map(|(_, word)| word)
     }
 }
 
 /// The version of the interface that was written for; the kernel may know less or more.
-const KNOWN: ABI = ABI::V5;
+const KNOWN: ABI = ABI::V6;
 
 /// What a server with this configuration must reach. `file` is the configuration's own; files are named by their
 /// directories, since they are replaced while the server runs. With `keys`, certificate and key are read by a helper.
@@ -41,22 +67,66 @@ pub fn access(config: &Config, file: &Path, keys: bool) -> Access {
         }
     }
     // certbot keeps the files in archive/ and links to them from live/.
-    let root = config.maildir.root();
-    let writes = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_owned();
-    Access { reads, writes }
+    let writes = BTreeSet::from([existing(&config.maildir.root())]);
+    Access { reads, writes, connects: BTreeSet::new() }
 }
 
-/// Confines this process and all its threads for good; true if the kernel did.
-pub fn confine(access: &Access) -> Result<bool, RulesetError> {
-    let mut ruleset =
-        Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(AccessFs::from_all(KNOWN))?.create()?;
-    for path in &access.reads {
-        if let Ok(fd) = PathFd::new(path) {
-            ruleset = ruleset.add_rule(PathBeneath::new(fd, AccessFs::from_read(KNOWN)))?;
+/// A directory that is made later is reached through the one above it.
+fn existing(path: &Path) -> PathBuf {
+    path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_owned()
+}
+
+/// Confines this process and all its threads for good.
+pub fn confine(access: &Access) -> Result<Enforced, RulesetError> {
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    // Nothing is run, and no device is made or driven.
+    let write = AccessFs::from_all(KNOWN) & !(AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev);
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(KNOWN))?
+        .handle_access(AccessNet::from_all(KNOWN))?
+        .scope(Scope::Signal)?
+        .create()?;
+    for (paths, rights) in [(&access.reads, read), (&access.writes, write)] {
+        for fd in paths.iter().filter_map(|path| PathFd::new(path).ok()) {
+            ruleset = ruleset.add_rule(PathBeneath::new(fd, rights))?;
         }
     }
-    if let Ok(fd) = PathFd::new(&access.writes) {
-        ruleset = ruleset.add_rule(PathBeneath::new(fd, AccessFs::from_all(KNOWN)))?;
+    for port in &access.connects {
+        ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
     }
-    Ok(ruleset.restrict_self()?.ruleset != RulesetStatus::NotEnforced)
+    if !access.connects.is_empty() {
+        // A source address is bound with port 0: any free one.
+        ruleset = ruleset.add_rule(NetPort::new(0, AccessNet::BindTcp))?;
+    }
+    let status = ruleset.restrict_self()?;
+    Ok(match (status.ruleset, status.landlock) {
+        (RulesetStatus::NotEnforced, _) => Enforced::default(),
+        (_, LandlockStatus::Available { effective_abi, .. }) => {
+            Enforced { files: true, tcp: effective_abi >= ABI::V4, signals: effective_abi >= ABI::V6 }
+        }
+        _ => Enforced { files: true, ..Enforced::default() },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_covers_what() {
+        let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect::<BTreeSet<_>>();
+        let wide = Access { reads: paths(&["/etc"]), writes: paths(&["/var/mail", "/var/spool"]), connects: [25, 465].into() };
+        let narrow = |reads: &[&str], writes: &[&str], connects: &[u16]| Access {
+            reads: paths(reads),
+            writes: paths(writes),
+            connects: connects.iter().copied().collect(),
+        };
+        assert!(wide.covers(&wide) && wide.covers(&Access::default()));
+        assert!(wide.covers(&narrow(&["/etc/pillarbox", "/var/spool/x"], &["/var/mail/x"], &[25])));
+        assert!(!wide.covers(&narrow(&["/home"], &[], &[])), "read");
+        assert!(!wide.covers(&narrow(&[], &["/etc"], &[])), "written");
+        assert!(!wide.covers(&narrow(&[], &["/var/mail", "/var/mailx"], &[])), "a name that only begins the same");
+        assert!(!wide.covers(&narrow(&[], &[], &[587])), "connected to");
+    }
 }
