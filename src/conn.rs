@@ -187,7 +187,7 @@ impl<L: Link> Driver<'_, L> {
                 Event::Secured
             }
             Next::Sender(path) => {
-                let verdict = self.snapshot.policy.sender(self.session.login(), &path);
+                let verdict = self.snapshot.policy.sender(self.session.login(), &path).and_then(|()| self.check_space());
                 if verdict.is_ok() && !self.connection.service.needs_login() {
                     self.wire.link().clock().trust();
                 }

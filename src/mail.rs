@@ -4,4 +4,5 @@ pub mod durable;
 mod group_sync;
 pub mod maildir;
 pub mod message;
+pub mod space;
 pub mod trace;

@@ -215,6 +215,7 @@ fn set_up(case: &mut Case, rest: &str, place: &str) {
         "fail" => {
             let (step, errno) = rest.split_once(' ').unwrap_or((rest, "EIO"));
             let step = match step {
+                "space" => DeliveryStep::Space,
                 "open" => DeliveryStep::Directory,
                 "create" => DeliveryStep::Create,
                 "write" => DeliveryStep::Write,

@@ -10,6 +10,7 @@ use nix::unistd::{AccessFlags, Group, User, access, geteuid};
 use super::{Arguments, Exit, Outcome};
 use crate::config::{Config, Problem};
 use crate::conn::context::Snapshot;
+use crate::mail::space::{FLOOR_MAX, free_space};
 use crate::net::handover;
 use crate::policy::Policy;
 use crate::policy::aliases::Aliases;
@@ -26,8 +27,8 @@ enum Level {
 
 struct Report(Vec<(&'static str, Level, String)>);
 
-/// Free MiB of the Maildirs' file system below which there is a warning.
-const SPACE_MIN_MIB: u64 = 100;
+/// Free inodes of the Maildirs' file system below which there is a warning.
+const INODES_MIN: u64 = 1000;
 
 /// Prints a table, then `ok` or the count of errors; exit 0 or 78.
 pub(super) fn run(arguments: &Arguments) -> Outcome {
@@ -199,12 +200,10 @@ fn hash_costs(config: &Config, users: &crate::auth::users::Users, report: &mut R
 fn space(config: &Config, report: &mut Report) {
     let root = config.maildir.root();
     let there = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let Ok(data) = nix::sys::statvfs::statvfs(there) else { return };
-    let mebibytes = data.blocks_available().saturating_mul(data.fragment_size()) >> 20;
-    let inodes = data.files_available();
-    let text = format!("{}: {mebibytes} MiB and {inodes} inodes are free", there.display());
-    // Some file systems count no inodes and say zero of zero.
-    if mebibytes < SPACE_MIN_MIB || (data.files() > 0 && inodes < 1000) {
+    let Ok(space) = free_space(there) else { return };
+    let inodes = space.inodes.map(|inodes| format!(" and {inodes} inodes")).unwrap_or_default();
+    let text = format!("{}: {} MiB{inodes} are free", there.display(), space.free >> 20);
+    if space.free < FLOOR_MAX || space.inodes.is_some_and(|inodes| inodes < INODES_MIN) {
         report.warning("space", format!("{text}; make room"));
     } else {
         report.ok("space", text);

@@ -3,14 +3,28 @@
 use std::io;
 
 use super::Driver;
-use super::incoming::{Incoming, MessageContext};
+use super::incoming::{Incoming, MessageContext, storage_refused};
+use crate::mail::durable::StorageError;
 use crate::net::deadline::Wait;
 use crate::net::stream::Link;
 use crate::smtp::data::Framing;
 use crate::smtp::event::Event;
-use crate::smtp::reply::Refused;
+use crate::smtp::reply::{Refusal, Refused};
 
 impl<L: Link> Driver<'_, L> {
+    /// Whether the disk can take the message that MAIL announces. Strangers' mail leaves the last part of it to logins.
+    #[inline(never)]
+    pub(super) fn check_space(&self) -> Result<(), Refused> {
+        let size = self.session.announced_size().unwrap_or(0);
+        let root = self.snapshot.config.maildir.root();
+        let checked = self.context.store.check_space(&root, size, !self.connection.service.needs_login());
+        checked.map_err(|error| match error {
+            // A full disk is no news with every MAIL; the log has the refusal.
+            StorageError::DiskFull(_) => Refusal::DiskFull.into(),
+            error => storage_refused(error),
+        })
+    }
+
     /// Reads dot-stuffed content to its end and stores it.
     #[inline(never)]
     pub(super) fn content(&mut self) -> io::Result<Result<String, Refused>> {

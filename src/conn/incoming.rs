@@ -232,7 +232,7 @@ fn too_large(_: HeaderTooLarge) -> Refused {
 }
 
 /// What a client is told when a message can't be stored: always to come again.
-fn storage_refused(error: StorageError) -> Refused {
+pub(super) fn storage_refused(error: StorageError) -> Refused {
     crate::journal::notice("storage", &error);
     match error {
         StorageError::DiskFull(_) => Refusal::DiskFull,

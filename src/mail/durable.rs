@@ -10,6 +10,8 @@
 //! 5. [`DeliveryStep::Link`]: a hard link under the final name; never over an existing name.
 //! 6. [`DeliveryStep::SyncDirectory`]: fsync of the directory, shared by all that wait for the same one.
 //!
+//! [`DeliveryStep::Space`], a look at the free space, comes before all of these and writes nothing.
+//!
 //! A crash before 5 leaves nothing (an unnamed file is freed, a named one lies in `tmp/`); a crash after it leaves a whole
 //! file. Directories are held open, so that what is made, linked, taken back and made durable is in one and the same
 //! directory, whatever becomes of its path meanwhile.
@@ -31,11 +33,13 @@ use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use super::group_sync::GroupSync;
+use super::space::SpaceCache;
 
 /// The steps that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the module's description lists them")]
 pub enum DeliveryStep {
+    Space,
     Directory,
     Create,
     Write,
@@ -70,6 +74,7 @@ pub struct Durable {
     syncs: Mutex<HashMap<(u64, u64), Arc<GroupSync>>>,
     /// Directories whose entry, and those of all above, are durable.
     settled: Mutex<HashMap<PathBuf, Identity>>,
+    space: SpaceCache,
     faults: Faults,
 }
 
@@ -123,6 +128,7 @@ impl Durable {
             linked_as_it_is: AtomicBool::new(true),
             syncs: Mutex::default(),
             settled: Mutex::default(),
+            space: SpaceCache::default(),
             faults,
         }
     }
@@ -131,6 +137,13 @@ impl Durable {
     pub fn without_unnamed_files(self) -> Self {
         self.unnamed.store(false, Ordering::Relaxed);
         self
+    }
+
+    /// Whether the file system of `path` can take a file of so many octets now; with `floor`, what is kept free of mail from
+    /// strangers is left. [`StorageError::DiskFull`] if it can't.
+    pub fn check_space(&self, path: &Path, octets: u64, floor: bool) -> Result<(), StorageError> {
+        self.faults.check(DeliveryStep::Space)?;
+        if self.space.has_room(path, octets, floor)? { Ok(()) } else { Err(io::Error::from(Errno::ENOSPC).into()) }
     }
 
     /// Opens `path`. Where it is missing, or is used for the first time by this process, `make` is called to make it and

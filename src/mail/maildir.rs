@@ -55,6 +55,11 @@ impl Store {
         }
     }
 
+    /// Whether the file system of `root`, above all Maildirs, can take a message now: see [`Durable::check_space`].
+    pub fn check_space(&self, root: &Path, octets: u64, floor: bool) -> Result<(), StorageError> {
+        self.durable.check_space(root, octets, floor)
+    }
+
     /// Begins a message that will be linked into `maildir`, and elsewhere.
     pub fn begin(&self, maildir: &Path) -> Result<Draft, StorageError> {
         Ok(self.create(&self.open(maildir)?)?)

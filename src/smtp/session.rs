@@ -78,6 +78,14 @@ impl Session {
         }
     }
 
+    /// SIZE of the MAIL that the policy is asked about (RFC 1870 section 5).
+    pub fn announced_size(&self) -> Option<u64> {
+        match &self.state {
+            State::Sender(mail) => mail.size,
+            _ => None,
+        }
+    }
+
     /// True while content that was read belongs to an open message.
     pub fn is_in_content(&self) -> bool {
         matches!(self.state, State::Chunks(..) | State::Content(_))
