@@ -39,12 +39,15 @@ pub fn snapshot(config: Config, keys: &KeySource) -> Result<Snapshot, Vec<Proble
     }
 }
 
-/// Puts parts together; aliases that loop are refused here, where the users are known.
+/// Puts parts together; aliases that loop are refused here, where the users are known, and then all that is wrong with
+/// the aliases is named.
 pub fn assemble(config: Config, users: Arc<Users>, aliases: Aliases, tls: Option<TlsServer>) -> Result<Snapshot, Vec<Problem>> {
     let policy = Policy::new(&config.domains, users.logins(), aliases.clone(), &config.senders);
-    let fatal: Vec<Problem> =
-        alias_problems(&config, &policy).into_iter().filter(|(fatal, _)| *fatal).map(|(_, problem)| problem).collect();
-    if fatal.is_empty() { Ok(Snapshot { config, users, aliases, policy, tls }) } else { Err(fatal) }
+    let problems = alias_problems(&config, &policy);
+    match problems.iter().any(|(fatal, _)| *fatal) {
+        true => Err(problems.into_iter().map(|(_, problem)| problem).collect()),
+        false => Ok(Snapshot { config, users, aliases, policy, tls }),
+    }
 }
 
 /// What is wrong with the aliases, each with whether the file must not be used.
@@ -78,7 +81,13 @@ pub fn users(config: &Config) -> Result<Users, Vec<Problem>> {
 /// Reads the aliases file, if there is one.
 pub fn aliases(config: &Config) -> Result<Aliases, Vec<Problem>> {
     let Some(file) = &config.aliases else { return Ok(Aliases::default()) };
-    let text = text(file).map_err(|error| vec![unreadable(file, &error)])?;
+    let text = text(file).map_err(|error| {
+        let mut problem = unreadable(file, &error);
+        if error.kind() == io::ErrorKind::NotFound {
+            problem.text = "no such file; make it, or remove `aliases` from pillarbox.toml".to_owned();
+        }
+        vec![problem]
+    })?;
     Aliases::parse(&text).map_err(|errors| {
         let name = |error: crate::policy::aliases::AliasError| Problem {
             file: file.clone(),
