@@ -1,4 +1,4 @@
-//! `pillarbox serve`: finds out how it was started, and serves.
+//! `pillarbox serve`: detects how it was started, gives up root, and serves.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -92,7 +92,7 @@ fn listen(snapshot: Snapshot, startup: Startup, listeners: Vec<Listener>, lent: 
         need_tls(&snapshot, listener.service)?;
     }
     let os_error = |error: std::io::Error| Failure::new(Exit::OsError, error);
-    for problem in unusual(&snapshot) {
+    for problem in unusual(&snapshot, &startup.path) {
         journal::notice("start", problem);
     }
     let names: Vec<_> = listeners.iter().map(|listener| (listener.service, listener.socket.local_addr())).collect();
@@ -113,9 +113,9 @@ fn listen(snapshot: Snapshot, startup: Startup, listeners: Vec<Listener>, lent: 
 }
 
 /// What an operator should know at every start, though it stops nothing.
-fn unusual(snapshot: &Snapshot) -> Vec<String> {
+fn unusual(snapshot: &Snapshot, file: &Path) -> Vec<String> {
     let aliases = load::alias_problems(&snapshot.config, &snapshot.policy).into_iter().map(|(_, problem)| problem.to_string());
-    aliases.chain(super::check::advice(snapshot)).collect()
+    aliases.chain(super::check::advice(snapshot, file)).collect()
 }
 
 pub(super) fn service_option(arguments: &Arguments) -> Result<Option<Service>, Failure> {
