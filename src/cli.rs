@@ -1,4 +1,8 @@
-//! What an operator types: arguments to a verb, and what went wrong to an exit code and one line.
+//! The command line: reads the arguments, runs one verb, and turns its outcome into an exit code.
+//!
+//! An error is one line on standard error: what, where, and the cure. Results go to standard output, and so does a
+//! password that was made; what a verb has done and what it warns of goes to standard error, so that scripts can take
+//! the output as it is.
 
 mod check;
 mod demo;
@@ -6,7 +10,9 @@ mod explain;
 mod serve;
 mod user;
 
+use std::ffi::OsString;
 use std::fmt;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use getopts::{Matches, Options, ParsingStyle};
@@ -21,6 +27,8 @@ use crate::server::{keys, load};
 pub enum Exit {
     /// Done.
     Ok = 0,
+    /// The message would be refused (`explain`).
+    Refused = 1,
     /// The command line is wrong.
     Usage = 64,
     /// A file or login that was named is not there.
@@ -44,7 +52,7 @@ pub struct Failure {
     lines: Vec<String>,
 }
 
-/// What every verb gets.
+/// The command line of a verb.
 #[derive(Debug)]
 pub struct Arguments {
     config: PathBuf,
@@ -53,7 +61,7 @@ pub struct Arguments {
 
 type Outcome = Result<Exit, Failure>;
 
-/// Starts the log at a level: 0 warnings, 1 events, 2 and 3 more. With `syslog` it goes there, since standard error is a
+/// Starts the log at a level: 0 warnings, 1 events, 2 and 3 all that libraries may add. With `syslog` it goes there, since standard error is a
 /// client's connection.
 pub type StartLog = fn(level: usize, syslog: bool);
 
@@ -70,12 +78,12 @@ pub const VERBS: [(&str, &str); 6] = [
 /// Every option with its argument and what it does: short name, long name, argument, text.
 pub const OPTIONS: [(&str, &str, &str, &str); 11] = [
     ("c", "config", "FILE", "read the configuration from FILE"),
-    ("v", "verbose", "", "raise the level of the log; may be given twice"),
+    ("v", "verbose", "", "log every event (`demo`; `serve` does so without it)"),
     ("h", "help", "", "show a short help"),
     ("V", "version", "", "show the version"),
     ("s", "service", "SERVICE", "serve, explain: which service: smtp, submission or submissions"),
     ("d", "ready-fd", "FD", "serve: write a newline to descriptor FD once everything listens"),
-    ("", "login", "LOGIN", "explain: who hands the message in"),
+    ("", "login", "LOGIN", "explain: the login that hands the message in"),
     ("", "from", "ADDRESS", "explain: its sender; <> for none"),
     ("", "to", "ADDRESS", "explain: its recipient"),
     ("", "label", "TEXT", "user: which password of a login is meant"),
@@ -83,8 +91,9 @@ pub const OPTIONS: [(&str, &str, &str, &str); 11] = [
 ];
 
 /// Runs the program; gives its exit code. Errors go to standard error, a line each.
-pub fn run(args: &[String], start_log: StartLog) -> i32 {
-    let outcome = dispatch(args, start_log);
+pub fn run(args: &[OsString], start_log: StartLog) -> i32 {
+    let text = |arg: &OsString| arg.to_str().map(str::to_owned).ok_or_else(|| not_text(arg));
+    let outcome = args.iter().map(text).collect::<Result<Vec<_>, _>>().and_then(|args: Vec<String>| dispatch(&args, start_log));
     let exit = outcome.unwrap_or_else(|failure| {
         for line in &failure.lines {
             match handover::stderr_is_a_connection() {
@@ -95,6 +104,11 @@ pub fn run(args: &[String], start_log: StartLog) -> i32 {
         failure.exit
     });
     exit as i32
+}
+
+/// A path that is no UTF-8 could only be shortened or changed into another.
+fn not_text(arg: &OsString) -> Failure {
+    Failure::usage(&format!("argument {arg:?} is not UTF-8; give the file another name"))
 }
 
 fn dispatch(args: &[String], start_log: StartLog) -> Outcome {
@@ -116,12 +130,16 @@ fn dispatch(args: &[String], start_log: StartLog) -> Outcome {
     }
     let matches = options.parse(args).map_err(|error| Failure::usage(&error.to_string()))?;
     if matches.opt_present("V") {
-        println!("pillarbox {}", env!("CARGO_PKG_VERSION"));
+        say(format_args!("pillarbox {}", env!("CARGO_PKG_VERSION")));
         return Ok(Exit::Ok);
     }
     let verb = matches.free.first().map_or("serve", String::as_str).to_owned();
     if matches.opt_present("h") || verb == "help" {
-        print!("{}", usage(matches.free.iter().find(|word| *word != "help").map(String::as_str)));
+        let about = matches.free.iter().find(|word| *word != "help").map(String::as_str);
+        if let Some(unknown) = about.filter(|verb| VERBS.iter().all(|(name, _)| name != verb)) {
+            return Err(unknown_verb(unknown));
+        }
+        say(usage(about).trim_end());
         return Ok(Exit::Ok);
     }
     let config = matches.opt_str("c").map_or_else(|| PathBuf::from(DEFAULT_PATH), PathBuf::from);
@@ -133,12 +151,33 @@ fn dispatch(args: &[String], start_log: StartLog) -> Outcome {
         "user" => user::run(&arguments),
         "demo" => demo::run(&arguments, start_log),
         "explain" => explain::run(&arguments),
-        _ => {
-            let known = VERBS.iter().map(|(name, _)| *name);
-            let nearest = known.min_by_key(|name| strsim::damerau_levenshtein(name, &verb)).unwrap_or("serve");
-            Err(Failure::usage(&format!("unknown verb `{verb}`, the nearest known is `{nearest}`")))
-        }
+        _ => Err(unknown_verb(&verb)),
     }
+}
+
+fn unknown_verb(verb: &str) -> Failure {
+    let nearest = nearest(verb, VERBS.iter().map(|(name, _)| *name));
+    Failure::usage(&format!("unknown verb `{verb}`, the nearest known is `{nearest}`"))
+}
+
+/// The candidate that differs least from a word.
+fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> &'a str {
+    known.min_by_key(|name| strsim::damerau_levenshtein(name, word)).unwrap_or_default()
+}
+
+/// Prints a line of a result. What a reader such as `head` closed early is no defect: the rest is dropped.
+fn say(line: impl fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Says on standard error what was done, or what may be amiss; the result of a verb stays alone on standard output.
+fn tell(line: impl fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "pillarbox: {line}");
+}
+
+/// `1 login`, `2 logins`.
+fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// The short help, of all verbs or of one.

@@ -1,7 +1,7 @@
-//! pillarbox.toml to [`Config`].
+//! Reads pillarbox.toml into a [`Config`].
 //!
 //! Everything that is wrong is named at once, each with its line, its key and the cure; a key that is not known is an
-//! error, with the nearest that is. Nothing is read but the text: whether files exist is the caller's to find out.
+//! error, with the nearest that is. Only the text is read: whether the files exist that it names is for the caller to find out.
 
 pub mod outgoing;
 mod read;
@@ -26,7 +26,7 @@ pub struct Config {
     pub hostname: String,
     /// Mail for these is delivered here.
     pub domains: Vec<String>,
-    /// Whom to become when started as root.
+    /// The user to run as when started as root.
     pub user: String,
     /// The users file.
     pub users: PathBuf,
@@ -40,7 +40,7 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// All limits.
     pub limits: Limits,
-    /// Who may send as what beside its own.
+    /// The addresses that a login may send as, beside its own.
     pub senders: BTreeMap<String, Vec<Grant>>,
     /// How mail for other domains is sent; absent, it is refused.
     pub outgoing: Option<Outgoing>,
@@ -247,7 +247,16 @@ mod tests {
             ("domains = \"x.example\"", "p.toml:1: domains: must be a list"),
             ("hostnme = \"x\"\ndomains = [\"x.example\"]", "p.toml:1: hostnme: unknown key; the nearest known is `hostname`"),
             ("domains = [\"x.example\"]\nhostname = \"a b\"", "p.toml:2: hostname: must be a host name"),
-            ("domains = [\"x.example\"]\n[limits]\nworkers = 0", "p.toml:3: limits.workers: must be a whole number"),
+            (
+                "domains = [\"x.example\"]\n[limits]\nworkers = 0",
+                "p.toml:3: limits.workers: must be a whole number, from 1 to 10000",
+            ),
+            (
+                "domains = [\"x.example\"]\n[limits]\nhash_memory = 1",
+                "p.toml:3: limits.hash_memory: must be a number of octets, or a size such as \"50M\", from 1M to 1024G",
+            ),
+            ("domains = [\"x.example\"]\n[smtp]\nx = 1", "p.toml:2: smtp: unknown key; the nearest known is `listen.smtp`"),
+            ("domains = [\"x.example\"]\nidle = 1", "p.toml:2: idle: unknown key; the nearest known is `limits.idle`"),
             (
                 "domains = [\"x.example\"]\n[limits]\nidel = \"5m\"",
                 "p.toml:3: limits.idel: unknown key; the nearest known is `limits.idle`",

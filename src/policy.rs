@@ -1,4 +1,5 @@
-//! Which addresses are local, where their mail goes, and who may send as whom. Pure: tables in, answers out.
+//! Decides which addresses are local, where their mail goes, and which senders a login may use. Pure: tables in,
+//! answers out.
 //!
 //! The same functions answer the session and `pillarbox explain`. Nothing outside the configured domains is ever
 //! resolved, so no trick with `%`, `!` or quotes can make the server relay: such an address is an unknown local part at
@@ -7,6 +8,7 @@
 pub mod aliases;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 
 use crate::problem::Problem;
 use crate::smtp::address::{Address, Domain, ForwardPath, ReversePath, is_mail_domain};
@@ -48,7 +50,7 @@ pub enum Destination {
 pub struct LocalMailbox {
     /// A login of the users file with its domain, in the form that is compared.
     pub mailbox: String,
-    /// What stood behind the `+`, if anything did.
+    /// What stood after the `+`, if anything did.
     pub tag: Option<String>,
 }
 
@@ -57,10 +59,32 @@ pub struct LocalMailbox {
 pub struct Route {
     /// The mailboxes, each once.
     pub destinations: Vec<LocalMailbox>,
-    /// Targets that lead nowhere.
-    pub dead_ends: Vec<String>,
+    /// Where it goes no further.
+    pub dead_ends: Vec<DeadEnd>,
     /// One line for each step, for people.
     pub steps: Vec<String>,
+}
+
+/// A target that mail cannot be delivered to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadEnd {
+    /// The address, in the form that is compared.
+    pub address: String,
+    /// What is wrong with it.
+    pub why: DeadEndReason,
+}
+
+/// Why an address leads to no mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeadEndReason {
+    /// Its domain is not local, and nothing is forwarded.
+    Foreign,
+    /// Its aliases lead back to itself.
+    Loop,
+    /// Its chain of aliases is longer than [`CHAIN_MAX`].
+    TooDeep,
+    /// It is neither a mailbox nor an alias.
+    Unknown,
 }
 
 /// The way through the aliases so far.
@@ -180,6 +204,13 @@ impl Policy {
         }
     }
 
+    /// The address that a name without a domain means: in the first domain where it leads somewhere, else in the
+    /// first of all.
+    pub fn qualified(&self, name: &str) -> Option<Address> {
+        let first = self.domains.first()?;
+        Address::parse(&format!("{name}@{}", self.domain_of(&name.to_lowercase(), first, &[]))).ok()
+    }
+
     /// Where mail for an address goes, with every step.
     pub fn route(&self, path: &ForwardPath) -> Route {
         self.walk(path, Walk::explained())
@@ -239,19 +270,13 @@ impl Policy {
                 let start = if local.is_empty() { "any-name-at-all" } else { local };
                 self.follow(start, &domain, 0, &mut walk);
                 let route = walk.route;
-                let looped = route.steps.iter().find(|step| step.contains(LOOPS) || step.contains(TOO_DEEP)).cloned();
-                let problem = match (looped, route.dead_ends.first()) {
-                    (Some(step), _) => Some((format!("alias `{name}`: {step}; remove one of its steps"), true)),
-                    (None, Some(end)) => {
-                        Some((format!("alias `{name}`: {end} is no mailbox and no alias; correct or remove it"), false))
-                    }
-                    (None, None) => None,
-                };
-                if let Some((text, fatal)) = problem {
-                    let list = if fatal { &mut problems.fatal } else { &mut problems.dead_ends };
-                    if !list.iter().any(|known| known.text == text) {
-                        list.push(Problem::at(alias.line, text));
-                    }
+                // What makes the file unusable is named before what does not.
+                let end = route.dead_ends.iter().find(|end| end.why.is_fatal()).or(route.dead_ends.first());
+                let Some(end) = end else { continue };
+                let text = format!("alias `{name}`: {end}; {}", end.why.cure());
+                let list = if end.why.is_fatal() { &mut problems.fatal } else { &mut problems.dead_ends };
+                if !list.iter().any(|known| known.text == text) {
+                    list.push(Problem::at(alias.line, text));
                 }
             }
         }
@@ -266,7 +291,7 @@ impl Policy {
         if self.is_local(address.domain()) {
             self.follow(&address.local().to_lowercase(), &address.domain().to_string(), depth, walk);
         } else {
-            walk.ends_at(address.key(), || format!("{address}: not in `domains`, mail for it is not taken"));
+            walk.ends_at(address.key(), DeadEndReason::Foreign);
         }
     }
 
@@ -274,7 +299,7 @@ impl Policy {
     fn follow(&self, local: &str, domain: &str, depth: usize, walk: &mut Walk) {
         let key = format!("{local}@{domain}");
         if depth > CHAIN_MAX {
-            return walk.ends_at(key.clone(), || format!("{key}: {TOO_DEEP} {CHAIN_MAX}"));
+            return walk.ends_at(key, DeadEndReason::TooDeep);
         }
         let (base, tag) = match local.split_once('+') {
             Some((base, tag)) if !base.is_empty() => (base, Some(tag)),
@@ -288,23 +313,24 @@ impl Policy {
             if let Some(targets) = self.aliases.of(name, domain)
                 && !(within_itself && self.mailboxes.contains(&own))
             {
-                return self.expand(&own, targets, domain, depth, walk);
+                return self.expand(&own, targets, domain, tag.filter(|tag| !tag.is_empty()), depth, walk);
             }
             if self.mailboxes.contains(&own) {
                 return walk.arrives(own, tag.filter(|tag| !tag.is_empty()));
             }
         }
         match self.aliases.catch_all(domain) {
-            Some(targets) => self.expand(&format!("@{domain}"), targets, domain, depth, walk),
-            None => walk.ends_at(key.clone(), || format!("{key}: no such mailbox")),
+            Some(targets) => self.expand(&format!("@{domain}"), targets, domain, None, depth, walk),
+            None => walk.ends_at(key, DeadEndReason::Unknown),
         }
     }
 
-    fn expand(&self, name: &str, targets: &[Target], domain: &str, depth: usize, walk: &mut Walk) {
+    /// Follows the targets of an alias; a `tag` is for the copy that an alias keeps in its own mailbox.
+    fn expand(&self, name: &str, targets: &[Target], domain: &str, tag: Option<&str>, depth: usize, walk: &mut Walk) {
         if walk.path.iter().any(|known| known == name) {
-            return walk.ends_at(name.to_owned(), || format!("{name}: {LOOPS}"));
+            return walk.ends_at(name.to_owned(), DeadEndReason::Loop);
         }
-        // As deep as before, or less deep: everything behind it has been seen, the end of a chain that is too long too.
+        // As deep as before, or less deep: all that it leads to has been seen, the end of a chain that is too long too.
         if walk.expanded.get(name).is_some_and(|before| *before >= depth) {
             return;
         }
@@ -315,13 +341,21 @@ impl Policy {
         });
         walk.path.push(name.to_owned());
         for target in targets {
-            match target {
-                Target::Address(address) => self.follow_address(address, depth + 1, walk),
-                Target::Name(name) => {
-                    let domain = self.domain_of(name, domain, &walk.path).to_owned();
-                    self.follow(name, &domain, depth + 1, walk);
+            let (local, domain) = match target {
+                Target::Address(address) if self.is_local(address.domain()) => {
+                    (address.local().to_lowercase(), address.domain().to_string())
                 }
-            }
+                Target::Address(address) => {
+                    walk.ends_at(address.key(), DeadEndReason::Foreign);
+                    continue;
+                }
+                Target::Name(local) => (local.clone(), self.domain_of(local, domain, &walk.path).to_owned()),
+            };
+            let local = match tag {
+                Some(tag) if format!("{local}@{domain}") == name => format!("{local}+{tag}"),
+                _ => local,
+            };
+            self.follow(&local, &domain, depth + 1, walk);
         }
         walk.path.pop();
     }
@@ -354,10 +388,11 @@ impl Walk {
         }
     }
 
-    fn ends_at(&mut self, key: String, step: impl FnOnce() -> String) {
-        if !self.route.dead_ends.contains(&key) {
-            self.note(step);
-            self.route.dead_ends.push(key);
+    fn ends_at(&mut self, address: String, why: DeadEndReason) {
+        if self.route.dead_ends.iter().all(|known| known.address != address) {
+            let end = DeadEnd { address, why };
+            self.note(|| end.to_string());
+            self.route.dead_ends.push(end);
         }
     }
 
@@ -373,8 +408,32 @@ impl Walk {
     }
 }
 
-const LOOPS: &str = "leads back to itself";
-const TOO_DEEP: &str = "the chain of aliases is longer than";
+impl DeadEndReason {
+    /// True if the aliases file must not be used with it.
+    fn is_fatal(self) -> bool {
+        matches!(self, Self::Loop | Self::TooDeep)
+    }
+
+    fn cure(self) -> &'static str {
+        match self {
+            Self::Foreign => "name a mailbox here",
+            Self::Loop | Self::TooDeep => "remove one of its steps",
+            Self::Unknown => "correct or remove it",
+        }
+    }
+}
+
+impl fmt::Display for DeadEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = &self.address;
+        match self.why {
+            DeadEndReason::Foreign => write!(f, "{address} is not in `domains`, and nothing is forwarded to other servers"),
+            DeadEndReason::Loop => write!(f, "{address} leads back to itself"),
+            DeadEndReason::TooDeep => write!(f, "{address}: the chain of aliases is longer than {CHAIN_MAX}"),
+            DeadEndReason::Unknown => write!(f, "{address} is no mailbox and no alias"),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -393,9 +452,17 @@ mod tests {
             loop: loop2
             loop2: loop
             lists+rust: bob
+            dave: dave, bob@example.org
         ";
         let text: String = aliases.lines().map(|line| format!("{}\n", line.trim_start())).collect();
-        let logins = ["alice@example.org", "bob@example.org", "carol@example.net", "scanner", "dave@elsewhere.example"];
+        let logins = [
+            "alice@example.org",
+            "bob@example.org",
+            "carol@example.net",
+            "scanner",
+            "dave@elsewhere.example",
+            "dave@example.org",
+        ];
         let grants = |list: &[&str]| list.iter().map(|text| Grant::parse(text).unwrap()).collect::<Vec<_>>();
         let senders = BTreeMap::from([
             ("scanner".to_owned(), grants(&["scans@example.org", "*@lab.example"])),
@@ -416,7 +483,7 @@ mod tests {
 
     #[test]
     fn where_mail_goes() {
-        let rows: [(&str, Result<&[&str], Refusal>); 24] = [
+        let rows: [(&str, Result<&[&str], Refusal>); 26] = [
             ("alice@example.org", Ok(&["alice@example.org"])),
             ("ALICE@EXAMPLE.ORG", Ok(&["alice@example.org"])),
             ("\"alice\"@example.org", Ok(&["alice@example.org"])),
@@ -428,6 +495,8 @@ mod tests {
             ("info@example.net", Ok(&["carol@example.net"])),
             ("anything@example.net", Ok(&["alice@example.org"])),
             ("bob@example.org", Ok(&["bob@example.org", "alice@example.org"])),
+            ("bob+x@example.org", Ok(&["bob@example.org .x", "alice@example.org"])),
+            ("dave+y@example.org", Ok(&["dave@example.org .y", "bob@example.org", "alice@example.org"])),
             ("lists+rust@example.org", Ok(&["bob@example.org", "alice@example.org"])),
             ("lists+c@example.org", Err(Refusal::UnknownMailbox)),
             ("nobody@example.org", Err(Refusal::UnknownMailbox)),
@@ -514,6 +583,23 @@ mod tests {
         let problems = policy().alias_problems();
         assert_eq!(lines(&problems.fatal), HashSet::from([10, 11]));
         assert_eq!(lines(&problems.dead_ends), HashSet::from([8, 9]));
+    }
+
+    /// What an alias is called decides nothing: a target may read like a message of ours.
+    #[test]
+    fn only_a_loop_is_a_loop() {
+        let aliases = Aliases::parse("a: \"b leads back to itself\"@example.org\nc: x@elsewhere.example\n").unwrap();
+        let policy = Policy::new(&["example.org".to_owned()], [].into_iter(), aliases, &BTreeMap::new());
+        let problems = policy.alias_problems();
+        assert_eq!((problems.fatal.len(), problems.dead_ends.len()), (0, 2), "{problems:?}");
+        assert!(problems.dead_ends[1].text.contains("nothing is forwarded"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_name_means_the_domain_where_it_leads_somewhere() {
+        for (name, want) in [("alice", "alice@example.org"), ("Info", "Info@example.net"), ("nobody", "nobody@example.org")] {
+            assert_eq!(policy().qualified(name), Address::parse(want).ok(), "{name}");
+        }
     }
 
     /// Found by the fuzzer: ten lists of forty lists of each other would have been followed 40 to the power of 10 times.

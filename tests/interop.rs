@@ -436,6 +436,7 @@ fn dovecot() {
     let fragment = fragment
         .replace("/etc/pillarbox/users", &format!("{place}/users"))
         .replace("/var/mail/pillarbox", &format!("{place}/mail"))
+        .replace("extra_groups = pillarbox", "extra_groups = nogroup")
         .replace("uid=pillarbox gid=pillarbox", &format!("uid={} gid={}", nobody.uid, nobody.gid));
     let conf = format!(
         "protocols = imap\nbase_dir = {base}/run\nstate_dir = {base}/state\nlog_path = {base}/log\nssl = required\n\

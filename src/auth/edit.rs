@@ -1,8 +1,8 @@
-//! Edits to the text of a users file: comments, order and every field that is not meant stay as they are.
+//! Edits the text of a users file: comments, order and every field that is not meant stay as they are.
 
 use super::users::canonical;
 
-/// Adds a line behind all others.
+/// Adds a line after all others.
 pub fn add(text: &str, login: &str, label: &str, hash: &str) -> String {
     let mut edited = text.to_owned();
     if !edited.is_empty() && !edited.ends_with('\n') {
@@ -43,6 +43,12 @@ pub fn remove(text: &str, login: &str, label: Option<&str>) -> (String, usize) {
 /// True if a line of the file is of this login, and of this label where one is named.
 pub fn has(text: &str, login: &str, label: Option<&str>) -> bool {
     text.lines().any(|line| is_of(line, login, label))
+}
+
+/// The lines of a login, from 1, each with its label.
+pub fn lines_of(text: &str, login: &str) -> Vec<(usize, String)> {
+    let label = |line: &str| line.split(':').nth(4).unwrap_or("").to_owned();
+    (1..).zip(text.lines()).filter(|(_, line)| is_of(line, login, None)).map(|(number, line)| (number, label(line))).collect()
 }
 
 /// A label must not end a field or a line.
@@ -95,6 +101,7 @@ mod tests {
         assert_eq!(remove(TEXT, "alice@example.org", None), ("# people\n\nbob:{X}h3".to_owned(), 2));
         assert_eq!(remove(TEXT, "alice@example.org", Some("phone")).1, 1);
         assert_eq!(remove(TEXT, "nobody", None), (TEXT.to_owned(), 0));
+        assert_eq!(lines_of(TEXT, "alice@example.org"), [(2, String::new()), (3, "phone".to_owned())]);
         assert!(has(TEXT, "bob", Some("")) && !has(TEXT, "# people", None) && !has(TEXT, "bob", Some("x")));
     }
 }

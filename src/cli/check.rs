@@ -1,13 +1,17 @@
-//! `pillarbox check`: everything that `serve` would trip over, all at once.
+//! `pillarbox check`: names everything that is wrong with a configuration and the files that it names, all at once.
+//!
+//! It is stricter than `serve`: what a server starts with and then refuses mail or logins for is an error too. `serve`
+//! says those once at its start ([`advice`]).
+
+mod probe;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nix::unistd::{AccessFlags, Group, User, access, geteuid};
+use nix::unistd::{User, geteuid};
 
-use super::{Arguments, Exit, Outcome};
+use super::{Arguments, Exit, Outcome, count, say};
 use crate::config::{Config, Problem};
 use crate::conn::context::Snapshot;
 use crate::mail::space::{FLOOR_MAX, free_space};
@@ -17,6 +21,7 @@ use crate::policy::aliases::Aliases;
 use crate::server::keys::KeySource;
 use crate::server::{expiry, load, modes, privileges, sandbox};
 use crate::smtp::address::{Address, ForwardPath};
+use probe::{MAY_READ, MAY_WRITE, holder, may};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Level {
@@ -48,12 +53,12 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     }
     let errors = report.0.iter().filter(|(_, level, _)| *level == Level::Error).count();
     for (part, level, text) in &report.0 {
-        println!("{part:<14} {:<8} {text}", level.word());
+        say(format_args!("{part:<14} {:<8} {text}", level.word()));
     }
-    match errors {
-        0 => println!("ok"),
-        1 => println!("1 error"),
-        count => println!("{count} errors"),
+    if errors == 0 {
+        say("ok")
+    } else {
+        say(count(errors, "error"))
     }
     Ok(if errors == 0 { Exit::Ok } else { Exit::Config })
 }
@@ -63,13 +68,12 @@ fn everything(config: &Config, file: &Path, report: &mut Report) {
     let users = load::users(config);
     let logins: Vec<String> = users.as_ref().map(|users| users.logins().map(str::to_owned).collect()).unwrap_or_default();
     match &users {
-        Ok(users) => report.ok(
-            "users",
-            format!("{}: {} logins", config.users.display(), logins.len().max(usize::from(users.all().next().is_some()))),
-        ),
+        Ok(_) => report.ok("users", format!("{}: {}", config.users.display(), count(logins.len(), "login"))),
         Err(problems) => report.errors("users", problems),
     }
-    readable(config, account.as_ref(), report);
+    for text in unreadable(config, file, account.as_ref()) {
+        report.error("rights", text);
+    }
     modes::too_wide(config, file).into_iter().for_each(|text| report.warning("rights", text));
     for file in [Some(&config.users), config.aliases.as_ref()].into_iter().flatten() {
         if let Some(line) = fs::read_to_string(file).ok().and_then(|text| load::unfinished_line(&text)) {
@@ -90,14 +94,16 @@ fn everything(config: &Config, file: &Path, report: &mut Report) {
             report.error("aliases", problem);
         }
         if report.0.len() == before {
-            let count = aliases.as_ref().map_or(0, |aliases| Aliases::iter(aliases).count());
-            report.ok("aliases", format!("{count} aliases"));
+            let number = aliases.as_ref().map_or(0, |aliases| Aliases::iter(aliases).count());
+            report.ok("aliases", if number == 1 { "1 alias".to_owned() } else { format!("{number} aliases") });
         }
         required_names(&policy).into_iter().for_each(|text| report.warning("addresses", text));
         for login in config.senders.keys().filter(|login| !logins.contains(login)) {
             report.warning("senders", format!("`{login}` is no login of the users file; correct or remove it"));
         }
-        for login in logins.iter().filter(|login| config_has_no_domain_of(config, login)) {
+        // Without any domain, that is what must be corrected first.
+        let foreign = |login: &&String| !config.domains.is_empty() && config_has_no_domain_of(config, login);
+        for login in logins.iter().filter(foreign) {
             report
                 .warning("users", format!("`{login}` has a domain that is not in `domains`: it can log in, and has no mailbox"));
         }
@@ -133,13 +139,17 @@ fn outgoing(config: &Config, is_policy_whole: bool, policy: &Policy, report: &mu
     report.errors("outgoing", &problems);
 }
 
-/// What `serve` says once at its start.
-pub(super) fn advice(snapshot: &Snapshot) -> Vec<String> {
+/// What `serve` says once at its start, as the user that it runs as.
+pub(super) fn advice(snapshot: &Snapshot, file: &Path) -> Vec<String> {
     let mut texts = required_names(&snapshot.policy);
     texts.extend(weak_hashes(&snapshot.users));
     if let Some(acceptor) = &snapshot.tls {
+        texts.extend(wrong_name(&snapshot.config, acceptor));
         texts.extend(days_left(acceptor).into_iter().filter(|(level, _)| *level != Level::Ok).map(|(_, text)| text));
     }
+    texts.extend(unreadable(&snapshot.config, file, None));
+    let logins: Vec<String> = snapshot.users.logins().map(str::to_owned).collect();
+    texts.extend(unwritable(&snapshot.config, &logins, None));
     texts
 }
 
@@ -214,7 +224,7 @@ fn config_has_no_domain_of(config: &Config, login: &str) -> bool {
     login.rsplit_once('@').is_some_and(|(_, domain)| !config.domains.iter().any(|known| known == domain))
 }
 
-/// The account that mail is served as: `user` for root, whoever this is otherwise.
+/// The account that mail is served as, if it is another than this process has: `user` for root.
 fn run_as(config: &Config, report: &mut Report) -> Option<User> {
     if !geteuid().is_root() {
         return None;
@@ -231,17 +241,20 @@ fn run_as(config: &Config, report: &mut Report) -> Option<User> {
     }
 }
 
-/// The users and aliases files are read again while the server runs, as its user.
-fn readable(config: &Config, account: Option<&User>, report: &mut Report) {
-    let Some(account) = account else { return };
+/// The files that are read again while the server runs, as its user, and cannot be. `account` is the user where this
+/// process is another.
+fn unreadable(config: &Config, file: &Path, account: Option<&User>) -> Vec<String> {
     let passwords =
-        config.outgoing.iter().flat_map(|outgoing| outgoing.routes.values()).map(|route| route.password_file.as_ref());
-    for file in [Some(&config.users), config.aliases.as_ref()].into_iter().chain(passwords).flatten() {
-        if file.exists() && !may(account, file, 4) {
-            let text = format!("{}: `{}` may not read it; chgrp {} and chmod 640", file.display(), account.name, account.name);
-            report.error("rights", text);
-        }
-    }
+        config.outgoing.iter().flat_map(|outgoing| outgoing.routes.values()).map(|route| route.password_file.as_deref());
+    let files = [Some(file), Some(&config.users), config.aliases.as_deref()].into_iter().chain(passwords).flatten();
+    let cannot = |file: &&Path| file.exists() && !may(account, file, MAY_READ);
+    files
+        .filter(cannot)
+        .map(|file| {
+            let name = &config.user;
+            format!("{}: `{name}` may not read it, and so not take up a change; chgrp {name} and chmod 640", file.display())
+        })
+        .collect()
 }
 
 fn certificate(config: &Config, report: &mut Report) {
@@ -251,17 +264,19 @@ fn certificate(config: &Config, report: &mut Report) {
         Err(problems) => return report.errors("certificate", &problems),
     };
     let file = config.tls.as_ref().map(|tls| tls.certificate.display().to_string()).unwrap_or_default();
-    if acceptor.is_for(&config.hostname) {
-        report.ok("certificate", format!("{file}: is for {}", config.hostname));
-    } else {
-        report.error(
-            "certificate",
-            format!("{file}: is not for `{}`; issue it for that name or correct `hostname`", config.hostname),
-        );
+    match wrong_name(config, &acceptor) {
+        None => report.ok("certificate", format!("{file}: is for {}", config.hostname)),
+        Some(text) => report.error("certificate", text),
     }
     if let Some((level, text)) = days_left(&acceptor) {
         report.0.push(("certificate", level, format!("{file}: {text}")));
     }
+}
+
+fn wrong_name(config: &Config, acceptor: &crate::net::tls::TlsServer) -> Option<String> {
+    let file = config.tls.as_ref().map(|tls| tls.certificate.display().to_string()).unwrap_or_default();
+    let text = format!("{file}: is not for `{}`; issue it for that name or correct `hostname`", config.hostname);
+    (!acceptor.is_for(&config.hostname)).then_some(text)
 }
 
 fn days_left(acceptor: &crate::net::tls::TlsServer) -> Option<(Level, String)> {
@@ -273,55 +288,29 @@ fn days_left(acceptor: &crate::net::tls::TlsServer) -> Option<(Level, String)> {
     })
 }
 
-/// The Maildirs that are there, and the place where the others will be made.
 fn maildirs(config: &Config, logins: &[String], account: Option<&User>, report: &mut Report) {
-    let root = config.maildir.root();
-    let mut places: Vec<PathBuf> = vec![root.clone()];
-    let local = logins.iter().filter(|login| login.contains('@') && !config_has_no_domain_of(config, login));
-    places.extend(local.map(|login| config.maildir.of(login).join("new")).filter(|path| path.exists()));
-    let mut bad = 0;
-    for place in places {
-        let there = place.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
-        let writable = match account {
-            Some(account) => may(account, there, 3),
-            None => access(there, AccessFlags::W_OK | AccessFlags::X_OK).is_ok(),
-        };
-        if !there.is_dir() {
-            report.error("maildir", format!("{}: is no directory", there.display()));
-            bad += 1;
-        } else if !writable {
-            let who = account.map_or("this user", |account| account.name.as_str());
-            let cure = format!("mkdir -p {0}; chown {1} {0}", place.display(), who);
-            report.error("maildir", format!("{}: {who} may not write there; {cure}", there.display()));
-            bad += 1;
-        }
+    let bad = unwritable(config, logins, account);
+    if bad.is_empty() {
+        report.ok("maildir", format!("{}: can be written", config.maildir.root().display()));
     }
-    if bad == 0 {
-        report.ok("maildir", format!("{}: can be written", root.display()));
-    }
+    bad.into_iter().for_each(|text| report.error("maildir", text));
 }
 
-/// Whether the mode bits give an account these rights (4 read, 2 write, 1 search), all directories above included.
-fn may(account: &User, path: &Path, rights: u32) -> bool {
-    let groups: Vec<u32> = std::ffi::CString::new(account.name.as_str())
-        .ok()
-        .and_then(|name| nix::unistd::getgrouplist(&name, account.gid).ok())
-        .unwrap_or_default()
-        .iter()
-        .map(|group| group.as_raw())
-        .collect();
-    let allowed = |path: &Path, rights: u32| {
-        fs::metadata(path).is_ok_and(|data| {
-            let shift = match (data.uid() == account.uid.as_raw(), groups.contains(&data.gid())) {
-                (true, _) => 6,
-                (false, true) => 3,
-                (false, false) => 0,
-            };
-            (data.mode() >> shift) & rights == rights
-        })
+/// What cannot be written of the Maildirs that are there, and of the place where the others will be made.
+fn unwritable(config: &Config, logins: &[String], account: Option<&User>) -> Vec<String> {
+    let mut places: Vec<PathBuf> = vec![config.maildir.root()];
+    let local = logins.iter().filter(|login| login.contains('@') && !config_has_no_domain_of(config, login));
+    places.extend(local.map(|login| config.maildir.of(login).join("new")).filter(|path| path.exists()));
+    let wrong = |place: PathBuf| {
+        let there = place.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+        if !there.is_dir() {
+            return Some(format!("{}: is no directory; move it away or correct `maildir`", there.display()));
+        }
+        let name = account.map_or_else(probe::own_name, |account| account.name.clone());
+        let cure = format!("mkdir -p {0}; chown {name} {0}", place.display());
+        (!may(account, there, MAY_WRITE)).then(|| format!("{}: {name} may not write there; {cure}", there.display()))
     };
-    let Ok(path) = path.canonicalize() else { return false };
-    allowed(&path, rights) && path.ancestors().skip(1).all(|above| allowed(above, 1))
+    places.into_iter().filter_map(wrong).collect()
 }
 
 fn ports(config: &Config, report: &mut Report) {
@@ -340,7 +329,7 @@ fn ports(config: &Config, report: &mut Report) {
                 Some((process, pid)) => {
                     report.error("ports", format!("{name}: {process} (process {pid}) listens there; stop it or choose another"))
                 }
-                None => report.error("ports", format!("{name}: somebody listens there; stop it or choose another")),
+                None => report.error("ports", format!("{name}: a process listens there; stop it or choose another")),
             },
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
                 report.warning("ports", format!("{name}: needs root, or a socket handed over by the service manager"));
@@ -348,33 +337,6 @@ fn ports(config: &Config, report: &mut Report) {
             Err(error) => report.error("ports", format!("{name}: {error}; choose an address that this host has")),
         }
     }
-}
-
-/// Name and number of the process that listens on a port, as far as this user may see it.
-fn holder(port: u16) -> Option<(String, u32)> {
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
-    // proc_pid_net(5): field 1 is the local address in hexadecimal, 3 the state (0A listens), 9 the inode.
-    let listening = |line: &&str| {
-        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        fields.get(3) == Some(&"0A") && fields.get(1).is_some_and(|local| local.ends_with(&format!(":{port:04X}")))
-    };
-    let inodes: Vec<String> = tables
-        .iter()
-        .flat_map(|table| table.lines())
-        .filter(listening)
-        .filter_map(|line| line.split_ascii_whitespace().nth(9))
-        .map(|inode| format!("socket:[{inode}]"))
-        .collect();
-    let processes = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    for pid in processes {
-        let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
-        let mut links = descriptors.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
-        if links.any(|link| link.to_str().is_some_and(|link| inodes.iter().any(|inode| inode == link))) {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            return Some((name.trim().to_owned(), pid));
-        }
-    }
-    None
 }
 
 impl Level {
@@ -410,9 +372,4 @@ impl Report {
             false => self.errors(part, &problems),
         }
     }
-}
-
-/// The group that shares the users file with the server, if there is one.
-pub(super) fn group_of(config: &Config) -> Option<Group> {
-    Group::from_name(&config.user).ok().flatten()
 }

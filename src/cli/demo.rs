@@ -1,4 +1,4 @@
-//! `pillarbox demo`: a server to try out, with no configuration, no root, and nothing outside its directory.
+//! `pillarbox demo`: serves on 127.0.0.1 without configuration or root, and writes nothing outside its directory.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
-use super::{Arguments, Exit, Failure, Outcome, StartLog};
+use super::{Arguments, Exit, Failure, Outcome, StartLog, say};
 use crate::auth::argon;
 use crate::conn::context::Context;
 use crate::mail::durable::Faults;
@@ -30,12 +30,12 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     let listeners = super::serve::bind_all(&config.listen)?;
     let stamps = Stamps::of(&config, &KeySource::default());
     let snapshot = load::snapshot(config, &KeySource::default()).map_err(Failure::problems)?;
-    // What happens is shown on standard output; the log speaks up where something goes wrong, or as -v says.
+    // Stored messages are shown on standard output; the log shows warnings, and with -v every event.
     start_log(arguments.verbosity(), false);
     let os_error = |error: std::io::Error| Failure::new(Exit::OsError, error);
     let (tell, told) = mpsc::channel();
     server::signals(tell).map_err(os_error)?;
-    let show = |file: &Path| println!("stored: {}", file.display());
+    let show = |file: &Path| say(format_args!("stored: {}", file.display()));
     let context = Arc::new(Context::new(snapshot, Faults::default()).tell_stored(show));
     let server = Server::start(context, listeners, None).map_err(os_error)?;
     introduce(&directory, made, &password);
@@ -77,10 +77,7 @@ fn make(directory: &Path) -> Result<bool, Failure> {
     write("users", &format!("# see pillarbox-users(5)\n{LOGIN}:{hash}\n"))?;
     write("aliases", &format!("# see pillarbox-aliases(5)\npostmaster: {LOGIN}\nabuse: {LOGIN}\n"))?;
     write("password", &format!("{}\n", *password))?;
-    write(
-        "hello.eml",
-        "From: demo@example.org\r\nTo: demo@example.org\r\nSubject: hello\r\n\r\nThe first letter in the box.\r\n",
-    )?;
+    write("hello.eml", "From: demo@example.org\r\nTo: demo@example.org\r\nSubject: hello\r\n\r\nThe first message.\r\n")?;
     // Last, since its presence says that all is there.
     write("pillarbox.toml", &configuration(place))?;
     Ok(true)
@@ -105,12 +102,12 @@ fn read_password(directory: &Path) -> Result<String, Failure> {
 fn introduce(directory: &Path, made: bool, password: &str) {
     let place = directory.display();
     let verb = if made { "made" } else { "taken up again" };
-    println!(
+    say(format_args!(
         "{place}: {verb}\n  login     {LOGIN}\n  password  {password}\n  listens   127.0.0.1:2525 (submission, STARTTLS), \
          127.0.0.1:4465 (submissions, TLS), 127.0.0.1:2500 (smtp)\n\nSend a first message from a second terminal:\n\n\
          curl -sS --url smtp://localhost:2525/client.example --ssl-reqd --cacert '{place}/cert.pem' -u '{LOGIN}:{password}' \
          --mail-from {LOGIN} --mail-rcpt {LOGIN} -T '{place}/hello.eml'\n\n\
          swaks --server 127.0.0.1:2525 --tls --auth PLAIN --auth-user {LOGIN} --auth-password '{password}' --from {LOGIN} --to {LOGIN}\n\n\
          Stored messages show up here; Ctrl-C ends it.\n"
-    );
+    ));
 }

@@ -1,6 +1,9 @@
-//! `pillarbox explain`: would it be accepted, and where would it go? The same code answers that a session asks.
+//! `pillarbox explain`: says whether a message would be accepted, and where mail for an address goes.
+//!
+//! The answers come from the functions that a session calls. It exits with 0 where the message would be accepted and
+//! with 1 where it would be refused.
 
-use super::{Arguments, Exit, Failure, Outcome};
+use super::{Arguments, Exit, Failure, Outcome, count, say};
 use crate::auth::users;
 use crate::conn::context::Snapshot;
 use crate::mail::maildir;
@@ -14,16 +17,13 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let option = |name: &str| arguments.matches.opt_str(name);
     let snapshot = snapshot(arguments)?;
     match (arguments.words(), option("from"), option("to")) {
-        ([address], None, None) => {
-            way(&snapshot, &forward_path(address).map_err(|refused| Failure::usage(&format!("{address}: {refused}")))?);
-        }
+        ([address], None, None) => Ok(mailbox(&snapshot, address)),
         ([], Some(from), Some(to)) => {
             let service = super::serve::service_option(arguments)?;
-            message(&snapshot, service, option("login").as_deref(), &from, &to)?;
+            Ok(message(&snapshot, service, option("login").as_deref(), &from, &to))
         }
-        _ => return Err(Failure::usage("`explain` takes one ADDRESS, or --from and --to")),
+        _ => Err(Failure::usage("`explain` takes one ADDRESS, or --from and --to")),
     }
-    Ok(Exit::Ok)
 }
 
 /// Everything but the certificate, which only root may be able to read and which decides nothing here.
@@ -34,28 +34,41 @@ fn snapshot(arguments: &Arguments) -> Result<Snapshot, Failure> {
     load::assemble(config, users.into(), aliases, None).map_err(Failure::problems)
 }
 
-fn way(snapshot: &Snapshot, path: &ForwardPath) {
-    let route = snapshot.policy.route(path);
-    for step in &route.steps {
-        println!("{step}");
+/// Where mail for an address goes; a name without a domain is taken as an alias's target is.
+fn mailbox(snapshot: &Snapshot, text: &str) -> Exit {
+    let name = text.trim_start_matches('<').trim_end_matches('>');
+    let meant = if name.contains('@') { None } else { snapshot.policy.qualified(name) };
+    if let Some(address) = &meant {
+        say(format_args!("{name}: taken as {address}"));
     }
-    for to in &route.destinations {
-        let inbox = snapshot.config.maildir.of(&to.mailbox);
-        let folder = to.tag.as_deref().and_then(|tag| maildir::folder(&inbox, tag));
-        println!("-> {}", folder.unwrap_or(inbox).display());
-    }
-    if let Err(refused) = snapshot.policy.recipient(false, path) {
-        println!("-> {refused}");
+    let path = match meant {
+        Some(address) => ForwardPath::Mailbox(address),
+        None => match forward_path(text) {
+            Err(refused) => return refuse("RCPT", &refused),
+            Ok(path) => path,
+        },
+    };
+    way(snapshot, &path);
+    match snapshot.policy.recipient(false, &path) {
+        Err(refused) => refuse("RCPT", &refused),
+        Ok(_) => Exit::Ok,
     }
 }
 
-fn message(snapshot: &Snapshot, service: Option<Service>, login: Option<&str>, from: &str, to: &str) -> Result<(), Failure> {
+fn way(snapshot: &Snapshot, path: &ForwardPath) {
+    let route = snapshot.policy.route(path);
+    route.steps.iter().for_each(say);
+    for to in &route.destinations {
+        let inbox = snapshot.config.maildir.of(&to.mailbox);
+        let folder = to.tag.as_deref().and_then(|tag| maildir::folder(&inbox, tag));
+        say(format_args!("-> {}", folder.unwrap_or(inbox).display()));
+    }
+}
+
+fn message(snapshot: &Snapshot, service: Option<Service>, login: Option<&str>, from: &str, to: &str) -> Exit {
     let service = service.unwrap_or(if login.is_some() { Service::Submissions } else { Service::Smtp });
-    println!(
-        "service {}: login {}",
-        service.name(),
-        if service.needs_login() { "required" } else { "neither offered nor accepted" }
-    );
+    let wants = if service.needs_login() { "required" } else { "neither offered nor accepted" };
+    say(format_args!("service {}: login {wants}", service.name()));
     let login = match (service.needs_login(), login) {
         (false, Some(_)) => return refuse("AUTH", &Refusal::AuthNotOffered.into()),
         (true, None) => return refuse("MAIL", &Refusal::LoginNeeded.into()),
@@ -64,34 +77,34 @@ fn message(snapshot: &Snapshot, service: Option<Service>, login: Option<&str>, f
     if let Some(login) = &login {
         match snapshot.users.passwords(login) {
             [] => return refuse("AUTH", &Refusal::BadCredentials.into()),
-            passwords => println!(
-                "login {login}: {} passwords, lines {:?}",
-                passwords.len(),
-                passwords.iter().map(|one| one.line).collect::<Vec<_>>()
-            ),
+            passwords => {
+                let lines: Vec<String> = passwords.iter().map(|one| one.line.to_string()).collect();
+                let lines = format!("line{} {}", if lines.len() == 1 { "" } else { "s" }, lines.join(", "));
+                say(format_args!("login {login}: {}, {lines}", count(passwords.len(), "password")));
+            }
         }
     }
     let sender = ReversePath::parse(&bracketed(from), true).map_err(|error| syntax(error, Refusal::BadSender));
     match sender.and_then(|path| snapshot.policy.sender(login.as_deref(), &path)) {
         Err(refused) => return refuse("MAIL", &refused),
-        Ok(()) => println!("sender {from}: may be used"),
+        Ok(()) => say(format_args!("sender {from}: may be used")),
     }
     let path = match forward_path(to) {
         Err(refused) => return refuse("RCPT", &refused),
         Ok(path) => path,
     };
     if let Err(refused) = snapshot.policy.recipient(service.needs_login(), &path) {
-        snapshot.policy.route(&path).steps.iter().for_each(|step| println!("{step}"));
+        snapshot.policy.route(&path).steps.iter().for_each(say);
         return refuse("RCPT", &refused);
     }
     way(snapshot, &path);
-    println!("accepted");
-    Ok(())
+    say("accepted");
+    Exit::Ok
 }
 
-fn refuse(command: &str, refused: &Refused) -> Result<(), Failure> {
-    println!("refused at {command}: {refused}");
-    Ok(())
+fn refuse(command: &str, refused: &Refused) -> Exit {
+    say(format_args!("refused at {command}: {refused}"));
+    Exit::Refused
 }
 
 fn forward_path(text: &str) -> Result<ForwardPath, Refused> {

@@ -1,4 +1,4 @@
-//! `pillarbox serve`: finds out how it was started, and serves.
+//! `pillarbox serve`: detects how it was started, gives up root, and serves.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -124,7 +124,7 @@ fn listen(snapshot: Snapshot, startup: Startup, listeners: Vec<Listener>, lent: 
 fn unusual(snapshot: &Snapshot, file: &Path) -> Vec<String> {
     let aliases = load::alias_problems(&snapshot.config, &snapshot.policy).dead_ends;
     let aliases = aliases.iter().map(ToString::to_string);
-    aliases.chain(super::check::advice(snapshot)).chain(modes::too_wide(&snapshot.config, file)).collect()
+    aliases.chain(super::check::advice(snapshot, file)).chain(modes::too_wide(&snapshot.config, file)).collect()
 }
 
 pub(super) fn service_option(arguments: &Arguments) -> Result<Option<Service>, Failure> {

@@ -1,23 +1,46 @@
-//! `pillarbox user`: edits the users file. A password is read without echo, and never from the command line.
+//! `pillarbox user`: edits the users file, and says what was done, to which line, and what stays.
+//!
+//! A password is read without echo, or from standard input where that is no terminal, and never from the command line.
+//! The file is replaced in one step that a power cut cannot halve, under a lock that is held from reading to replacing,
+//! so two edits at the same time both take effect.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
-use std::path::Path;
+mod prompt;
 
-use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
-use zeroize::Zeroizing;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
+use std::path::{Path, PathBuf};
 
-use super::{Arguments, Exit, Failure, Outcome};
+use nix::fcntl::{Flock, FlockArg};
+
+use super::{Arguments, Exit, Failure, Outcome, count, nearest, say, tell};
 use crate::auth::argon::{self, Scratch};
 use crate::auth::edit;
 use crate::auth::users::{self, Users};
 use crate::config::Config;
+pub(super) use prompt::generate;
+use prompt::{Password, obtain};
 
-type Password = Zeroizing<String>;
+/// The actions, for hints; `hash` and `list` take no login.
+const ACTIONS: [&str; 6] = ["add", "passwd", "remove", "list", "verify", "hash"];
 
-/// Octets in a password, at most: a PLAIN response must fit into a line.
-const PASSWORD_MAX: usize = 1024;
+/// What other programs call the same actions.
+const SYNONYMS: [(&str, &str); 11] = [
+    ("change", "passwd"),
+    ("check", "verify"),
+    ("create", "add"),
+    ("del", "remove"),
+    ("delete", "remove"),
+    ("ls", "list"),
+    ("mod", "passwd"),
+    ("new", "add"),
+    ("password", "passwd"),
+    ("rm", "remove"),
+    ("show", "list"),
+];
+
+/// Characters of a password below which there is a warning (NIST SP 800-63B section 5.1.1.1).
+const PASSWORD_SHORT: usize = 8;
 
 /// Runs the action that the first word names.
 pub(super) fn run(arguments: &Arguments) -> Outcome {
@@ -33,14 +56,20 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         ["verify", login] => verify(arguments, login),
         ["list"] => list(arguments),
         ["hash"] => {
-            println!("{}", hash(&obtain(arguments)?)?);
+            say(hash(&obtain(arguments)?)?);
             Ok(Exit::Ok)
         }
         ["add" | "passwd" | "remove" | "verify"] => Err(Failure::usage(&format!("`user {}` needs one LOGIN", words[0]))),
         ["add" | "passwd" | "remove" | "verify", ..] => {
             Err(Failure::usage("`user` takes one LOGIN, and never a password on the command line"))
         }
-        _ => Err(Failure::usage("`user` is followed by add, passwd, remove, list, verify or hash")),
+        ["list" | "hash", more, ..] => Err(Failure::usage(&format!("`user {}` takes no `{more}`", words[0]))),
+        [] => Err(Failure::usage(&format!("`user` is followed by {}", ACTIONS.join(", ")))),
+        [unknown, ..] => {
+            let meant = SYNONYMS.iter().find(|(other, _)| *other == unknown).map(|(_, action)| *action);
+            let meant = meant.unwrap_or_else(|| nearest(unknown, ACTIONS.into_iter()));
+            Err(Failure::usage(&format!("unknown action `user {unknown}`, the nearest known is `user {meant}`")))
+        }
     }
 }
 
@@ -48,33 +77,73 @@ fn add(arguments: &Arguments, login: &str, label: Option<&str>) -> Outcome {
     users::check_login(login).map_err(|why| Failure::usage(&format!("login `{login}`: {why}")))?;
     let config = arguments.load()?;
     let label = label.unwrap_or("");
-    let text = read(&config.users, true)?;
-    if edit::has(&text, login, Some(label)) {
-        let text = format!("{login} has that password already; change it with `user passwd`, or add one more with --label TEXT");
-        return Err(Failure::new(Exit::CantCreate, text));
+    let unused = |text: &str| match edit::has(text, login, Some(label)) {
+        false => Ok(()),
+        true => Err(Failure::new(
+            Exit::CantCreate,
+            format!("{login} has that password already; change it with `user passwd`, or add one more with --label TEXT"),
+        )),
+    };
+    // Before the password is asked for, and again under the lock: the file may have changed meanwhile.
+    unused(&read(&config.users, true)?)?;
+    let password = obtain(arguments)?;
+    let hash = hash(&password)?;
+    let (_lock, text) = locked(&config, true)?;
+    unused(&text)?;
+    let edited = edit::add(&text, login, label, &hash);
+    replace(&config, &edited)?;
+    let line = edited.lines().count();
+    match edit::lines_of(&text, login).first() {
+        None => tell(format_args!("{login}: added, line {line} of {}", config.users.display())),
+        Some((first, _)) => {
+            tell(format_args!("{login}: {} added, line {line} of {}", named(label), config.users.display()));
+            tell(format_args!("{login}: SMTP takes each of its passwords, Dovecot's IMAP only the first one, on line {first}"));
+        }
     }
-    let hash = hash(&obtain(arguments)?)?;
-    // Read anew: somebody may have edited the file while the password was typed.
-    replace(&config, &edit::add(&read(&config.users, true)?, login, label, &hash))
+    warn(&config, login, &password);
+    Ok(Exit::Ok)
 }
 
 fn passwd(arguments: &Arguments, login: &str, label: Option<&str>) -> Outcome {
     let config = arguments.load()?;
     let label = label.unwrap_or("");
-    if !edit::has(&read(&config.users, false)?, login, Some(label)) {
-        return Err(unknown(login));
-    }
-    let hash = hash(&obtain(arguments)?)?;
-    let (text, _) = edit::replace(&read(&config.users, false)?, login, label, &hash);
-    replace(&config, &text)
+    let known = |text: &str| if edit::has(text, login, Some(label)) { Ok(()) } else { Err(unknown(text, login, Some(label))) };
+    known(&read(&config.users, false)?)?;
+    let password = obtain(arguments)?;
+    let hash = hash(&password)?;
+    let (_lock, text) = locked(&config, false)?;
+    known(&text)?;
+    replace(&config, &edit::replace(&text, login, label, &hash).0)?;
+    let (changed, others): (Vec<_>, Vec<_>) = edit::lines_of(&text, login).into_iter().partition(|(_, own)| own == label);
+    tell(format_args!("{login}: {} changed, {}", named(label), lines(&changed)));
+    stays(login, &others);
+    warn(&config, login, &password);
+    Ok(Exit::Ok)
 }
 
 fn remove(arguments: &Arguments, login: &str, label: Option<&str>) -> Outcome {
     let config = arguments.load()?;
-    match edit::remove(&read(&config.users, false)?, login, label) {
-        (_, 0) => Err(unknown(login)),
-        (text, _) => replace(&config, &text),
+    let (_lock, text) = locked(&config, false)?;
+    let (edited, removed) = edit::remove(&text, login, label);
+    if removed == 0 {
+        return Err(unknown(&text, login, label));
     }
+    replace(&config, &edited)?;
+    let (gone, others): (Vec<_>, Vec<_>) =
+        edit::lines_of(&text, login).into_iter().partition(|(_, own)| label.is_none_or(|label| own == label));
+    match label {
+        Some(label) => tell(format_args!("{login}: {} removed, {}", named(label), lines(&gone))),
+        None => tell(format_args!("{login}: removed with {}, {}", count(gone.len(), "password"), lines(&gone))),
+    }
+    stays(login, &others);
+    if others.is_empty() {
+        let maildir = login.contains('@').then(|| config.maildir.of(&users::canonical(login))).filter(|path| path.exists());
+        if let Some(maildir) = maildir {
+            tell(format_args!("{login}: its mail stays in {}; remove that if it is not wanted", maildir.display()));
+        }
+        tell(format_args!("{login}: aliases that lead to it stay; `pillarbox check` names them"));
+    }
+    Ok(Exit::Ok)
 }
 
 fn list(arguments: &Arguments) -> Outcome {
@@ -84,27 +153,68 @@ fn list(arguments: &Arguments) -> Outcome {
     for (_, login, password) in rows {
         let cost = password.hash.cost();
         let memory = cost.memory / 1024;
-        println!("{login}\t{}\targon2 {memory} MiB, {} passes", password.label, cost.passes);
+        say(format_args!("{login}\t{}\targon2 {memory} MiB, {} passes", password.label, cost.passes));
     }
     Ok(Exit::Ok)
 }
 
 fn verify(arguments: &Arguments, login: &str) -> Outcome {
-    let users = parsed(&arguments.load()?)?;
+    let config = arguments.load()?;
+    let users = parsed(&config)?;
     if users.passwords(login).is_empty() {
-        return Err(unknown(login));
+        return Err(unknown(&read(&config.users, false)?, login, None));
     }
     let password = obtain(arguments)?;
     match users.passwords(login).iter().find(|known| known.hash.matches(password.as_bytes(), &mut Scratch::default())) {
-        Some(known) if known.label.is_empty() => println!("right"),
-        Some(known) => println!("right: {}", known.label),
+        Some(known) if known.label.is_empty() => say("right"),
+        Some(known) => say(format_args!("right: {}", known.label)),
         None => return Err(Failure::new(Exit::NoPermission, "wrong password")),
     }
     Ok(Exit::Ok)
 }
 
-fn unknown(login: &str) -> Failure {
-    Failure::new(Exit::NoInput, format!("{login}: no such login or label in the users file; see `user list`"))
+/// What is likely not meant, but can be.
+fn warn(config: &Config, login: &str, password: &Password) {
+    match login.rsplit_once('@') {
+        None => tell(format_args!("warning: {login} has no domain, so it has no mailbox; it sends as [senders] grants")),
+        Some((_, domain)) if !config.domains.contains(&domain.to_lowercase()) => {
+            tell(format_args!(
+                "warning: {domain} is not in `domains`, so {login} has no mailbox; correct the login or `domains`"
+            ));
+        }
+        Some(_) => {}
+    }
+    let length = password.chars().count();
+    if length < PASSWORD_SHORT {
+        let length = count(length, "character");
+        tell(format_args!("warning: a password of {length} is soon guessed; take {PASSWORD_SHORT} or more, or --generate"));
+    }
+}
+
+fn stays(login: &str, others: &[(usize, String)]) {
+    if !others.is_empty() {
+        let names: Vec<String> = others.iter().map(|(line, label)| format!("{}, line {line}", named(label))).collect();
+        tell(format_args!("{login}: what stays: {}", names.join("; ")));
+    }
+}
+
+fn named(label: &str) -> String {
+    if label.is_empty() { "the password without label".to_owned() } else { format!("password `{label}`") }
+}
+
+fn lines(lines: &[(usize, String)]) -> String {
+    let numbers: Vec<String> = lines.iter().map(|(line, _)| line.to_string()).collect();
+    format!("line{} {}", if numbers.len() == 1 { "" } else { "s" }, numbers.join(", "))
+}
+
+fn unknown(text: &str, login: &str, label: Option<&str>) -> Failure {
+    let labels: Vec<String> = edit::lines_of(text, login).iter().map(|(_, label)| named(label)).collect();
+    let line = match (labels.is_empty(), label) {
+        (false, Some("")) => format!("{login}: all its passwords have labels; give --label: {}", labels.join(", ")),
+        (false, Some(label)) => format!("{login}: no password `{label}`; it has {}", labels.join(", ")),
+        _ => format!("{login}: no such login in the users file; see `pillarbox user list`"),
+    };
+    Failure::new(Exit::NoInput, line)
 }
 
 fn parsed(config: &Config) -> Result<Users, Failure> {
@@ -115,59 +225,6 @@ fn hash(password: &Password) -> Result<String, Failure> {
     argon::hash(password.as_bytes()).map_err(|_| Failure::new(Exit::OsError, "the system gives no random octets or no memory"))
 }
 
-/// A password from the terminal, typed twice; from standard input; or made and printed once.
-fn obtain(arguments: &Arguments) -> Result<Password, Failure> {
-    if arguments.matches.opt_present("generate") {
-        let password = generate()?;
-        println!("{}", *password);
-        return Ok(password);
-    }
-    let failed = |error: io::Error| Failure::new(Exit::NoInput, format!("password: {error}"));
-    let password = if io::stdin().is_terminal() {
-        let first = ask("Password: ").map_err(failed)?;
-        let twice = arguments.words().first().is_none_or(|word| word != "verify");
-        if twice && *ask("Again: ").map_err(failed)? != *first {
-            return Err(Failure::new(Exit::NoInput, "password: the two differ; try again"));
-        }
-        first
-    } else {
-        line_of_stdin().map_err(failed)?
-    };
-    if password.is_empty() || password.len() > PASSWORD_MAX {
-        return Err(Failure::new(Exit::NoInput, format!("password: must have 1 to {PASSWORD_MAX} octets")));
-    }
-    Ok(password)
-}
-
-/// 100 bits, in characters that survive being read aloud.
-pub(super) fn generate() -> Result<Password, Failure> {
-    const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-    let mut random = Zeroizing::new([0; 20]);
-    aws_lc_rs::rand::fill(&mut *random).map_err(|_| Failure::new(Exit::OsError, "the system gives no random octets"))?;
-    Ok(Zeroizing::new(random.iter().map(|b| char::from(ALPHABET[usize::from(b % 32)])).collect()))
-}
-
-fn line_of_stdin() -> io::Result<Password> {
-    let mut line = Zeroizing::new(String::with_capacity(PASSWORD_MAX + 2));
-    io::stdin().lock().take(PASSWORD_MAX as u64 + 2).read_line(&mut line)?;
-    Ok(Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned()))
-}
-
-fn ask(prompt: &str) -> io::Result<Password> {
-    let stdin = io::stdin();
-    let before = tcgetattr(&stdin)?;
-    let mut silent = before.clone();
-    silent.local_flags.remove(LocalFlags::ECHO);
-    tcsetattr(&stdin, SetArg::TCSAFLUSH, &silent)?;
-    // Only now, so that what is typed at the prompt is neither shown nor flushed.
-    eprint!("{prompt}");
-    io::stderr().flush()?;
-    let line = line_of_stdin();
-    tcsetattr(&stdin, SetArg::TCSAFLUSH, &before)?;
-    eprintln!();
-    line
-}
-
 fn read(path: &Path, may_be_missing: bool) -> Result<String, Failure> {
     match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && may_be_missing => Ok(String::new()),
@@ -176,39 +233,52 @@ fn read(path: &Path, may_be_missing: bool) -> Result<String, Failure> {
     }
 }
 
+/// Takes the lock of the users file, and then reads it. The lock is its directory's: the file itself is replaced.
+fn locked(config: &Config, may_be_missing: bool) -> Result<(Flock<File>, String), Failure> {
+    let path = real(config);
+    let directory = directory(&path);
+    let file = File::open(directory).map_err(|error| Failure::file(Exit::NoInput, directory, error))?;
+    let lock = Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, error)| Failure::file(Exit::OsError, directory, format_args!("cannot be locked: {error}")))?;
+    Ok((lock, read(&path, may_be_missing)?))
+}
+
+/// The users file itself, where its path is a link.
+fn real(config: &Config) -> PathBuf {
+    config.users.canonicalize().unwrap_or_else(|_| config.users.clone())
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Replaces the users file in one step that a power cut cannot halve; owner and mode stay.
-fn replace(config: &Config, text: &str) -> Outcome {
-    let path = config.users.canonicalize().unwrap_or_else(|_| config.users.clone());
-    write_whole(&path, text, config).map_err(|error| Failure::file(Exit::CantCreate, &path, error))?;
-    Ok(Exit::Ok)
+fn replace(config: &Config, text: &str) -> Result<(), Failure> {
+    let path = real(config);
+    write_whole(&path, text, config).map_err(|error| Failure::file(Exit::CantCreate, &path, error))
 }
 
 fn write_whole(path: &Path, text: &str, config: &Config) -> io::Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = directory.join(format!(".{name}.{}", std::process::id()));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    let written = (|| {
-        match fs::metadata(path) {
-            Ok(old) => {
-                if nix::unistd::geteuid().is_root() {
-                    fchown(&file, Some(old.uid()), Some(old.gid()))?;
-                }
-                file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))?;
+    let mut file = tempfile::Builder::new().prefix(&format!(".{name}.")).tempfile_in(directory(path))?;
+    match fs::metadata(path) {
+        Ok(old) => {
+            if nix::unistd::geteuid().is_root() {
+                fchown(&file, Some(old.uid()), Some(old.gid()))?;
             }
-            // A new file is root's, and the server's to read.
-            Err(_) if nix::unistd::geteuid().is_root() => {
-                if let Some(group) = super::check::group_of(config) {
-                    fchown(&file, None, Some(group.gid.as_raw()))?;
-                    file.set_permissions(fs::Permissions::from_mode(0o640))?;
-                }
-            }
-            Err(_) => {}
+            file.as_file().set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))?;
         }
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(directory)?.sync_all()
-    })();
-    written.inspect_err(|_| drop(fs::remove_file(&temporary)))
+        // A new file is root's, and the server's to read.
+        Err(_) if nix::unistd::geteuid().is_root() => {
+            if let Some(group) = nix::unistd::Group::from_name(&config.user).ok().flatten() {
+                fchown(&file, None, Some(group.gid.as_raw()))?;
+                file.as_file().set_permissions(fs::Permissions::from_mode(0o640))?;
+            }
+        }
+        Err(_) => {}
+    }
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    File::open(directory(path))?.sync_all()
 }

@@ -1,4 +1,4 @@
-//! The walk through pillarbox.toml: each key read, each problem remembered with its line.
+//! Walks through the parsed pillarbox.toml: reads each key, and remembers each problem with its line.
 
 mod outgoing;
 
@@ -96,12 +96,11 @@ impl Reader<'_> {
             if known.contains(&name) {
                 continue;
             }
-            let nearest = known.iter().min_by_key(|candidate| strsim::damerau_levenshtein(name, candidate)).unwrap_or(&"");
-            self.problem(
-                &key.span(),
-                &format!("{section}{name}"),
-                format!("unknown key; the nearest known is `{section}{nearest}`"),
-            );
+            // A key of another section, or one that is taken for a section, is most likely what is meant.
+            let elsewhere = KEYS.iter().map(|(key, _)| *key).find(|key| key.rsplit('.').next() == Some(name));
+            let nearest = || known.iter().min_by_key(|candidate| strsim::damerau_levenshtein(name, candidate)).unwrap_or(&"");
+            let nearest = elsewhere.map_or_else(|| format!("{section}{}", nearest()), str::to_owned);
+            self.problem(&key.span(), &format!("{section}{name}"), format!("unknown key; the nearest known is `{nearest}`"));
         }
     }
 
@@ -228,21 +227,26 @@ impl Reader<'_> {
         let mut limits = Limits::default();
         let mut number = |key: &str, least: u64, most: u64, put: &mut dyn FnMut(u64)| {
             if let Some(value) = section.get(key) {
-                self.number(value, key, least, most, parse_size).into_iter().for_each(put);
+                self.number(value, key, (least, most), &COUNT).into_iter().for_each(put);
             }
         };
         number("workers", 1, 10_000, &mut |n| limits.workers = n as usize);
         number("waiting", 0, 100_000, &mut |n| limits.waiting = n as usize);
         number("per_address", 1, 100_000, &mut |n| limits.per_address = n as usize);
-        number("message_size", 64 << 10, 1 << 40, &mut |n| limits.message_size = n);
         number("recipients", 100, 10_000, &mut |n| limits.recipients = n as usize);
-        number("data_rate", 1, 1 << 30, &mut |n| limits.data_rate = n);
         number("auth_failures", 1, 1000, &mut |n| limits.auth_failures = n as u32);
         number("errors", 1, 1000, &mut |n| limits.errors = n as u32);
-        number("hash_memory", 1 << 20, 1 << 40, &mut |n| limits.hash_memory = n);
+        let mut size = |key: &str, least: u64, most: u64, put: &mut dyn FnMut(u64)| {
+            if let Some(value) = section.get(key) {
+                self.number(value, key, (least, most), &SIZE).into_iter().for_each(put);
+            }
+        };
+        size("message_size", 64 << 10, 1 << 40, &mut |n| limits.message_size = n);
+        size("data_rate", 1, 1 << 30, &mut |n| limits.data_rate = n);
+        size("hash_memory", 1 << 20, 1 << 40, &mut |n| limits.hash_memory = n);
         let mut duration = |key: &str, put: &mut dyn FnMut(Duration)| {
             if let Some(value) = section.get(key) {
-                self.number(value, key, SECOND, DAY, parse_seconds).into_iter().map(Duration::from_secs).for_each(put);
+                self.number(value, key, (SECOND, DAY), &TIME).into_iter().map(Duration::from_secs).for_each(put);
             }
         };
         duration("idle", &mut |d| limits.idle = d);
@@ -252,21 +256,17 @@ impl Reader<'_> {
         limits
     }
 
-    fn number(&mut self, value: &Value<'_>, key: &str, least: u64, most: u64, parse: fn(&str) -> Option<u64>) -> Option<u64> {
+    fn number(&mut self, value: &Value<'_>, key: &str, (least, most): (u64, u64), kind: &Kind) -> Option<u64> {
         let text = match value.get_ref() {
             DeValue::String(text) => text.to_string(),
             DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str().to_owned(),
             _ => String::new(),
         };
-        let number = parse(&text).filter(|number| (least..=most).contains(number));
+        let number = (kind.parse)(&text).filter(|number| (least..=most).contains(number));
         if number.is_none() {
-            let form = if most == DAY {
-                "a time such as \"30s\", \"5m\" or \"1h\""
-            } else {
-                "a whole number, or a size such as \"50M\""
-            };
-            let unit = if most == DAY { " seconds" } else { "" };
-            self.problem(&value.span(), &format!("limits.{key}"), format!("must be {form}, from {least} to {most}{unit}"));
+            let (least, most) = ((kind.show)(least), (kind.show)(most));
+            let text = format!("must be {}, from {least} to {most}", kind.form);
+            self.problem(&value.span(), &format!("limits.{key}"), text);
         }
         number
     }
@@ -286,6 +286,25 @@ impl Reader<'_> {
         }
         senders
     }
+}
+
+/// How a limit is written.
+struct Kind {
+    form: &'static str,
+    parse: fn(&str) -> Option<u64>,
+    show: fn(u64) -> String,
+}
+
+const COUNT: Kind = Kind { form: "a whole number", parse: |text| text.parse().ok(), show: |number| number.to_string() };
+const SIZE: Kind = Kind { form: "a number of octets, or a size such as \"50M\"", parse: parse_size, show: show_size };
+const TIME: Kind =
+    Kind { form: "a time such as \"30s\", \"5m\" or \"1h\"", parse: parse_seconds, show: |number| format!("{number} seconds") };
+
+/// A size with the largest unit that leaves it whole.
+fn show_size(octets: u64) -> String {
+    let units = [(30, "G"), (20, "M"), (10, "K")];
+    let unit = units.into_iter().find(|(shift, _)| octets.is_multiple_of(1 << shift));
+    unit.map_or_else(|| octets.to_string(), |(shift, unit)| format!("{}{unit}", octets >> shift))
 }
 
 /// `500`, `64K`, `50M`, `2G`: powers of 1024.

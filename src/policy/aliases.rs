@@ -1,4 +1,4 @@
-//! The aliases file: aliases(5) syntax, less what can run or write anything.
+//! Reads the aliases file: the syntax of aliases(5); entries that run programs or write files are refused.
 //!
 //! `name: target, target`, comments with `#`, continuation lines that begin with white space. A name is `name` (in every
 //! domain), `name@domain`, or `@domain` (whatever else has no mailbox there). Targets are addresses or names. Pipes,
@@ -83,7 +83,7 @@ impl Target {
     }
 }
 
-/// Lines with their continuations put behind them, without comments and empty ones.
+/// Lines with their continuations appended, without comments and empty ones.
 fn logical_lines(text: &str) -> Vec<(usize, String)> {
     let mut lines: Vec<(usize, String)> = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {

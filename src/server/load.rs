@@ -45,10 +45,13 @@ pub fn snapshot(config: Config, keys: &KeySource) -> Result<Snapshot, Vec<Proble
 }
 
 /// Puts parts together; aliases that loop and an outgoing side that could tell nobody are refused here, where the users
-/// are known.
+/// are known, and then all that is wrong with the aliases is named.
 pub fn assemble(config: Config, users: Arc<Users>, aliases: Aliases, tls: Option<TlsServer>) -> Result<Snapshot, Vec<Problem>> {
     let policy = policy(&config, users.logins(), aliases.clone());
-    let mut fatal = alias_problems(&config, &policy).fatal;
+    let AliasProblems { mut fatal, dead_ends } = alias_problems(&config, &policy);
+    if !fatal.is_empty() {
+        fatal.extend(dead_ends);
+    }
     fatal.extend(shared_maildirs(&config, users.logins()));
     fatal.extend(outgoing_problems(&config, &policy));
     if fatal.is_empty() { Ok(Snapshot { config, users, aliases, policy, tls }) } else { Err(fatal) }
@@ -127,7 +130,13 @@ pub fn users(config: &Config) -> Result<Users, Vec<Problem>> {
 /// Reads the aliases file, if there is one.
 pub fn aliases(config: &Config) -> Result<Aliases, Vec<Problem>> {
     let Some(file) = &config.aliases else { return Ok(Aliases::default()) };
-    let text = text(file).map_err(|error| vec![unreadable(file, &error)])?;
+    let text = text(file).map_err(|error| {
+        let mut problem = unreadable(file, &error);
+        if error.kind() == io::ErrorKind::NotFound {
+            problem.text = "no such file; make it, or remove `aliases` from pillarbox.toml".to_owned();
+        }
+        vec![problem]
+    })?;
     parse_aliases(config, &text)
 }
 
