@@ -5,9 +5,11 @@
 //! So every dialogue can be a table test, every split of the input can be tried, and a fuzzer needs no socket.
 
 pub mod address;
+pub mod client;
 pub mod command;
 pub mod data;
 pub mod dsn;
+pub mod encoder;
 pub mod event;
 pub mod remote;
 pub mod reply;
