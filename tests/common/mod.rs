@@ -4,9 +4,10 @@
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -441,6 +442,19 @@ pub fn uninterrupted<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T
     }
 }
 
+/// A port of 127.0.0.1 for a program that must be told one. No other test of this process gets it, and it is below those
+/// that the kernel gives to sockets without a number (32768 and up), so it is still free when the program binds it.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 12000 + (std::process::id() as u16 % 1000 * 20 + n) % 20000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// Runs a tool to its end and gives what it said; one that hangs is killed after a minute and fails its test, not the
 /// whole run.
 pub fn finish(command: &mut Command) -> Output {
@@ -471,13 +485,23 @@ pub fn require(tools: &[&str]) -> bool {
     if missing.is_empty() {
         return true;
     }
-    assert!(std::env::var_os("PILLARBOX_REQUIRE_TOOLS").is_none(), "not installed: {missing:?}");
     skipped(&format!("{missing:?} not installed"));
     false
 }
 
-/// Says what was left out, past the test harness, which shows the words of failing tests alone.
+/// True for root. If not, the test is skipped and says so; with PILLARBOX_REQUIRE_TOOLS=1 it fails.
+pub fn require_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        skipped("needs root");
+    }
+    root
+}
+
+/// Says what was left out, past the test harness, which shows the words of failing tests alone; with
+/// PILLARBOX_REQUIRE_TOOLS=1 nothing may be left out.
 pub fn skipped(what: &str) {
+    assert!(std::env::var_os("PILLARBOX_REQUIRE_TOOLS").is_none(), "left out: {what}");
     let test = thread::current().name().unwrap_or("a test").to_owned();
     let _ = writeln!(io::stderr(), "skipped: {test}: {what}");
 }
