@@ -9,7 +9,7 @@
 //! 3. The content goes through [`smtp::data`] and [`mail::message`] into a draft of [`mail::maildir`].
 //! 4. The draft becomes durable in every mailbox, and only then the client reads `250`.
 //!
-//! Imports point down only: `main`, [`cli`], [`server`], [`conn`], then [`net`], [`auth`], [`mail`], [`policy`] and
+//! Imports point down only: `main`, [`cli`], [`server`], [`conn`], [`queue`], then [`net`], [`auth`], [`mail`], [`policy`] and
 //! [`journal`], then [`smtp`]. A test holds this.
 
 pub mod auth;
@@ -21,5 +21,6 @@ pub mod mail;
 pub mod net;
 pub mod policy;
 pub mod problem;
+pub mod queue;
 pub mod server;
 pub mod smtp;

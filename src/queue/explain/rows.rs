@@ -1,0 +1,247 @@
+//! The rows: what happened; what the sender can do; what the operator can do.
+//!
+//! Written for a person who has not asked for a lesson: short sentences, no codes, nobody blamed.
+
+use super::{Explanation, Side};
+
+const fn row(side: Side, what: &'static str, sender: &'static str, operator: &'static str) -> Explanation {
+    Explanation { side, what, sender, operator }
+}
+
+const WAIT: &str = "You need not do anything; the postmaster of this server is told.";
+const NOTHING: &str = "Nothing can be done on this server; the sender has to act.";
+
+pub const NO_MAILBOX: Explanation = row(
+    Side::Recipient,
+    "The server says that there is no such mailbox.",
+    "Look for a mistyped letter in the address. If it is right, ask the recipient another way.",
+    NOTHING,
+);
+pub const BAD_ADDRESS: Explanation = row(
+    Side::Recipient,
+    "The server says that the address or its domain cannot be right.",
+    "Look for a mistyped letter in the address, after the @ too.",
+    NOTHING,
+);
+pub const MOVED: Explanation = row(
+    Side::Recipient,
+    "The server says that the recipient has moved to another address.",
+    "Ask the recipient for the new address.",
+    NOTHING,
+);
+pub const MAILBOX_FULL: Explanation = row(
+    Side::Recipient,
+    "The recipient's mailbox is full.",
+    "Tell the recipient another way, or send the message again later.",
+    NOTHING,
+);
+pub const MAILBOX_CLOSED: Explanation = row(
+    Side::Recipient,
+    "The recipient's mailbox takes no mail at present.",
+    "Ask the recipient another way, or send the message again later.",
+    NOTHING,
+);
+pub const NOT_ALLOWED: Explanation = row(
+    Side::Recipient,
+    "The server does not let this message in to this recipient.",
+    "Ask the recipient another way to let your mail in; the postmaster there can say why it was refused.",
+    "Read the server's words. If they name a block list, look this host's address up there; if they name your domain, look at its SPF and DKIM records.",
+);
+pub const NULL_MX: Explanation = row(
+    Side::Recipient,
+    "The domain of the address says that it takes no mail at all.",
+    "Look for a mistyped letter in the address, after the @ too.",
+    NOTHING,
+);
+pub const NO_UTF8: Explanation = row(
+    Side::Recipient,
+    "The server takes only addresses in plain English letters.",
+    "Ask the recipient for an address in plain letters, and send from one.",
+    NOTHING,
+);
+pub const NO_SUCH_HOST: Explanation = row(
+    Side::Recipient,
+    "The name of the server that the mail should go to does not exist.",
+    "Look for a mistyped letter in the address, after the @.",
+    "If it is the name of a route, correct its `url`; otherwise the sender has to act.",
+);
+pub const NO_USABLE_ADDRESS: Explanation = row(
+    Side::Recipient,
+    "The domain names a server at an address that no mail can be sent to.",
+    "Tell the recipient another way that mail for this domain cannot arrive.",
+    "If the server is one of yours, name it in a route; addresses of private networks are not taken from the DNS.",
+);
+pub const SENDER_UNKNOWN: Explanation = row(
+    Side::Sender,
+    "The server does not accept the sender's address.",
+    "Send from an address that exists and gets mail, or ask the postmaster of this server.",
+    "Look whether the sender's domain takes mail, and whether the provider knows this address as yours.",
+);
+pub const SENDER_REFUSED: Explanation = row(
+    Side::Sender,
+    "The server takes no mail from this sender.",
+    "Ask the postmaster of this server: your address or this server may be on a list.",
+    "Read the server's words. Look whether the route may send for this domain, and whether this host's address or the domain is on a block list.",
+);
+pub const TOO_LARGE: Explanation = row(
+    Side::Sender,
+    "The message is larger than the server takes.",
+    "Send it in smaller parts, or put large files elsewhere and send a link.",
+    NOTHING,
+);
+pub const TOO_MANY: Explanation = row(
+    Side::Route,
+    "The server takes no more recipients at once.",
+    WAIT,
+    "It goes on with fewer at a time. If it does not, ask the provider for its limit.",
+);
+pub const CONTENT: Explanation = row(
+    Side::Sender,
+    "The server refuses the message for what is in it, or for what it takes it for.",
+    "Leave out attachments and links that look dangerous, and send it again. If it is refused again, ask the recipient another way.",
+    "Read the server's words. A mail of one sentence shows whether it is the content or the sender.",
+);
+pub const UNPROVED: Explanation = row(
+    Side::Us,
+    "The server cannot verify that this host may send mail for the sender's domain.",
+    "Ask the postmaster of this server; the message itself need not be changed.",
+    "Look at the SPF and DKIM records of the sender's domain, and at the name that this host's address has in the DNS.",
+);
+pub const LATER: Explanation = row(
+    Side::Recipient,
+    "The server asks to try again later; many do so with senders that they do not know yet.",
+    "You need not do anything as long as the message is tried again.",
+    "It is tried again by itself.",
+);
+pub const BUSY: Explanation = row(
+    Side::Recipient,
+    "The server has no room or no time for the message at present.",
+    "You need not do anything as long as the message is tried again.",
+    "It is tried again by itself.",
+);
+pub const LIMIT: Explanation = row(
+    Side::Us,
+    "The server says that too much mail came from here in a short time.",
+    WAIT,
+    "Look which login sends so much. Give the route a `rate` that its provider allows.",
+);
+pub const NOT_PASSED_ON: Explanation = row(
+    Side::Recipient,
+    "The server could not pass the message on.",
+    "Ask the recipient another way; the postmaster there may know more.",
+    "Nothing can be done on this server while the route works for others.",
+);
+pub const NO_REASON: Explanation = row(
+    Side::Recipient,
+    "The server refuses the message and gives no reason that a program can read.",
+    "Read the server's words. If they do not help, ask the recipient another way.",
+    "Read the server's words.",
+);
+pub const TURNED_AWAY: Explanation = row(
+    Side::Route,
+    "The server takes no mail from this host at present.",
+    WAIT,
+    "Read the server's words. If it is a provider's, look at your account there.",
+);
+pub const AUTH_REFUSED: Explanation = row(
+    Side::Route,
+    "The server that takes our mail refuses our login.",
+    WAIT,
+    "Correct `login` or the password file of the route, then `pillarbox routes try NAME`; or look at your account at the provider.",
+);
+pub const AUTH_MISSING: Explanation = row(
+    Side::Route,
+    "The server that takes our mail offers no login that is known here.",
+    WAIT,
+    "PLAIN or LOGIN is needed. Look at the route's `url`: the port may be the wrong one.",
+);
+pub const CERTIFICATE: Explanation = row(
+    Side::Route,
+    "The server's certificate is not valid: it has expired, is for another name, or comes from an authority that is not trusted.",
+    WAIT,
+    "Look at the route's `url`, and at this host's clock. If the server has an authority of its own, give its certificate as `ca`.",
+);
+pub const NO_TLS: Explanation = row(
+    Side::Route,
+    "No encrypted connection to the server could be made.",
+    WAIT,
+    "Look at the route's `url`: smtps is for port 465, submission for 587; and at its `tls_min`.",
+);
+pub const CLOSED: Explanation = row(
+    Side::Route,
+    "The server closed the connection in the middle of the dialogue.",
+    WAIT,
+    "It is tried again by itself. If it lasts, ask the server's operator.",
+);
+pub const IN_DOUBT: Explanation = row(
+    Side::Route,
+    "The connection ended after the message had been sent and before the server answered: the message may have arrived.",
+    "Ask the recipient whether the message has arrived before you send it again.",
+    "Look for the message in the server's log, if you can; `after_crash` says what becomes of such messages.",
+);
+pub const TIMED_OUT: Explanation = row(
+    Side::Route,
+    "The server did not answer in time.",
+    WAIT,
+    "It is tried again by itself. If it lasts, try to reach the host and port by hand; a firewall may be in the way.",
+);
+pub const UNREACHABLE: Explanation = row(
+    Side::Route,
+    "No connection to the server could be made.",
+    WAIT,
+    "Try to reach the host and port by hand. Many hosting providers block outgoing connections to port 25.",
+);
+pub const RESOLVER_SILENT: Explanation = row(
+    Side::Route,
+    "The DNS did not answer when it was asked for the server's address.",
+    WAIT,
+    "Look at /etc/resolv.conf, and whether the servers there answer.",
+);
+pub const SENSELESS: Explanation = row(
+    Side::Route,
+    "What the server said is not SMTP.",
+    WAIT,
+    "Look at the route's `url`: another service may listen there, or the port wants TLS from the first octet.",
+);
+pub const OWN_ADDRESS: Explanation = row(
+    Side::Us,
+    "The server of this domain is this one, so that the mail would come back.",
+    "Tell the postmaster of this server.",
+    "Add the domain to `domains`, or correct its MX record.",
+);
+pub const PASSWORD_FILE: Explanation = row(
+    Side::Us,
+    "The password for the server that takes our mail cannot be read.",
+    WAIT,
+    "Look at the route's `password_file`: one line, readable by the user that the server runs as, mode 0640 or less.",
+);
+pub const HELD_AFTER_CRASHES: Explanation = row(
+    Side::Us,
+    "Three attempts in a row to send the message ended with the server's process.",
+    "Tell the postmaster of this server.",
+    "Please report the defect, with the log. `pillarbox queue release ID` tries once more.",
+);
+pub const HELD_BY_OPERATOR: Explanation = row(
+    Side::Us,
+    "The operator of this server holds the message back.",
+    "Ask the postmaster of this server.",
+    "`pillarbox queue release ID` lets it go.",
+);
+pub const HELD_IN_DOUBT: Explanation = row(
+    Side::Us,
+    "The message may have arrived, and waits until the operator has looked.",
+    "Ask the recipient whether the message has arrived.",
+    "If it has not, `pillarbox queue release ID`; if it has, `pillarbox queue drop ID`.",
+);
+pub const REFUSED_HERE: Explanation = row(
+    Side::Us,
+    "This server is configured not to send this mail.",
+    "Ask the postmaster of this server.",
+    "[outgoing.from] or [outgoing.to] says `refuse`; change it there if that is wrong.",
+);
+pub const RETURNED: Explanation = row(
+    Side::Us,
+    "The operator of this server sent the message back without another attempt.",
+    "Ask the postmaster of this server.",
+    "Nothing is left to do.",
+);
