@@ -9,8 +9,8 @@
 //! 3. The content goes through [`smtp::data`] and [`mail::message`] into a draft of [`mail::maildir`].
 //! 4. The draft becomes durable in every mailbox, and only then the client reads `250`.
 //!
-//! Imports point down only: `main`, [`cli`], [`server`], [`conn`], then [`net`], [`auth`], [`mail`], [`policy`] and
-//! [`journal`], then [`smtp`]. A test holds this.
+//! Imports point down only: `main`, [`cli`], [`server`], [`conn`], [`queue`], then [`net`], [`auth`],
+//! [`mail`], [`policy`] and [`journal`], then [`smtp`]. A test holds this.
 
 pub mod auth;
 pub mod cli;
@@ -20,5 +20,6 @@ pub mod journal;
 pub mod mail;
 pub mod net;
 pub mod policy;
+pub mod queue;
 pub mod server;
 pub mod smtp;

@@ -147,7 +147,9 @@ pub fn safe_text(octets: &[u8], max: usize) -> String {
         let c = match c {
             char::REPLACEMENT_CHARACTER => '?',
             // Line and paragraph ends, joiners, and marks that turn the direction of text.
-            '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => ' ',
+            '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
+                ' '
+            }
             c if c.is_control() => ' ',
             c => c,
         };
@@ -255,7 +257,13 @@ mod tests {
         let status = |input: &[u8]| RemoteReply::parse(input).unwrap().status;
         assert_eq!(status(b"550-5.1.1 a\r\n550 5.7.1 b\r\n"), Some((5, 1, 1)));
         assert_eq!(status(b"452 4.999.999 a\r\n"), Some((4, 999, 999)));
-        for none in [&b"550 4.1.1 no\r\n"[..], b"550 5.1.1no\r\n", b"354 3.0.0 go\r\n", b"550 5.1234.1 no\r\n", b"550-no\r\n550 5.1.1 no\r\n"] {
+        for none in [
+            &b"550 4.1.1 no\r\n"[..],
+            b"550 5.1.1no\r\n",
+            b"354 3.0.0 go\r\n",
+            b"550 5.1234.1 no\r\n",
+            b"550-no\r\n550 5.1.1 no\r\n",
+        ] {
             assert_eq!(status(none), None, "{none:?}");
         }
     }
