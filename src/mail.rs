@@ -1,5 +1,7 @@
 //! From accepted content to a file that a mail reader finds.
 
+mod display_name;
+pub mod from;
 mod group_sync;
 pub mod maildir;
 pub mod message;

@@ -7,9 +7,10 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use super::authors;
 use super::context::{Context, Snapshot};
 use crate::mail::maildir::{self, Draft};
-use crate::mail::message::{From, Header, HeaderReader, Trace};
+use crate::mail::message::{Header, HeaderReader, Trace};
 use crate::net::tls::TlsInfo;
 use crate::policy::{Destination, LocalMailbox};
 use crate::smtp::address::ForwardPath;
@@ -144,17 +145,14 @@ impl Incoming {
 
     /// The header section is whole: may the message be accepted, and where does it go?
     /// Its last `used` octets stand in the text, where the whole header as it is to be written takes their place.
-    fn begin_file(&mut self, header: Header, used: usize, around: MessageContext<'_>) -> Result<(), Refused> {
+    fn begin_file(&mut self, mut header: Header, used: usize, around: MessageContext<'_>) -> Result<(), Refused> {
         let MessageContext { context, snapshot, session, .. } = around;
         let envelope = session.envelope().ok_or(Refusal::Internal)?;
         if header.loops() {
             return Err(Refusal::Loop.into());
         }
         if let Some(login) = session.login() {
-            match header.from() {
-                From::Unreadable => return Err(Refusal::HeaderFromUnreadable.into()),
-                From::Addresses(list) => list.iter().try_for_each(|one| snapshot.policy.header_from(login, one))?,
-            }
+            authors::check(&mut header, login, &snapshot.policy)?;
         }
         self.boxes = mailboxes(envelope, snapshot, session.service().needs_login())?;
         let (_, first) = self.boxes.first().ok_or(Refusal::NoRecipients)?;
