@@ -3,6 +3,7 @@
 //! Whatever happens on the connection, a message is either durable in every mailbox when 250 is written, or in none. A client
 //! that has gone before it could read the 250 sends it again.
 
+pub mod authors;
 mod content;
 pub mod context;
 mod incoming;

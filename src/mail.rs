@@ -1,6 +1,8 @@
 //! From accepted content to a file that a mail reader finds.
 
+mod display_name;
 pub mod durable;
+pub mod from;
 mod group_sync;
 pub mod maildir;
 pub mod message;

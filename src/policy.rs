@@ -166,12 +166,14 @@ impl Policy {
         if self.may_send_as(login, address) { Ok(()) } else { Err(Refused::about(Refusal::SenderNotYours, address)) }
     }
 
-    /// Whether an address of the From header may stand there; `text` is as it is written.
-    pub fn header_from(&self, login: &str, text: &str) -> Result<(), Refused> {
-        match Address::parse(text) {
-            Ok(address) if self.may_send_as(login, &address) => Ok(()),
-            _ => Err(Refused::about(Refusal::HeaderFrom, text)),
-        }
+    /// The address that stands for a login: itself, or the first that `[senders]` grants where it is none.
+    pub fn own_address(&self, login: &str) -> Option<Address> {
+        Address::parse(login).ok().or_else(|| {
+            self.senders.get(login)?.iter().find_map(|grant| match grant {
+                Grant::Address(granted) => Address::parse(granted).ok(),
+                _ => None,
+            })
+        })
     }
 
     /// Where mail for a recipient goes; the order of the checks is what a client sees. `submitted` where there is a login:

@@ -73,7 +73,7 @@ fn take_one(server: &Server, mailbox: &str, want: &[u8], what: &str) -> Vec<u8> 
     assert_eq!(size, got.len(), "{what}: S= is the size");
     assert!(got.ends_with(want), "{what}: changed on the way:\n{}", String::from_utf8_lossy(&got[..got.len().min(3000)]));
     let top = String::from_utf8(got[..got.len() - want.len()].to_vec()).unwrap();
-    let known = ["Return-Path: ", "Delivered-To: ", "Received: ", "\t", "Date: ", "Message-ID: "];
+    let known = ["Return-Path: ", "Delivered-To: ", "Received: ", "\t", "Date: ", "Message-ID: ", "From: "];
     for line in top.lines() {
         assert!(line.is_empty() || known.iter().any(|known| line.starts_with(known)), "{what}: added: {line}");
     }

@@ -94,7 +94,7 @@ fn crates_are_named_where_they_belong() {
         ("env_logger", &["main.rs"]),
         ("toml", &["config.rs", "config/read.rs", "config/read/outgoing.rs"]),
         ("listenfd", &["net/handover.rs"]),
-        ("mail_parser", &["mail/message.rs"]),
+        ("encoding_rs", &["mail/display_name.rs"]),
         ("rcgen", &["cli/demo.rs"]),
         ("sd_notify", &["server/readiness.rs"]),
     ];

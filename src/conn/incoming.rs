@@ -8,10 +8,11 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use super::authors;
 use super::context::{Context, Snapshot};
 use crate::mail::durable::{Draft, StorageError};
 use crate::mail::maildir;
-use crate::mail::message::{From, HEADER_MAX, Header, HeaderReader, HeaderTooLarge, RECEIVED_MAX};
+use crate::mail::message::{HEADER_MAX, Header, HeaderReader, HeaderTooLarge, RECEIVED_MAX};
 use crate::mail::trace::Trace;
 use crate::net::tls::TlsInfo;
 use crate::policy::{Destination, LocalMailbox};
@@ -147,17 +148,14 @@ impl Incoming {
 
     /// The header section is whole: may the message be accepted, and where does it go?
     /// Its last `used` octets stand in the text, where the whole header as it is to be written takes their place.
-    fn begin_file(&mut self, header: Header, used: usize, around: MessageContext<'_>) -> Result<(), Refused> {
+    fn begin_file(&mut self, mut header: Header, used: usize, around: MessageContext<'_>) -> Result<(), Refused> {
         let MessageContext { context, snapshot, session, .. } = around;
         let envelope = session.envelope().ok_or(Refusal::Internal)?;
         if header.loops() {
             return Err(Refused::about(Refusal::Loop, RECEIVED_MAX));
         }
         if let Some(login) = session.login() {
-            match header.from() {
-                From::Unreadable => return Err(Refusal::HeaderFromUnreadable.into()),
-                From::Addresses(list) => list.iter().try_for_each(|one| snapshot.policy.header_from(login, one))?,
-            }
+            authors::check(&mut header, login, &snapshot.policy)?;
         }
         self.boxes = mailboxes(envelope, snapshot, session.service().needs_login())?;
         let (_, first) = self.boxes.first().ok_or(Refusal::NoRecipients)?;

@@ -1,0 +1,44 @@
+//! Holds the sender fields of a message that is handed in to the login: every address in them, and every address that a
+//! name consists of, is the login's own. Fields that say nothing get the login's address. Reply-To is not looked at.
+
+use crate::mail::from::{self, Author};
+use crate::mail::message::Header;
+use crate::policy::Policy;
+use crate::smtp::address::Address;
+use crate::smtp::reply::{Refusal, Refused};
+
+/// Checks From, Sender, Resent-From and Resent-Sender. A From that is missing, or is one bare word, gets the address
+/// that stands for the login.
+pub fn check(header: &mut Header, login: &str, policy: &Policy) -> Result<(), Refused> {
+    let unreadable =
+        |field: &str, why: &dyn std::fmt::Display| Refused::about(Refusal::HeaderFromUnreadable, format!("{field} {why}"));
+    let own = policy.own_address(login).map(|address| address.to_string());
+    let (mut fields, mut author) = (0, None);
+    for (field, body) in header.senders() {
+        fields += usize::from(field == "From");
+        match from::parse(body).map_err(|why| unreadable(field, &why))? {
+            Author::Mailboxes(mailboxes) => {
+                for mailbox in mailboxes {
+                    if !policy.may_send_as(login, &mailbox.address) {
+                        return Err(Refused::about(Refusal::HeaderFrom, format!("{field}: <{}>", mailbox.address)));
+                    }
+                    let foreign = |shown: &&String| !Address::parse(shown).is_ok_and(|own| policy.may_send_as(login, &own));
+                    if let Some(shown) = mailbox.shown.iter().find(foreign) {
+                        return Err(Refused::about(Refusal::HeaderFrom, format!("{field}: the name {shown}")));
+                    }
+                }
+            }
+            Author::Word(word) => match &own {
+                Some(own) if field == "From" => author = Some(from::named(&word, own)),
+                _ => return Err(unreadable(field, &"has no address; give one")),
+            },
+        }
+    }
+    match (fields, author) {
+        (0, _) => own.into_iter().for_each(|own| header.set_author(own)),
+        (1, Some(author)) => header.set_author(author),
+        (_, None) => {}
+        (_, Some(_)) => return Err(unreadable("From", &"is there more than once; leave one")),
+    }
+    Ok(())
+}
