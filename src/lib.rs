@@ -20,5 +20,6 @@ pub mod journal;
 pub mod mail;
 pub mod net;
 pub mod policy;
+pub mod relay;
 pub mod server;
 pub mod smtp;

@@ -1,0 +1,3 @@
+//! The outgoing side.
+
+pub mod dns;
