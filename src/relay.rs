@@ -1,3 +1,4 @@
 //! The outgoing side.
 
 pub mod dns;
+pub mod resolve;
