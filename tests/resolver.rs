@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use domain::base::iana::Rcode;
 use names::{Behaviour, NameServer, Record};
 use pillarbox::relay::dns::{Data, Kind};
+use pillarbox::relay::mx::{self, Own};
 use pillarbox::relay::resolve::{DnsError, Resolver};
 
 fn soon() -> Instant {
@@ -120,4 +121,54 @@ fn authentic_is_what_a_trusted_server_calls_so() {
     assert!(Resolver::with_server(server.address).look_up("plain.example", Kind::A, soon()).unwrap().authenticated);
     let untrusted = Resolver::with_servers(&[server.address]);
     assert!(!untrusted.look_up("plain.example", Kind::A, soon()).unwrap().authenticated);
+}
+
+/// From domain to servers: what is final has a status, what is not known yet has none.
+#[test]
+fn servers_of_a_domain() {
+    let public = |last| Record::A(Ipv4Addr::new(9, 9, 9, last));
+    let server = NameServer::start(vec![
+        ("two.example", Behaviour::Records(vec![Record::Mx(20, "b.example"), Record::Mx(10, "a.example")])),
+        ("a.example", Behaviour::Records(vec![public(1)])),
+        ("b.example", Behaviour::Records(vec![public(2), public(3)])),
+        ("bare.example", Behaviour::Records(vec![public(4)])),
+        ("null.example", Behaviour::Records(vec![Record::Mx(0, ".")])),
+        ("gone.example", Behaviour::Records(vec![Record::Mx(10, "nothing.example")])),
+        ("half.example", Behaviour::Records(vec![Record::Mx(10, "nothing.example"), Record::Mx(20, "a.example")])),
+        ("broken.example", Behaviour::Code(Rcode::SERVFAIL)),
+        ("mute.example", Behaviour::Records(vec![Record::Mx(10, "broken.example")])),
+        ("inside.example", Behaviour::Records(vec![Record::Mx(10, "local.example")])),
+        ("local.example", Behaviour::Records(vec![Record::A(Ipv4Addr::LOCALHOST), Record::A(Ipv4Addr::new(10, 0, 0, 1))])),
+        ("ours.example", Behaviour::Records(vec![Record::Mx(10, "mx.example")])),
+        ("hidden.example", Behaviour::Records(vec![Record::Mx(10, "alias.example")])),
+        ("alias.example", Behaviour::Records(vec![public(9)])),
+        ("literal.example", Behaviour::Records(vec![Record::Mx(10, "9.9.9.9")])),
+        ("empty.example", Behaviour::Records(vec![])),
+    ]);
+    let resolver = Resolver::with_server(server.address);
+    let own = Own { names: vec!["mx.example".into()], addresses: vec!["9.9.9.9".parse().unwrap()], ipv6: false };
+    let find = |domain: &str| {
+        mx::find(&resolver, domain, &own, soon())
+            .map(|found| found.into_iter().map(|to| to.host).collect::<Vec<_>>())
+            .map_err(|no| no.status())
+    };
+    let rows: [(&str, Result<&[&str], Option<(u8, u16, u16)>>); 13] = [
+        ("two.example", Ok(&["a.example", "b.example", "b.example"])),
+        ("bare.example", Ok(&["bare.example"])),
+        ("half.example", Ok(&["a.example"])),
+        ("null.example", Err(Some((5, 1, 10)))),
+        ("nothing.example", Err(Some((5, 1, 2)))),
+        ("gone.example", Err(Some((5, 4, 4)))),
+        ("inside.example", Err(Some((5, 4, 4)))),
+        ("literal.example", Err(Some((5, 4, 4)))),
+        ("empty.example", Err(Some((5, 4, 4)))),
+        ("ours.example", Err(Some((5, 4, 6)))),
+        ("hidden.example", Err(Some((5, 4, 6)))),
+        ("broken.example", Err(None)),
+        ("mute.example", Err(None)),
+    ];
+    for (domain, want) in rows {
+        let want = want.map(|hosts| hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>());
+        assert_eq!(find(domain), want, "{domain}");
+    }
 }
