@@ -152,7 +152,8 @@ fn servers_of_a_domain() {
             .map(|found| found.into_iter().map(|to| to.host).collect::<Vec<_>>())
             .map_err(|no| no.status())
     };
-    let rows: [(&str, Result<&[&str], Option<(u8, u16, u16)>>); 13] = [
+    type Row<'a> = (&'a str, Result<&'a [&'a str], Option<(u8, u16, u16)>>);
+    let rows: [Row<'_>; 13] = [
         ("two.example", Ok(&["a.example", "b.example", "b.example"])),
         ("bare.example", Ok(&["bare.example"])),
         ("half.example", Ok(&["a.example"])),

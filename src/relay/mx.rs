@@ -237,7 +237,8 @@ mod tests {
     #[test]
     fn hosts_of_a_domain() {
         let own = Own { names: vec!["mx.own.example".into()], ..Own::default() };
-        let rows: [(&str, &[(u16, &str)], Result<&[&str], NoServer>); 12] = [
+        type Row<'a> = (&'a str, &'a [(u16, &'a str)], Result<&'a [&'a str], NoServer>);
+        let rows: [Row<'_>; 12] = [
             ("no MX at all", &[], Ok(&["d.example"])),
             ("one", &[(10, "a.x")], Ok(&["a.x"])),
             ("by preference", &[(20, "b.x"), (10, "a.x"), (30, "c.x")], Ok(&["a.x", "b.x", "c.x"])),
