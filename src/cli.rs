@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod explain;
+mod sendmail;
 mod serve;
 mod user;
 

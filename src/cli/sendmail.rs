@@ -1,0 +1,3 @@
+//! `sendmail`: hands a message in at the local socket as the calling user.
+
+pub mod arguments;
