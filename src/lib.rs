@@ -22,5 +22,6 @@ pub mod net;
 pub mod policy;
 pub mod problem;
 pub mod queue;
+pub mod relay;
 pub mod server;
 pub mod smtp;

@@ -6,6 +6,7 @@
 //! best. A mailbox is always a login of the users file; no name from the wire becomes one.
 
 pub mod aliases;
+pub mod sending;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;

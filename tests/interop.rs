@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Server, Setup, finish, free_port, require, require_root, said, skipped};
+use common::{PATIENCE, Server, Setup, finish, free_port, python_with, require, require_root, said};
 
 /// The messages that every client hands in: what is odd about them, and their text with LF.
 fn messages() -> Vec<(&'static str, Vec<u8>)> {
@@ -29,12 +29,6 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
         ("empty body", with(b"Subject: empty\n\n")),
         ("long lines", with(format!("Subject: long\n\n{}\n", "x".repeat(990)).as_bytes())),
     ]
-}
-
-/// dkimpy lives in a virtual environment of .ci/run's making, or wherever python3 finds it.
-fn python() -> String {
-    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python3");
-    env::var("PILLARBOX_PYTHON").unwrap_or_else(|_| if venv.exists() { venv.display().to_string() } else { "python3".into() })
 }
 
 fn run(command: &mut Command) -> Output {
@@ -503,12 +497,7 @@ fn mutt_and_python_read_the_maildir() {
 /// What a client has signed still verifies after the road.
 #[test]
 fn dkim() {
-    let python = python();
-    let has = Command::new(&python).args(["-c", "import dkim"]).status().is_ok_and(|status| status.success());
-    if !has {
-        skipped("dkimpy not installed");
-        return;
-    }
+    let Some(python) = python_with("dkim") else { return };
     let server = Setup::default().start();
     let key = server.dir.path().join("dkim.key");
     run(Command::new("openssl").args(["genrsa", "-traditional", "-out"]).arg(&key).arg("2048"));

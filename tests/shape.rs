@@ -82,13 +82,16 @@ fn imports_point_down_only() {
 
 #[test]
 fn crates_are_named_where_they_belong() {
-    let places: [(&str, &[&str]); 14] = [
+    let places: [(&str, &[&str]); 17] = [
         ("rustls", &["net/stream.rs", "net/tls.rs"]),
         ("rustls_pemfile", &["net/tls.rs"]),
         ("webpki", &["net/tls.rs"]),
         ("x509_cert", &["net/tls.rs"]),
         ("argon2", &["auth/argon.rs"]),
         ("crossbeam_channel", &["net/pool.rs"]),
+        ("domain", &["relay/dns.rs"]),
+        ("resolv_conf", &["relay/resolve.rs"]),
+        ("pem", &["mail/dkim.rs"]),
         ("getopts", &["cli.rs"]),
         ("log", &["journal.rs", "main.rs"]),
         ("env_logger", &["main.rs"]),

@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn bounds() {
-        let line = |length: usize| [b"250 ".repeat(1), vec![b'a'; length - 4], b"\r\n".to_vec()].concat();
+        let line = |length: usize| [b"250 ".to_vec(), vec![b'a'; length - 4], b"\r\n".to_vec()].concat();
         for step in [1, 7, 100_000] {
             let (found, error) = read(&line(LINE_MAX), step);
             assert_eq!((found[0].lines[0].len(), error), (LINE_MAX - 4, None));

@@ -498,6 +498,21 @@ pub fn require_root() -> bool {
     root
 }
 
+/// A Python that has this module: in a virtual environment of .ci/run's making, or wherever python3 finds it. Without one
+/// the test is skipped, and says so.
+pub fn python_with(module: &str) -> Option<String> {
+    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python3");
+    let named = std::env::var("PILLARBOX_PYTHON");
+    let python = named.unwrap_or_else(|_| if venv.exists() { venv.display().to_string() } else { "python3".into() });
+    let mut command = Command::new(&python);
+    command.args(["-c", &format!("import {module}")]).stderr(Stdio::null());
+    if command.status().is_ok_and(|status| status.success()) {
+        return Some(python);
+    }
+    skipped(&format!("Python has no module {module}"));
+    None
+}
+
 /// Says what was left out, past the test harness, which shows the words of failing tests alone; with
 /// PILLARBOX_REQUIRE_TOOLS=1 nothing may be left out.
 pub fn skipped(what: &str) {

@@ -13,9 +13,9 @@ pub(super) enum Login {
     /// Nothing more.
     Done,
     /// LOGIN: the password.
-    LoginPassword,
+    Password,
     /// LOGIN: the name.
-    LoginUser,
+    User,
     /// PLAIN without an initial response: everything.
     Plain,
 }
@@ -28,7 +28,7 @@ impl Login {
     /// The first line with the best mechanism offered; `None` if none is known here.
     pub(super) fn begin(offer: &Offer, credentials: &Credentials) -> Option<(Self, Zeroizing<Vec<u8>>)> {
         if !offer.auth_plain {
-            return offer.auth_login.then(|| (Self::LoginUser, Zeroizing::new(b"AUTH LOGIN\r\n".to_vec())));
+            return offer.auth_login.then(|| (Self::User, Zeroizing::new(b"AUTH LOGIN\r\n".to_vec())));
         }
         let response = plain(credentials);
         let whole = Zeroizing::new([b"AUTH PLAIN ", &response[..]].concat());
@@ -42,8 +42,8 @@ impl Login {
     pub(super) fn respond(self, credentials: &Credentials) -> Option<(Self, Zeroizing<Vec<u8>>)> {
         match self {
             Self::Done => None,
-            Self::LoginPassword => Some((Self::Done, line(&credentials.password))),
-            Self::LoginUser => Some((Self::LoginPassword, line(credentials.login.as_bytes()))),
+            Self::Password => Some((Self::Done, line(&credentials.password))),
+            Self::User => Some((Self::Password, line(credentials.login.as_bytes()))),
             Self::Plain => Some((Self::Done, plain(credentials))),
         }
     }

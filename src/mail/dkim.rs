@@ -1,0 +1,471 @@
+//! DKIM signatures (RFC 6376; RFC 8463 for Ed25519) over what is stored, while it streams in.
+//!
+//! The text is as the spool has it, with LF line ends, and is signed as it goes over the wire, with CRLF. Both
+//! canonicalizations are `relaxed`. A signature has `t=`, and neither `x=` nor `l=`. Nothing in the message is changed.
+//!
+//! [`BodyHasher`] takes the body in pieces of any size; [`SigningKey::sign`] takes the header section and gives one header
+//! field. Signing fails only where the cryptography library does.
+
+use std::fmt;
+
+use aws_lc_rs::digest::{self, SHA256};
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::KeySize;
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+/// One key that signs for a domain.
+pub struct SigningKey {
+    domain: String,
+    selector: String,
+    pair: Pair,
+}
+
+enum Pair {
+    Ed25519(Ed25519KeyPair),
+    Rsa(RsaKeyPair),
+}
+
+/// The kinds of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// `ed25519-sha256` (RFC 8463).
+    Ed25519,
+    /// `rsa-sha256` (RFC 6376 section 3.3.1).
+    Rsa,
+}
+
+/// Which fields are signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fields {
+    /// All that RFC 6376 section 5.4.1 recommends.
+    #[default]
+    All,
+    /// The same without Date and Message-ID, for next hops that replace them.
+    WithoutId,
+}
+
+/// Why a key cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyError {
+    /// No PEM block `PRIVATE KEY` or `RSA PRIVATE KEY`.
+    NotPem,
+    /// Neither RSA of [`RSA_BITS_MIN`] or more nor Ed25519, or damaged.
+    Unreadable,
+}
+
+/// Hashes a body in the `relaxed` canonical form (RFC 6376 section 3.4.4), in memory that does not grow with it.
+#[derive(Clone)]
+pub struct BodyHasher {
+    context: digest::Context,
+    /// Empty lines that count only if another line follows.
+    empty_lines: u64,
+    /// The line has octets other than white space.
+    in_line: bool,
+    /// White space that counts only if something follows in its line.
+    space: bool,
+}
+
+/// Bits of an RSA key, at least (RFC 8301 section 3.2 recommends it); the cryptography library takes no smaller one.
+pub const RSA_BITS_MIN: usize = 2048;
+/// Octets of a line of the signature's field, about.
+const LINE_LENGTH: usize = 72;
+
+/// Fields that are signed if present (RFC 6376 section 5.4.1, RFC 8058 section 4); each also with what begins like it.
+const SIGNED: [&str; 14] = [
+    "from",
+    "sender",
+    "reply-to",
+    "to",
+    "cc",
+    "subject",
+    "date",
+    "message-id",
+    "in-reply-to",
+    "references",
+    "mime-version",
+    "auto-submitted",
+    "resent-from",
+    "resent-to",
+];
+/// Beginnings of further names.
+const SIGNED_PREFIXES: [&str; 2] = ["content-", "list-"];
+/// Fields of which none may be added: named once more than they are there (RFC 6376 section 8.15).
+const OVERSIGNED: [&str; 6] = ["from", "subject", "date", "to", "cc", "reply-to"];
+
+impl SigningKey {
+    /// Reads a private key: PKCS#8, or PKCS#1 for RSA.
+    pub fn from_pem(domain: &str, selector: &str, text: &[u8]) -> Result<Self, KeyError> {
+        let block = pem::parse(text).map_err(|_| KeyError::NotPem)?;
+        let tag = block.tag().to_owned();
+        let der = Zeroizing::new(block.into_contents());
+        let pair = match tag.as_str() {
+            "RSA PRIVATE KEY" => RsaKeyPair::from_der(&der).map(Pair::Rsa),
+            "PRIVATE KEY" => RsaKeyPair::from_pkcs8(&der)
+                .map(Pair::Rsa)
+                .or_else(|_| Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map(Pair::Ed25519)),
+            _ => return Err(KeyError::NotPem),
+        };
+        Ok(Self::new(domain, selector, pair.map_err(|_| KeyError::Unreadable)?))
+    }
+
+    /// Makes a key; gives it with its PKCS#8 text in PEM. `None` if the library has no randomness.
+    pub fn generate(domain: &str, selector: &str, algorithm: Algorithm) -> Option<(Self, Zeroizing<String>)> {
+        let (pair, der) = match algorithm {
+            Algorithm::Rsa => {
+                let pair = RsaKeyPair::generate(KeySize::Rsa2048).ok()?;
+                let der: Pkcs8V1Der<'_> = pair.as_der().ok()?;
+                let der = Zeroizing::new(der.as_ref().to_vec());
+                (Pair::Rsa(pair), der)
+            }
+            Algorithm::Ed25519 => {
+                let pair = Ed25519KeyPair::generate().ok()?;
+                let der: Pkcs8V1Der<'_> = pair.as_der().ok()?;
+                let der = Zeroizing::new(der.as_ref().to_vec());
+                (Pair::Ed25519(pair), der)
+            }
+        };
+        let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+        let text = Zeroizing::new(pem::encode_config(&pem::Pem::new("PRIVATE KEY", der.to_vec()), config));
+        Some((Self::new(domain, selector, pair), text))
+    }
+
+    fn new(domain: &str, selector: &str, pair: Pair) -> Self {
+        Self { domain: domain.to_ascii_lowercase(), selector: selector.to_ascii_lowercase(), pair }
+    }
+
+    /// The domain that is signed for, `d=`.
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// The selector, `s=`.
+    pub fn selector(&self) -> &str {
+        &self.selector
+    }
+
+    /// What the key is of.
+    pub fn algorithm(&self) -> Algorithm {
+        match self.pair {
+            Pair::Ed25519(_) => Algorithm::Ed25519,
+            Pair::Rsa(_) => Algorithm::Rsa,
+        }
+    }
+
+    /// The name of the TXT record that publishes the key (RFC 6376 section 3.6.2.1).
+    pub fn record_name(&self) -> String {
+        format!("{}._domainkey.{}", self.selector, self.domain)
+    }
+
+    /// The content of that record (RFC 6376 section 3.6.1; RFC 8463 section 4.2).
+    pub fn record(&self) -> String {
+        let public = match &self.pair {
+            Pair::Ed25519(pair) => STANDARD.encode(pair.public_key().as_ref()),
+            Pair::Rsa(pair) => {
+                let der: Option<PublicKeyX509Der<'_>> = pair.public_key().as_der().ok();
+                der.map(|der| STANDARD.encode(der.as_ref())).unwrap_or_default()
+            }
+        };
+        let kind = match self.algorithm() {
+            Algorithm::Ed25519 => "ed25519",
+            Algorithm::Rsa => "rsa",
+        };
+        format!("v=DKIM1; k={kind}; p={public}")
+    }
+
+    /// Signs a header section (lines that end in LF, without the empty line) and a body's hash at `time` (seconds of Unix
+    /// time). Gives the field DKIM-Signature, folded, with LF line ends. `None` if the library refuses.
+    pub fn sign(&self, header: &[u8], body_hash: &[u8; 32], time: u64, fields: Fields) -> Option<String> {
+        let present = fields_of(header);
+        let names = names_to_sign(&present, fields);
+        let algorithm = match self.algorithm() {
+            Algorithm::Ed25519 => "ed25519-sha256",
+            Algorithm::Rsa => "rsa-sha256",
+        };
+        let mut field =
+            format!("DKIM-Signature: v=1; a={algorithm}; c=relaxed/relaxed; d={};\n\ts={};", self.domain, self.selector);
+        field.push_str(&format!(" t={time};\n\t"));
+        push_folded(&mut field, "h=", names.iter().map(String::as_str), ":");
+        field.push_str(&format!(";\n\tbh={};\n\tb=", STANDARD.encode(body_hash)));
+        let mut input = Vec::with_capacity(header.len() + field.len());
+        let mut left: Vec<_> = present.iter().map(Some).collect();
+        for name in &names {
+            // Of several with one name the last first (RFC 6376 section 5.4.2); one that is not there adds nothing.
+            let at = left.iter().rposition(|field| field.is_some_and(|(known, _)| known == name));
+            if let Some((_, whole)) = at.and_then(|at| left[at].take()) {
+                push_relaxed_field(&mut input, whole);
+                input.extend_from_slice(b"\r\n");
+            }
+        }
+        push_relaxed_field(&mut input, field.as_bytes());
+        let signature = match &self.pair {
+            Pair::Rsa(pair) => {
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), &input, &mut signature).ok()?;
+                signature
+            }
+            // RFC 8463 section 3: Ed25519 signs the hash.
+            Pair::Ed25519(pair) => pair.try_sign(digest::digest(&SHA256, &input).as_ref()).ok()?.as_ref().to_vec(),
+        };
+        let encoded = STANDARD.encode(signature);
+        let pieces = encoded.as_bytes().chunks(LINE_LENGTH).map(|piece| str::from_utf8(piece).unwrap_or_default());
+        field.push_str(&pieces.collect::<Vec<_>>().join("\n\t "));
+        field.push('\n');
+        Some(field)
+    }
+}
+
+impl BodyHasher {
+    /// Before the first octet of a body.
+    pub fn new() -> Self {
+        Self { context: digest::Context::new(&SHA256), empty_lines: 0, in_line: false, space: false }
+    }
+
+    /// Takes the next octets, of lines that end in LF.
+    pub fn update(&mut self, mut text: &[u8]) {
+        while let Some(&octet) = text.first() {
+            let run = text.iter().position(|octet| matches!(octet, b' ' | b'\t' | b'\n')).unwrap_or(text.len());
+            if run > 0 {
+                self.begin_word();
+                self.context.update(&text[..run]);
+                text = &text[run..];
+                continue;
+            }
+            text = &text[1..];
+            if octet != b'\n' {
+                self.space = true;
+            } else {
+                match std::mem::take(&mut self.in_line) {
+                    true => self.context.update(b"\r\n"),
+                    false => self.empty_lines += 1,
+                }
+                self.space = false;
+            }
+        }
+    }
+
+    /// The hash, once the body is whole (`bh=`).
+    pub fn finish(mut self) -> [u8; 32] {
+        if self.in_line {
+            self.context.update(b"\r\n");
+        }
+        let mut hash = [0; 32];
+        hash.copy_from_slice(self.context.finish().as_ref());
+        hash
+    }
+
+    fn begin_word(&mut self) {
+        for _ in 0..std::mem::take(&mut self.empty_lines) {
+            self.context.update(b"\r\n");
+        }
+        if std::mem::take(&mut self.space) {
+            self.context.update(b" ");
+        }
+        self.in_line = true;
+    }
+}
+
+/// The fields of a header section, each with its name in lower case.
+fn fields_of(header: &[u8]) -> Vec<(String, &[u8])> {
+    let mut fields = Vec::new();
+    let mut start = 0;
+    let mut at = 0;
+    while at < header.len() {
+        at = memchr::memchr(b'\n', &header[at..]).map_or(header.len(), |length| at + length + 1);
+        if !matches!(header.get(at), Some(b' ' | b'\t')) {
+            let whole = &header[start..at];
+            if let Some(colon) = memchr::memchr(b':', whole) {
+                fields.push((String::from_utf8_lossy(whole[..colon].trim_ascii_end()).to_ascii_lowercase(), whole));
+            }
+            start = at;
+        }
+    }
+    fields
+}
+
+/// What stands in `h=`: each field as often as it is there, some once more.
+fn names_to_sign(present: &[(String, &[u8])], fields: Fields) -> Vec<String> {
+    let left_out = |name: &str| fields == Fields::WithoutId && matches!(name, "date" | "message-id");
+    let mut names: Vec<String> = Vec::new();
+    for name in SIGNED.iter().filter(|name| !left_out(name)) {
+        let oversigned = usize::from(OVERSIGNED.contains(name));
+        let count = present.iter().filter(|(known, _)| known == name).count() + oversigned;
+        names.extend(std::iter::repeat_n((*name).to_owned(), count));
+    }
+    let further = present.iter().filter(|(name, _)| SIGNED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)));
+    names.extend(further.map(|(name, _)| name.clone()));
+    names
+}
+
+/// The `relaxed` form of a field without its end (RFC 6376 section 3.4.2).
+fn push_relaxed_field(out: &mut Vec<u8>, field: &[u8]) {
+    let colon = memchr::memchr(b':', field).unwrap_or(field.len());
+    out.extend(field[..colon].trim_ascii_end().iter().map(u8::to_ascii_lowercase));
+    out.push(b':');
+    let value = field.get(colon + 1..).unwrap_or_default();
+    let mut words = value.split(|octet| matches!(octet, b' ' | b'\t' | b'\r' | b'\n')).filter(|word| !word.is_empty());
+    out.extend_from_slice(words.next().unwrap_or_default());
+    for word in words {
+        out.push(b' ');
+        out.extend_from_slice(word);
+    }
+}
+
+/// Appends a list whose lines are folded before they grow long.
+fn push_folded<'a>(out: &mut String, tag: &str, items: impl Iterator<Item = &'a str>, separator: &str) {
+    out.push_str(tag);
+    let mut length = tag.len() + 8;
+    for (number, item) in items.enumerate() {
+        if number > 0 {
+            out.push_str(separator);
+        }
+        if length + item.len() > LINE_LENGTH {
+            out.push_str("\n\t ");
+            length = 8;
+        }
+        out.push_str(item);
+        length += item.len() + separator.len();
+    }
+}
+
+impl Default for BodyHasher {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for BodyHasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BodyHasher").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKey").field("domain", &self.domain).field("selector", &self.selector).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotPem => f.write_str("holds no PEM private key; make one with `pillarbox dkim add DOMAIN`"),
+            Self::Unreadable => write!(
+                f,
+                "is neither an Ed25519 key nor an RSA key of {RSA_BITS_MIN} bits or more; make one with `pillarbox dkim add DOMAIN`"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for KeyError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(text: &str) -> String {
+        let hash = |step: usize| {
+            let mut hasher = BodyHasher::new();
+            text.as_bytes().chunks(step).for_each(|piece| hasher.update(piece));
+            STANDARD.encode(hasher.finish())
+        };
+        assert_eq!(hash(1), hash(text.len().max(1)), "{text:?} octet by octet");
+        hash(1)
+    }
+
+    /// RFC 6376 section 3.4.5 (its example's relaxed form), appendix A, and RFC 8463 appendix A.
+    #[test]
+    fn bodies() {
+        let plain = |text: &[u8]| STANDARD.encode(digest::digest(&SHA256, text));
+        let rows: [(&str, &[u8]); 9] = [
+            ("", b""),
+            ("\n", b""),
+            ("\n\n \t\n", b""),
+            (" C \nD \t E\n\n\n", b" C\r\nD E\r\n"),
+            ("a", b"a\r\n"),
+            ("a\n\n\nb\n", b"a\r\n\r\n\r\nb\r\n"),
+            ("a \n \t\nb", b"a\r\n\r\nb\r\n"),
+            ("\t x\n", b" x\r\n"),
+            ("\u{f6} \u{f6}\n", "\u{f6} \u{f6}\r\n".as_bytes()),
+        ];
+        for (text, want) in rows {
+            assert_eq!(body(text), plain(want), "{text:?}");
+        }
+        assert_eq!(
+            body("Hi.\n\nWe lost the game.  Are you hungry yet?\n\nJoe.\n"),
+            "2jUSOH9NhtVGCQWNr9BrIAPreKQjO6Sn7XIkfJVOzv8="
+        );
+    }
+
+    /// RFC 6376 section 3.4.5.
+    #[test]
+    fn fields_in_relaxed_form() {
+        let rows: [(&str, &str); 4] =
+            [("A: X\n", "a:X"), ("B : Y\t\n\tZ  \n", "b:Y Z"), ("Subject:\n", "subject:"), ("x:\n a\n", "x:a")];
+        for (field, want) in rows {
+            let mut out = Vec::new();
+            push_relaxed_field(&mut out, field.as_bytes());
+            assert_eq!(str::from_utf8(&out).unwrap(), want);
+        }
+    }
+
+    /// RFC 8463 appendix A: the key, and the record that publishes it.
+    #[test]
+    fn the_key_of_rfc_8463() {
+        let seed = STANDARD.decode("nWGxne/9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A=").unwrap();
+        let pair = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
+        let key = SigningKey::new("football.example.com", "brisbane", Pair::Ed25519(pair));
+        assert_eq!(key.record(), "v=DKIM1; k=ed25519; p=11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=");
+        assert_eq!(key.record_name(), "brisbane._domainkey.football.example.com");
+    }
+
+    #[test]
+    fn what_is_signed() {
+        let header =
+            b"From: a@b.example\nX-Other: 1\nTo: c@d.example\nList-Id: <l>\nDate: now\nContent-Type: text/plain\nTo: e\n";
+        let names = |fields| names_to_sign(&fields_of(header), fields).join(":");
+        assert_eq!(names(Fields::All), "from:from:reply-to:to:to:to:cc:subject:date:date:list-id:content-type");
+        assert_eq!(names(Fields::WithoutId), "from:from:reply-to:to:to:to:cc:subject:list-id:content-type");
+    }
+
+    #[test]
+    fn keys_survive_their_text() {
+        for algorithm in [Algorithm::Rsa, Algorithm::Ed25519] {
+            let (key, text) = SigningKey::generate("Example.org", "PB1", algorithm).unwrap();
+            let read = SigningKey::from_pem("example.org", "pb1", text.as_bytes()).unwrap();
+            assert_eq!((read.algorithm(), read.record()), (algorithm, key.record()));
+            let field = read.sign(b"From: a@example.org\n", &BodyHasher::new().finish(), 1, Fields::All).unwrap();
+            assert!(field.lines().all(|line| line.len() <= 78 + 16), "{field}");
+            assert!(field.starts_with("DKIM-Signature: v=1; a=") && field.ends_with('\n'));
+        }
+        assert_eq!(SigningKey::from_pem("d", "s", b"nothing").unwrap_err(), KeyError::NotPem);
+        let other = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert_eq!(SigningKey::from_pem("d", "s", other.as_bytes()).unwrap_err(), KeyError::NotPem);
+        let damaged = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        assert_eq!(SigningKey::from_pem("d", "s", damaged.as_bytes()).unwrap_err(), KeyError::Unreadable);
+        assert_eq!(SigningKey::from_pem("d", "s", SMALL.as_bytes()).unwrap_err(), KeyError::Unreadable);
+    }
+
+    /// A key of 1024 bits, made for this test.
+    const SMALL: &str = "\
+-----BEGIN RSA PRIVATE KEY-----\n\
+MIICWwIBAAKBgQCz4RhWuRy8CmElbkDsDOiPhrCEgIAR0XK0gwVjpFWou9C6eopt\n\
+kUG4UHKw/6vVyOMQvLG3ane0YELqaQ0b+QLBmmRcrVs8M/RGYPGwebuU5m+L5nC8\n\
+O9wh+QsJgJpU1Q3o8kb2ES3bvHo2pnQ64RcXECx3Hu8Q/auW8nRvJYxprwIDAQAB\n\
+AoGAHzlDcEpRopJqqoSo4FCdTcyjd1yW3oDs2Eil9tXfyJpRcQ00WjCMp+HPBspa\n\
+mZF1WMJoVt40SSsscmQp0mE3CPmsZaXOI2HX3WDHgUfHlLcXaFgGR+oXhlIDFZHI\n\
+aAvTE4IcYViz2LCFYU2lAbmlUHSukyFwUNwI2h/0s8ImzoECQQDcxZUVr/IHUXbx\n\
+oWXt0mInJNJdaeFSR9VKCXxVoW4t739nB1D0cX25ssUiLjEGb26stN/bCYztJ+5I\n\
+lG1eNdN7AkEA0JUSy26X8mnwXY+dYCUL5BrZl9HtoIAgisnuojJJ7uE3vUyHeSdF\n\
+ye8CMPVmaz02vvF5YVf2SNMXuQYW3iTiXQJAYdiYCLKgPCoY42K7ADp8Egk5yvkA\n\
+Si1YFKY7muAfKvC4sHsHoC8kn8bhpBKA2+9LR/QqOrPy57EI5NYT2utUPQJAarls\n\
+JXUQADRejbDXKIOsIunuHjWG7dHBVOJf3NP4amcIey52PvJuThWiPGTEI+jtYyPx\n\
+JHK6jKaeA8ju2Hls7QJASojvGMC0PabH/ms7Dnyl53NAaA11u/l35jHVugRZ1gE6\n\
+y41zI/TASQY656f4+m74qPVDA9VFEGS2bGf099IV2A==\n\
+-----END RSA PRIVATE KEY-----\n\
+";
+}

@@ -1,0 +1,5 @@
+//! The outgoing side.
+
+pub mod dns;
+pub mod mx;
+pub mod resolve;

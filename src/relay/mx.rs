@@ -1,0 +1,320 @@
+//! From a recipient's domain to the servers that take its mail (RFC 5321 section 5).
+//!
+//! Exchangers go by preference, equals in random order; A and AAAA of the domain itself serve only where it has no MX at all.
+//! Ourselves, and what is no better than we are, is left out. Addresses that no mail server of somebody else's has
+//! (loopback, private, link-local, multicast, our own) are never connected to. What is final has an enhanced status code in
+//! [`NoServer`]; what the name servers could not tell is [`NoServer::Unknown`], a fault of the route.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Instant;
+
+use super::dns::{Answer, Data, Kind};
+use super::resolve::{DnsError, Resolver};
+use crate::smtp::remote::RemoteStatus;
+
+/// A place to connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchanger {
+    /// The host's name.
+    pub host: String,
+    /// One of its addresses.
+    pub address: IpAddr,
+}
+
+/// What is known of this machine.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    /// The names of this server.
+    pub names: Vec<String>,
+    /// The addresses of this server.
+    pub addresses: Vec<IpAddr>,
+    /// True if mail may leave by IPv6.
+    pub ipv6: bool,
+}
+
+/// Why there is no server to connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoServer {
+    /// The best server is this one.
+    Loop,
+    /// The domain says that it takes no mail (RFC 7505).
+    NullMx,
+    /// There is no such domain.
+    NoDomain,
+    /// No server of the domain has an address that mail may be sent to.
+    NoAddress,
+    /// The name servers could not tell.
+    Unknown(DnsError),
+}
+
+/// Places that are tried in one pass, at most.
+pub const ADDRESSES_MAX: usize = 5;
+/// Exchangers that are looked at, at most: a domain may have thousands.
+const HOSTS_MAX: usize = 20;
+
+/// The servers of a domain, in the order in which they are to be tried; five at most.
+pub fn find(resolver: &Resolver, domain: &str, own: &Own, deadline: Instant) -> Result<Vec<Exchanger>, NoServer> {
+    let answer = resolver.look_up(domain, Kind::Mx, deadline).map_err(NoServer::unknown)?;
+    if !answer.exists {
+        return Err(NoServer::NoDomain);
+    }
+    let hosts = hosts(domain, &answer, own, random)?;
+    let mut found = Vec::new();
+    let (mut unknown, mut ours) = (None, false);
+    for host in hosts {
+        for kind in [Kind::A, Kind::Aaaa].into_iter().filter(|kind| *kind == Kind::A || own.ipv6) {
+            match resolver.look_up(&host, kind, deadline) {
+                Err(DnsError::BadName(_)) => {}
+                Err(error) => unknown = Some(error),
+                Ok(answer) => {
+                    let mut addresses: Vec<IpAddr> = answer.records.iter().filter_map(Data::address).collect();
+                    shuffle(&mut addresses, random);
+                    ours |= addresses.iter().any(|address| own.addresses.contains(&address.to_canonical()));
+                    let usable = addresses.into_iter().filter(|address| own.may_connect_to(*address));
+                    found.extend(usable.map(|address| Exchanger { host: host.clone(), address }));
+                }
+            }
+        }
+        if found.len() >= ADDRESSES_MAX {
+            break;
+        }
+    }
+    found.truncate(ADDRESSES_MAX);
+    match (found.is_empty(), unknown) {
+        (false, _) => Ok(found),
+        (true, Some(error)) => Err(NoServer::Unknown(error)),
+        (true, None) if ours => Err(NoServer::Loop),
+        (true, None) => Err(NoServer::NoAddress),
+    }
+}
+
+/// The hosts to look up for a domain with this answer to its MX question. `random` gives a number below its argument.
+fn hosts(domain: &str, answer: &Answer, own: &Own, mut random: impl FnMut(usize) -> usize) -> Result<Vec<String>, NoServer> {
+    let mut by_preference: BTreeMap<u16, Vec<String>> = BTreeMap::new();
+    for record in &answer.records {
+        if let Data::Exchange(preference, host) = record {
+            by_preference.entry(*preference).or_default().push(host.clone());
+        }
+    }
+    if by_preference.is_empty() {
+        return if own.is_named(domain) { Err(NoServer::Loop) } else { Ok(vec![domain.to_owned()]) };
+    }
+    // RFC 7505 section 3: the null MX stands alone; beside others it means nothing.
+    if answer.records.len() == 1 && by_preference.values().flatten().all(String::is_empty) {
+        return Err(NoServer::NullMx);
+    }
+    let mut hosts = Vec::new();
+    for (_, mut equals) in by_preference {
+        // RFC 5321 section 5.1: ourselves, our equals and all that is worse are left out.
+        if equals.iter().any(|host| own.is_named(host)) {
+            return if hosts.is_empty() { Err(NoServer::Loop) } else { Ok(hosts) };
+        }
+        equals.retain(|host| !host.is_empty());
+        equals.sort_unstable();
+        equals.dedup();
+        shuffle(&mut equals, &mut random);
+        hosts.extend(equals);
+        if hosts.len() >= HOSTS_MAX {
+            hosts.truncate(HOSTS_MAX);
+            break;
+        }
+    }
+    if hosts.is_empty() { Err(NoServer::NoAddress) } else { Ok(hosts) }
+}
+
+/// Fisher and Yates.
+fn shuffle<T>(items: &mut [T], mut random: impl FnMut(usize) -> usize) {
+    for at in (1..items.len()).rev() {
+        items.swap(at, random(at + 1));
+    }
+}
+
+/// A number below `below`, near enough to even for a choice among a few servers.
+fn random(below: usize) -> usize {
+    let mut octets = [0; 8];
+    // Without randomness the first is taken, which is an order as well.
+    let _ = aws_lc_rs::rand::fill(&mut octets);
+    usize::try_from(u64::from_le_bytes(octets) % below.max(1) as u64).unwrap_or(0)
+}
+
+impl Own {
+    fn is_named(&self, host: &str) -> bool {
+        let host = host.trim_end_matches('.');
+        self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
+    }
+
+    fn may_connect_to(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        is_public(address) && !self.addresses.contains(&address)
+    }
+}
+
+/// True if an address may be that of a mail server of somebody else's (RFC 6890 and its registries).
+pub fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => is_public_v4(v4),
+        IpAddr::V6(v6) => is_public_v6(v6),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    // RFC 6598, CGNAT: 100.64/10; RFC 2544, benchmarks: 198.18/15; RFC 6890: 192.0.0/24; class E and broadcast: 240/4.
+    let special = a == 0 || (a == 100 && (64..128).contains(&b)) || (a == 198 && (18..20).contains(&b)) || a >= 240;
+    let special = special || (a, b, c) == (192, 0, 0);
+    !(special || address.is_loopback() || address.is_private() || address.is_link_local() || address.is_multicast())
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let [first, second, ..] = address.segments();
+    // An IPv4 address within: NAT64 (RFC 6052) and 6to4 (RFC 3056) lead where the address within leads.
+    let octets = address.octets();
+    if first == 0x64 && second == 0xff9b {
+        return is_public_v4(Ipv4Addr::new(octets[12], octets[13], octets[14], octets[15]));
+    }
+    if first == 0x2002 {
+        return is_public_v4(Ipv4Addr::new(octets[2], octets[3], octets[4], octets[5]));
+    }
+    // Global unicast is 2000::/3 (RFC 4291); the rest is local, multicast or not given out.
+    first & 0xe000 == 0x2000
+}
+
+impl Data {
+    fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Address(address) => Some(*address),
+            Self::Exchange(..) | Self::Name(_) | Self::Text(_) => None,
+        }
+    }
+}
+
+impl NoServer {
+    fn unknown(error: DnsError) -> Self {
+        match error {
+            DnsError::BadName(_) => Self::NoDomain,
+            error => Self::Unknown(error),
+        }
+    }
+
+    /// The enhanced status code of what is final (RFC 3463, RFC 7505 section 4.2); `None` where it is the route's fault.
+    pub fn status(&self) -> Option<RemoteStatus> {
+        match self {
+            Self::Loop => Some((5, 4, 6)),
+            Self::NoAddress => Some((5, 4, 4)),
+            Self::NoDomain => Some((5, 1, 2)),
+            Self::NullMx => Some((5, 1, 10)),
+            Self::Unknown(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for NoServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loop => f.write_str("the mail would come back to this server"),
+            Self::NoAddress => f.write_str("no mail server of the domain has an address that mail may be sent to"),
+            Self::NoDomain => f.write_str("there is no such domain"),
+            Self::NullMx => f.write_str("the domain takes no mail"),
+            Self::Unknown(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for NoServer {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn answer(records: &[(u16, &str)]) -> Answer {
+        let records = records.iter().map(|(preference, host)| Data::Exchange(*preference, (*host).to_owned())).collect();
+        Answer { records, exists: true, authenticated: false, ttl: Duration::ZERO }
+    }
+
+    #[test]
+    fn hosts_of_a_domain() {
+        let own = Own { names: vec!["mx.own.example".into()], ..Own::default() };
+        type Row<'a> = (&'a str, &'a [(u16, &'a str)], Result<&'a [&'a str], NoServer>);
+        let rows: [Row<'_>; 12] = [
+            ("no MX at all", &[], Ok(&["d.example"])),
+            ("one", &[(10, "a.x")], Ok(&["a.x"])),
+            ("by preference", &[(20, "b.x"), (10, "a.x"), (30, "c.x")], Ok(&["a.x", "b.x", "c.x"])),
+            ("one host twice", &[(10, "a.x"), (10, "a.x")], Ok(&["a.x"])),
+            ("null MX", &[(0, "")], Err(NoServer::NullMx)),
+            ("null MX of another preference", &[(10, "")], Err(NoServer::NullMx)),
+            ("null MX beside another", &[(0, ""), (10, "a.x")], Ok(&["a.x"])),
+            ("two null MX", &[(0, ""), (10, "")], Err(NoServer::NoAddress)),
+            ("we are the best", &[(10, "MX.own.example"), (20, "a.x")], Err(NoServer::Loop)),
+            ("we are in the middle", &[(10, "a.x"), (20, "mx.own.example"), (30, "b.x")], Ok(&["a.x"])),
+            ("we and an equal", &[(10, "a.x"), (20, "b.x"), (20, "mx.own.example")], Ok(&["a.x"])),
+            ("we are the only one", &[(10, "mx.own.example")], Err(NoServer::Loop)),
+        ];
+        for (what, records, want) in rows {
+            let want = want.map(|hosts| hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>());
+            assert_eq!(hosts("d.example", &answer(records), &own, |_| 0), want, "{what}");
+        }
+        assert_eq!(hosts("mx.own.example", &answer(&[]), &own, |_| 0), Err(NoServer::Loop));
+        let many: Vec<(u16, String)> = (0..4000).map(|n| (n, format!("h{n}.x"))).collect();
+        let many: Vec<(u16, &str)> = many.iter().map(|(n, host)| (*n, host.as_str())).collect();
+        assert_eq!(hosts("d.example", &answer(&many), &own, |_| 0).unwrap().len(), HOSTS_MAX);
+    }
+
+    #[test]
+    fn equals_take_turns() {
+        let own = Own::default();
+        let first = |number: usize| {
+            let equals = answer(&[(10, "a.x"), (10, "b.x"), (10, "c.x")]);
+            hosts("d.example", &equals, &own, |below| number % below).unwrap()[0].clone()
+        };
+        let firsts: std::collections::BTreeSet<String> = (0..6).map(first).collect();
+        assert!(firsts.len() > 1, "{firsts:?}");
+        assert!((0..1000).map(|_| random(3)).collect::<std::collections::BTreeSet<_>>().len() == 3);
+    }
+
+    #[test]
+    fn addresses_that_are_never_connected_to() {
+        let never = [
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "127.9.9.9",
+            "169.254.1.1",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::1",
+            "2002:a00:1::1",
+            "fc00::1",
+            "fd12::1",
+            "fe80::1",
+            "ff02::1",
+            "fec0::1",
+            "100::1",
+        ];
+        for text in never {
+            assert!(!is_public(text.parse().unwrap()), "{text}");
+        }
+        for text in
+            ["9.9.9.9", "100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1", "192.0.1.1", "2620:fe::fe", "::ffff:9.9.9.9"]
+        {
+            assert!(is_public(text.parse().unwrap()), "{text}");
+        }
+        let own = Own { addresses: vec!["9.9.9.9".parse().unwrap()], ..Own::default() };
+        assert!(!own.may_connect_to("9.9.9.9".parse().unwrap()) && !own.may_connect_to("::ffff:9.9.9.9".parse().unwrap()));
+    }
+}

@@ -1,0 +1,172 @@
+//! A name server of the tests' own: it answers from a table, and behaves as badly as it is told.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use domain::base::iana::Rcode;
+use domain::base::{Message, MessageBuilder, Name, Rtype, StaticCompressor, Ttl};
+use domain::rdata::{A, Cname, Mx};
+
+/// One record of the table.
+#[derive(Clone, Debug)]
+pub enum Record {
+    A(Ipv4Addr),
+    Cname(&'static str),
+    Mx(u16, &'static str),
+}
+
+/// What is done with a question about a name.
+#[derive(Clone, Debug)]
+pub enum Behaviour {
+    /// The records of the kind that was asked for.
+    Records(Vec<Record>),
+    /// This response code.
+    Code(Rcode),
+    /// Nothing.
+    Silence,
+    /// Nothing over UDP, in the first so many questions.
+    SilenceAtFirst(usize),
+    /// The truncated flag over UDP, these over TCP.
+    Truncated(Vec<Record>),
+    /// An answer with another id, then one to another question, then the records.
+    Forged(Vec<Record>),
+    /// Octets that are no message.
+    Garbage,
+}
+
+type Table = Arc<Mutex<Vec<(&'static str, Behaviour)>>>;
+
+/// Answers on one port, UDP and TCP, until it is dropped. Names that are not in the table do not exist.
+pub struct NameServer {
+    pub address: SocketAddr,
+    pub asked: Arc<AtomicUsize>,
+    table: Table,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl NameServer {
+    pub fn start(rows: Vec<(&'static str, Behaviour)>) -> Self {
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+            if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()) {
+                break (udp, tcp);
+            }
+        };
+        let address = udp.local_addr().unwrap();
+        let (table, stop, asked) = (Arc::new(Mutex::new(rows)), Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        udp.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        tcp.set_nonblocking(true).unwrap();
+        let serve_udp = {
+            let (table, stop, asked) = (Arc::clone(&table), Arc::clone(&stop), Arc::clone(&asked));
+            move || {
+                let mut buffer = [0; 2048];
+                while !stop.load(Ordering::Relaxed) {
+                    let Ok((octets, from)) = udp.recv_from(&mut buffer) else { continue };
+                    let count = asked.fetch_add(1, Ordering::Relaxed);
+                    for answer in answers(&buffer[..octets], &table, false, count) {
+                        udp.send_to(&answer, from).unwrap();
+                    }
+                }
+            }
+        };
+        let serve_tcp = {
+            let (table, stop, asked) = (Arc::clone(&table), Arc::clone(&stop), Arc::clone(&asked));
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let Ok((mut stream, _)) = tcp.accept() else {
+                        thread::sleep(Duration::from_millis(5));
+                        continue;
+                    };
+                    stream.set_nonblocking(false).unwrap();
+                    let mut length = [0; 2];
+                    stream.read_exact(&mut length).unwrap();
+                    let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
+                    stream.read_exact(&mut query).unwrap();
+                    let count = asked.fetch_add(1, Ordering::Relaxed);
+                    for answer in answers(&query, &table, true, count) {
+                        let _ = stream.write_all(&(answer.len() as u16).to_be_bytes());
+                        let _ = stream.write_all(&answer);
+                    }
+                }
+            }
+        };
+        let threads = vec![thread::spawn(serve_udp), thread::spawn(serve_tcp)];
+        Self { address, asked, table, stop, threads }
+    }
+
+    pub fn set(&self, name: &'static str, behaviour: Behaviour) {
+        let mut table = self.table.lock().unwrap();
+        table.retain(|(known, _)| *known != name);
+        table.push((name, behaviour));
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn answers(query: &[u8], table: &Table, tcp: bool, count: usize) -> Vec<Vec<u8>> {
+    let message = Message::from_octets(query).unwrap();
+    let question = message.sole_question().unwrap();
+    let name = question.qname().to_string().trim_end_matches('.').to_ascii_lowercase();
+    let id = message.header().id();
+    let asked: Name<Vec<u8>> = name.parse().unwrap();
+    let build = |id: u16, asked: &Name<Vec<u8>>, code: Rcode, truncated: bool, records: &[Record]| {
+        let mut answer = MessageBuilder::from_target(StaticCompressor::new(Vec::new())).unwrap();
+        answer.header_mut().set_id(id);
+        answer.header_mut().set_qr(true);
+        answer.header_mut().set_ad(true);
+        answer.header_mut().set_tc(truncated);
+        answer.header_mut().set_rcode(code);
+        let mut answer = answer.question();
+        answer.push((asked, question.qtype())).unwrap();
+        let mut answer = answer.answer();
+        for record in records {
+            let ttl = Ttl::from_secs(60);
+            match (record, question.qtype()) {
+                (Record::A(address), Rtype::A) => answer.push((asked, ttl, A::new(*address))).unwrap(),
+                (Record::Cname(target), _) => {
+                    answer.push((asked, ttl, Cname::new(target.parse::<Name<Vec<u8>>>().unwrap()))).unwrap();
+                }
+                (Record::Mx(preference, host), Rtype::MX) => {
+                    answer.push((asked, ttl, Mx::new(*preference, host.parse::<Name<Vec<u8>>>().unwrap()))).unwrap();
+                }
+                _ => {}
+            }
+        }
+        answer.finish().into_target()
+    };
+    let behaviour = table.lock().unwrap().iter().find(|(known, _)| *known == name).map(|(_, behaviour)| behaviour.clone());
+    match behaviour {
+        None => vec![build(id, &asked, Rcode::NXDOMAIN, false, &[])],
+        Some(Behaviour::Records(records)) => vec![build(id, &asked, Rcode::NOERROR, false, &records)],
+        Some(Behaviour::Code(code)) => vec![build(id, &asked, code, false, &[])],
+        Some(Behaviour::Silence) => Vec::new(),
+        Some(Behaviour::SilenceAtFirst(questions)) if count < questions => Vec::new(),
+        Some(Behaviour::SilenceAtFirst(_)) => {
+            vec![build(id, &asked, Rcode::NOERROR, false, &[Record::A(Ipv4Addr::new(192, 0, 2, 1))])]
+        }
+        Some(Behaviour::Truncated(records)) if tcp => vec![build(id, &asked, Rcode::NOERROR, false, &records)],
+        Some(Behaviour::Truncated(_)) => vec![build(id, &asked, Rcode::NOERROR, true, &[])],
+        Some(Behaviour::Forged(records)) => {
+            let evil = [Record::A(Ipv4Addr::new(192, 0, 2, 66)), Record::Mx(0, "evil.example")];
+            let other: Name<Vec<u8>> = "other.example".parse().unwrap();
+            vec![
+                build(id.wrapping_add(1), &asked, Rcode::NOERROR, false, &evil),
+                build(id, &other, Rcode::NOERROR, false, &evil),
+                build(id, &asked, Rcode::NOERROR, false, &records),
+            ]
+        }
+        Some(Behaviour::Garbage) => vec![vec![0xff; 40]],
+    }
+}

@@ -1,0 +1,175 @@
+//! The stub resolver against a name server that answers well, wrongly, late, cut, or not at all.
+
+#[path = "common/names.rs"]
+mod names;
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use domain::base::iana::Rcode;
+use names::{Behaviour, NameServer, Record};
+use pillarbox::relay::dns::{Data, Kind};
+use pillarbox::relay::mx::{self, Own};
+use pillarbox::relay::resolve::{DnsError, Resolver};
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+fn address(last: u8) -> Data {
+    Data::Address(IpAddr::from(Ipv4Addr::new(192, 0, 2, last)))
+}
+
+fn a(last: u8) -> Record {
+    Record::A(Ipv4Addr::new(192, 0, 2, last))
+}
+
+#[test]
+fn answers_from_a_table() {
+    let many: Vec<Record> = (0..4000).map(|n| Record::A(Ipv4Addr::from(0xc000_0200 + n % 256))).collect();
+    let server = NameServer::start(vec![
+        ("plain.example", Behaviour::Records(vec![a(1), a(2)])),
+        ("mail.example", Behaviour::Records(vec![Record::Mx(20, "two.example"), Record::Mx(10, "one.example")])),
+        ("null.example", Behaviour::Records(vec![Record::Mx(0, ".")])),
+        ("alias.example", Behaviour::Records(vec![Record::Cname("plain.example")])),
+        ("loop.example", Behaviour::Records(vec![Record::Cname("pool.example")])),
+        ("pool.example", Behaviour::Records(vec![Record::Cname("loop.example")])),
+        ("cut.example", Behaviour::Truncated(vec![a(3)])),
+        ("many.example", Behaviour::Truncated(many)),
+        ("forged.example", Behaviour::Forged(vec![a(4)])),
+        ("broken.example", Behaviour::Code(Rcode::SERVFAIL)),
+        ("refused.example", Behaviour::Code(Rcode::REFUSED)),
+    ]);
+    let resolver = Resolver::with_server(server.address);
+    let look = |name: &str, kind| resolver.look_up(name, kind, soon()).map(|answer| (answer.exists, answer.records));
+    assert_eq!(look("plain.example", Kind::A), Ok((true, vec![address(1), address(2)])));
+    assert_eq!(look("PLAIN.Example.", Kind::A), Ok((true, vec![address(1), address(2)])));
+    let mx = vec![Data::Exchange(20, "two.example".into()), Data::Exchange(10, "one.example".into())];
+    assert_eq!(look("mail.example", Kind::Mx), Ok((true, mx)));
+    assert_eq!(look("null.example", Kind::Mx), Ok((true, vec![Data::Exchange(0, String::new())])));
+    assert_eq!(look("mail.example", Kind::A), Ok((true, Vec::new())));
+    assert_eq!(look("alias.example", Kind::A), Ok((true, vec![address(1), address(2)])));
+    assert!(matches!(look("loop.example", Kind::A), Err(DnsError::Failed(_))));
+    assert_eq!(look("cut.example", Kind::A), Ok((true, vec![address(3)])));
+    assert_eq!(look("many.example", Kind::A).unwrap().1.len(), 4000);
+    assert_eq!(look("forged.example", Kind::A), Ok((true, vec![address(4)])));
+    assert_eq!(look("nothing.example", Kind::A), Ok((false, Vec::new())));
+    assert_eq!(look("broken.example", Kind::A), Err(DnsError::Failed("SERVFAIL".into())));
+    assert_eq!(look("refused.example", Kind::A), Err(DnsError::Failed("REFUSED".into())));
+    assert_eq!(look("a b", Kind::A), Err(DnsError::BadName("a b".into())));
+}
+
+#[test]
+fn an_answer_is_kept_as_long_as_it_holds_and_no_failure_is() {
+    let server = NameServer::start(vec![
+        ("plain.example", Behaviour::Records(vec![a(1)])),
+        ("broken.example", Behaviour::Code(Rcode::SERVFAIL)),
+    ]);
+    let resolver = Resolver::with_server(server.address);
+    for _ in 0..3 {
+        resolver.look_up("plain.example", Kind::A, soon()).unwrap();
+        resolver.look_up("nothing.example", Kind::A, soon()).unwrap();
+    }
+    assert_eq!(server.asked.load(Ordering::Relaxed), 2);
+    resolver.look_up("broken.example", Kind::A, soon()).unwrap_err();
+    server.set("broken.example", Behaviour::Records(vec![a(5)]));
+    assert_eq!(resolver.look_up("broken.example", Kind::A, soon()).unwrap().records, [address(5)]);
+}
+
+#[test]
+fn silence_and_garbage_end_at_the_deadline() {
+    let server = NameServer::start(vec![("silent.example", Behaviour::Silence), ("garbage.example", Behaviour::Garbage)]);
+    let resolver = Resolver::with_server(server.address);
+    for name in ["silent.example", "garbage.example"] {
+        let begun = Instant::now();
+        let outcome = resolver.look_up(name, Kind::A, begun + Duration::from_millis(300));
+        assert_eq!(outcome, Err(DnsError::Timeout), "{name}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{name}");
+    }
+}
+
+/// The first name server is dead, another one answers: the lookup takes one limit longer.
+#[test]
+fn the_next_server_is_asked() {
+    let server = NameServer::start(vec![("plain.example", Behaviour::Records(vec![a(1)]))]);
+    let mute = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("resolv.conf");
+    // resolv.conf names no ports: only that the file is read, and its option, can be seen here.
+    fs::write(&file, "nameserver 192.0.2.53\nnameserver 2001:db8::53\noptions trust-ad\n").unwrap();
+    assert!(format!("{:?}", Resolver::of_the_system(&file)).contains("[192.0.2.53:53, [2001:db8::53]:53], trusted: true"));
+    fs::write(&file, "search example\n").unwrap();
+    assert!(format!("{:?}", Resolver::of_the_system(&file)).contains("[127.0.0.1:53], trusted: false"));
+    let servers: [SocketAddr; 2] = [mute.local_addr().unwrap(), server.address];
+    let resolver = Resolver::with_servers(&servers);
+    assert_eq!(resolver.look_up("plain.example", Kind::A, soon()).unwrap().records, [address(1)]);
+}
+
+#[test]
+fn a_lost_question_is_asked_again() {
+    let server = NameServer::start(vec![("slow.example", Behaviour::SilenceAtFirst(1))]);
+    let resolver = Resolver::with_server(server.address);
+    assert_eq!(resolver.look_up("slow.example", Kind::A, soon()).unwrap().records, [address(1)]);
+}
+
+/// A server of which nothing says that it can be believed.
+#[test]
+fn authentic_is_what_a_trusted_server_calls_so() {
+    let server = NameServer::start(vec![("plain.example", Behaviour::Records(vec![a(1)]))]);
+    assert!(Resolver::with_server(server.address).look_up("plain.example", Kind::A, soon()).unwrap().authenticated);
+    let untrusted = Resolver::with_servers(&[server.address]);
+    assert!(!untrusted.look_up("plain.example", Kind::A, soon()).unwrap().authenticated);
+}
+
+/// From domain to servers: what is final has a status, what is not known yet has none.
+#[test]
+fn servers_of_a_domain() {
+    let public = |last| Record::A(Ipv4Addr::new(9, 9, 9, last));
+    let server = NameServer::start(vec![
+        ("two.example", Behaviour::Records(vec![Record::Mx(20, "b.example"), Record::Mx(10, "a.example")])),
+        ("a.example", Behaviour::Records(vec![public(1)])),
+        ("b.example", Behaviour::Records(vec![public(2), public(3)])),
+        ("bare.example", Behaviour::Records(vec![public(4)])),
+        ("null.example", Behaviour::Records(vec![Record::Mx(0, ".")])),
+        ("gone.example", Behaviour::Records(vec![Record::Mx(10, "nothing.example")])),
+        ("half.example", Behaviour::Records(vec![Record::Mx(10, "nothing.example"), Record::Mx(20, "a.example")])),
+        ("broken.example", Behaviour::Code(Rcode::SERVFAIL)),
+        ("mute.example", Behaviour::Records(vec![Record::Mx(10, "broken.example")])),
+        ("inside.example", Behaviour::Records(vec![Record::Mx(10, "local.example")])),
+        ("local.example", Behaviour::Records(vec![Record::A(Ipv4Addr::LOCALHOST), Record::A(Ipv4Addr::new(10, 0, 0, 1))])),
+        ("ours.example", Behaviour::Records(vec![Record::Mx(10, "mx.example")])),
+        ("hidden.example", Behaviour::Records(vec![Record::Mx(10, "alias.example")])),
+        ("alias.example", Behaviour::Records(vec![public(9)])),
+        ("literal.example", Behaviour::Records(vec![Record::Mx(10, "9.9.9.9")])),
+        ("empty.example", Behaviour::Records(vec![])),
+    ]);
+    let resolver = Resolver::with_server(server.address);
+    let own = Own { names: vec!["mx.example".into()], addresses: vec!["9.9.9.9".parse().unwrap()], ipv6: false };
+    let find = |domain: &str| {
+        mx::find(&resolver, domain, &own, soon())
+            .map(|found| found.into_iter().map(|to| to.host).collect::<Vec<_>>())
+            .map_err(|no| no.status())
+    };
+    type Row<'a> = (&'a str, Result<&'a [&'a str], Option<(u8, u16, u16)>>);
+    let rows: [Row<'_>; 13] = [
+        ("two.example", Ok(&["a.example", "b.example", "b.example"])),
+        ("bare.example", Ok(&["bare.example"])),
+        ("half.example", Ok(&["a.example"])),
+        ("null.example", Err(Some((5, 1, 10)))),
+        ("nothing.example", Err(Some((5, 1, 2)))),
+        ("gone.example", Err(Some((5, 4, 4)))),
+        ("inside.example", Err(Some((5, 4, 4)))),
+        ("literal.example", Err(Some((5, 4, 4)))),
+        ("empty.example", Err(Some((5, 4, 4)))),
+        ("ours.example", Err(Some((5, 4, 6)))),
+        ("hidden.example", Err(Some((5, 4, 6)))),
+        ("broken.example", Err(None)),
+        ("mute.example", Err(None)),
+    ];
+    for (domain, want) in rows {
+        let want = want.map(|hosts| hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>());
+        assert_eq!(find(domain), want, "{domain}");
+    }
+}
