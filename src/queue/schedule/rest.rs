@@ -87,6 +87,10 @@ impl Schedule {
             self.settle_hop(number);
         }
         self.unpark(number, false);
+        // A refusal that is not decided yet was perhaps the first sign of this.
+        for Kept { part, .. } in std::mem::take(&mut self.hops[number].breaker.kept) {
+            self.wait(part);
+        }
         if reason.needs_a_person() {
             self.tell(number);
         }
@@ -179,13 +183,8 @@ impl Schedule {
             self.arm_hop(number);
             return;
         }
-        let breaker = &mut self.hops[number].breaker;
-        breaker.run.clear();
-        let kept = std::mem::take(&mut breaker.kept);
+        self.hops[number].breaker.run.clear();
         self.rest(number, Reason::RefusesEverything, true);
-        for Kept { part, .. } in kept {
-            self.wait(part);
-        }
     }
 
     /// A smarthost refused a message for the moment. Three in a row: one courier, after a rest.

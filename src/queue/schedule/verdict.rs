@@ -60,7 +60,9 @@ impl Schedule {
         self.settle_turn(sending.flow);
         self.wake_hop(sending.via);
         self.stay(courier, sending.flow);
-        self.release_flow(sending.flow);
+        if self.flows.get(sending.flow).is_some() {
+            self.release_flow(sending.flow);
+        }
         if self.hops.get(sending.via).is_some() {
             self.release_hop(sending.via);
         }
@@ -124,7 +126,7 @@ impl Schedule {
                 }
             }
         }
-        split.certain(&self.hops[sending.via].rest.as_ref().map(|rest| rest.reason), sending);
+        split.certain(self.hops[sending.via].rest.is_some());
         split
     }
 
@@ -278,15 +280,14 @@ impl Schedule {
 }
 
 impl Split {
-    /// Settles what is certain: a refusal stands where the same transaction was accepted, or where it is the probe of a
-    /// smarthost that refuses everything; there it waits. A transaction without any progress waits too.
-    fn certain(&mut self, reason: &Option<Reason>, sending: &Sending) {
+    /// Settles what is certain: a refusal stands where the same transaction was accepted, and waits where the route rests,
+    /// since what a route says in trouble is not said of a message. A transaction without any progress waits too.
+    fn certain(&mut self, rests: bool) {
         if !self.sent.is_empty() {
             self.fail.append(&mut self.refused);
         }
-        if sending.probe && *reason == Some(Reason::RefusesEverything) {
+        if rests {
             self.wait.append(&mut self.refused);
-            self.temporary = None;
         }
         let settled = self.sent.len() + self.fail.len() + self.wait.len() + self.refused.len();
         if settled == 0 && self.reason.is_none() && self.parked.is_empty() && self.unanswered.is_empty() {
