@@ -5,6 +5,9 @@
 
 pub mod explain;
 mod id;
+pub mod letter;
+pub mod notice;
+pub mod report;
 pub mod schedule;
 
 pub use id::QueueId;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Server, Setup, finish, free_port, require, require_root, said, skipped};
+use common::{PATIENCE, Server, Setup, finish, free_port, python, require, require_root, said, skipped};
 
 /// The messages that every client hands in: what is odd about them, and their text with LF.
 fn messages() -> Vec<(&'static str, Vec<u8>)> {
@@ -29,12 +29,6 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
         ("empty body", with(b"Subject: empty\n\n")),
         ("long lines", with(format!("Subject: long\n\n{}\n", "x".repeat(990)).as_bytes())),
     ]
-}
-
-/// dkimpy lives in a virtual environment of .ci/run's making, or wherever python3 finds it.
-fn python() -> String {
-    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python3");
-    env::var("PILLARBOX_PYTHON").unwrap_or_else(|_| if venv.exists() { venv.display().to_string() } else { "python3".into() })
 }
 
 fn run(command: &mut Command) -> Output {

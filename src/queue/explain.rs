@@ -157,6 +157,13 @@ impl Cause {
     }
 }
 
+impl Explanation {
+    /// What the sender can do once the message is tried no more.
+    pub fn sender_when_over(&self) -> &'static str {
+        if [WAIT, PATIENCE].contains(&self.sender) { AGAIN } else { self.sender }
+    }
+}
+
 impl Side {
     /// The sentence that names it.
     pub fn sentence(self) -> &'static str {

@@ -8,7 +8,12 @@ const fn row(side: Side, what: &'static str, sender: &'static str, operator: &'s
     Explanation { side, what, sender, operator }
 }
 
-const WAIT: &str = "You need not do anything; the postmaster of this server is told.";
+/// For what the operator has to put right.
+pub const WAIT: &str = "You need not do anything; the postmaster of this server is told.";
+/// For what settles by itself while a message waits.
+pub const PATIENCE: &str = "You need not do anything as long as the message is tried again.";
+/// Instead of the two above, once a message waits no more.
+pub const AGAIN: &str = "Send the message again later. If that fails too, ask the postmaster of this server.";
 const NOTHING: &str = "Nothing can be done on this server; the sender has to act.";
 
 pub const NO_MAILBOX: Explanation = row(
@@ -110,13 +115,13 @@ pub const UNPROVED: Explanation = row(
 pub const LATER: Explanation = row(
     Side::Recipient,
     "The server asks to try again later; many do so with senders that they do not know yet.",
-    "You need not do anything as long as the message is tried again.",
+    PATIENCE,
     "It is tried again by itself.",
 );
 pub const BUSY: Explanation = row(
     Side::Recipient,
     "The server has no room or no time for the message at present.",
-    "You need not do anything as long as the message is tried again.",
+    PATIENCE,
     "It is tried again by itself.",
 );
 pub const LIMIT: Explanation = row(
