@@ -10,10 +10,11 @@ use std::process::{Command, Stdio};
 
 use common::{finish, python, require, said, skipped};
 use jiff::Zoned;
-use pillarbox::queue::explain::{Cause, Decision, Fault};
+use pillarbox::queue::explain::Cause;
 use pillarbox::queue::letter::{Letter, Letterhead};
 use pillarbox::queue::notice::{self, Resting};
 use pillarbox::queue::report::{self, Kind, Original, Outcome};
+use pillarbox::queue::schedule::{Reason, Trouble};
 use pillarbox::smtp::address::Address;
 use pillarbox::smtp::dsn::{Orcpt, Ret};
 use pillarbox::smtp::remote::{RemoteReply, Stage};
@@ -61,13 +62,13 @@ fn reports() -> Vec<(&'static str, Letter)> {
         (name, report::build(kind, head, original, outcomes))
     };
     let lost = Outcome {
-        cause: Some(Cause::Fault(Stage::Dot, Fault::Closed)),
+        cause: Some(Cause::Trouble(Stage::Dot, Trouble::Unanswered)),
         maybe_twice: true,
         expired: true,
         reply: None,
         ..outcome(&dave)
     };
-    let back = Outcome { cause: Some(Cause::Decision(Decision::Returned)), host: None, attempted: None, ..outcome(&dave) };
+    let back = Outcome { cause: Some(Cause::Returned), host: None, attempted: None, ..outcome(&dave) };
     let with_orcpt = Outcome { orcpt: Some(&orcpt), ..refused(&bob, &unknown) };
     let eight_bit = "From: alice@example.org\nSubject: x\n\nGrüße\n--report-eightbit--\n";
     let utf8 = "From: jörg@bücher.example\nSubject: Grüße\n\nbody\n";
@@ -88,9 +89,9 @@ fn notices() -> Vec<(&'static str, Letter)> {
     let now = time("2026-11-24T12:05:00+00:00[UTC]");
     let resting = Resting {
         route: "provider",
-        host: "smtp.relay.example",
+        host: Some("smtp.relay.example"),
         since: &now,
-        cause: Cause::Fault(Stage::Tls, Fault::Certificate),
+        cause: Cause::Rests(Reason::Certificate),
         reply: None,
         next: Some(&now),
     };

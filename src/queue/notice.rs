@@ -17,8 +17,8 @@ use crate::smtp::remote::RemoteReply;
 pub struct Resting<'a> {
     /// The route's name.
     pub route: &'a str,
-    /// The name of its server.
-    pub host: &'a str,
+    /// The name of its server, if it has one.
+    pub host: Option<&'a str>,
     /// Since when.
     pub since: &'a Zoned,
     /// Why.
@@ -45,7 +45,8 @@ pub fn rests(head: Letterhead<'_>, to: &Address, resting: Resting<'_>, waiting: 
     let Resting { route, host, since, cause, reply, next } = resting;
     let explanation = cause.explain();
     let mut text = String::new();
-    wrap(&mut text, 0, &format!("The route `{route}` (server {host}) does not work since {}. No mail is lost.", date(since)));
+    let server = host.map_or(String::new(), |host| format!(" (server {host})"));
+    wrap(&mut text, 0, &format!("The route `{route}`{server} does not work since {}. No mail is lost.", date(since)));
     text.push('\n');
     wrap(&mut text, 4, explanation.what);
     quote(&mut text, reply);
@@ -125,7 +126,7 @@ fn signed(head: Letterhead<'_>, mut text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::explain::Fault;
+    use crate::queue::schedule::{Reason, Trouble};
     use crate::smtp::remote::Stage;
 
     #[test]
@@ -138,9 +139,9 @@ mod tests {
         let reply = RemoteReply { code: 535, status: Some((5, 7, 8)), text: "wrong\r\npassword".into() };
         let resting = Resting {
             route: "provider",
-            host: "smtp.relay.example",
+            host: Some("smtp.relay.example"),
             since: &since,
-            cause: Cause::reply(Stage::Auth, &reply),
+            cause: Cause::Trouble(Stage::Auth, Trouble::from(&reply)),
             reply: Some(&reply),
             next: Some(&next),
         };
@@ -181,10 +182,10 @@ The mail server mx.example.org
             again.contains("Subject: Route provider works again\n") && again.contains("The 3 messages that wait are"),
             "{again}"
         );
-        let silent = Resting { cause: Cause::Fault(Stage::Connect, Fault::TimedOut), reply: None, ..resting };
+        let silent = Resting { cause: Cause::Rests(Reason::Connect), reply: None, ..resting };
         for (messages, want) in [(1, "Subject: Late: a message of yours\n"), (7, "Subject: Late: 7 messages of yours\n")] {
             let text = show(late(head, &to, Late { messages, oldest: &since, until: &next }, silent));
-            assert!(text.contains(want) && text.contains("The server did not answer in time."), "{text}");
+            assert!(text.contains(want) && text.contains("No connection to the server could be made."), "{text}");
             assert!(text.lines().all(|line| line.len() <= 78), "{text}");
         }
     }

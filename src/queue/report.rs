@@ -375,7 +375,7 @@ fn message_id(text: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::explain::{Decision, Fault};
+    use crate::queue::schedule::Trouble;
     use crate::smtp::remote::Stage;
 
     const MESSAGE: &[u8] = b"Received: by mx.example.org\nFrom: alice@example.org\nSubject: =?utf-8?Q?Gr=C3=BC=C3=9Fe?=\n\
@@ -503,9 +503,10 @@ Message-ID: <m@example.org>
         let late = refused(&to, &wait);
         let expired = Outcome { expired: true, ..late };
         let nothing = Outcome { cause: None, reply: None, ..late };
-        let fault = Outcome { cause: Some(Cause::Fault(Stage::Connect, Fault::TimedOut)), reply: None, ..late };
-        let doubt = Outcome { cause: Some(Cause::Fault(Stage::Dot, Fault::Closed)), reply: None, maybe_twice: true, ..late };
-        let back = Outcome { cause: Some(Cause::Decision(Decision::Returned)), reply: None, host: None, ..late };
+        let fault = Outcome { cause: Some(Cause::Trouble(Stage::Connect, Trouble::Dropped)), reply: None, ..late };
+        let doubt =
+            Outcome { cause: Some(Cause::Trouble(Stage::Dot, Trouble::Unanswered)), reply: None, maybe_twice: true, ..late };
+        let back = Outcome { cause: Some(Cause::Returned), reply: None, host: None, ..late };
         let sent = Outcome { cause: None, reply: Some(&done), ..late };
         let rows: [(Kind<'_>, Outcome<'_>, &[&str]); 9] = [
             (
@@ -522,7 +523,7 @@ Message-ID: <m@example.org>
             (
                 Kind::Failure,
                 fault,
-                &["Status: 5.4.1", "x-pillarbox; The server did not answer in time.", "The cause is on the way"],
+                &["Status: 5.4.1", "x-pillarbox; No connection to the server could be made.", "The cause is on the way"],
             ),
             (
                 Kind::Failure,
