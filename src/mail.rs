@@ -1,6 +1,6 @@
 //! From accepted content to a file that a mail reader finds.
 
-mod display_name;
+pub mod display_name;
 pub mod dkim;
 pub mod durable;
 pub mod from;

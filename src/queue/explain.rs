@@ -7,79 +7,26 @@
 
 mod rows;
 
+use super::schedule::{HeldWhy, Reason, Trouble};
+use crate::smtp::client::Unfit;
 use crate::smtp::remote::{RemoteReply, RemoteStatus, Stage};
 use rows::*;
 
-/// Why an attempt, or all of them, had no success.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Why a message was not sent, or waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// It went back or waits because somebody said so.
-    Decision(Decision),
-    /// Something failed and no reply says what.
-    Fault(Stage, Fault),
-    /// A reply of the next hop.
-    Reply {
-        /// What it answers.
-        stage: Stage,
-        /// The reply code.
-        code: u16,
-        /// The enhanced status code, if there was one.
-        status: Option<RemoteStatus>,
-    },
-}
-
-/// What this server or its operator decided about a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Decision {
-    /// Three attempts in a row ended with the process.
-    HeldAfterCrashes,
-    /// The operator holds it.
-    HeldByOperator,
-    /// It may have arrived, and `after_crash = "hold"`.
-    HeldInDoubt,
+    /// It waits for a person.
+    Held(HeldWhy),
     /// `refuse` in `[outgoing.to]` or `[outgoing.from]`.
     Refused,
+    /// Its route rests.
+    Rests(Reason),
     /// The operator sent it back.
     Returned,
-}
-
-/// What failed without a reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fault {
-    /// The server offers no mechanism of AUTH that is spoken here.
-    AuthMissing,
-    /// The certificate is not good for the server's name.
-    Certificate,
-    /// The server closed the connection.
-    Closed,
-    /// The server takes no non-ASCII addresses.
-    NoSmtpUtf8,
-    /// The name has no address.
-    NoSuchHost,
-    /// The addresses are of no use: private, loopback, multicast.
-    NoUsableAddress,
-    /// The domain takes no mail (RFC 7505).
-    NullMx,
-    /// The addresses are this server's own.
-    OwnAddress,
-    /// The password file cannot be read.
-    PasswordFile,
-    /// The port refuses connections.
-    Refused,
-    /// The name's servers gave no answer in time.
-    ResolverSilent,
-    /// What came is no SMTP.
-    Senseless,
-    /// No TLS could be agreed on.
-    Tls,
-    /// STARTTLS is required and not offered.
-    TlsMissing,
-    /// Nothing came in time.
-    TimedOut,
-    /// The message is larger than the server takes.
-    TooLarge,
-    /// No road leads to the address.
-    Unreachable,
+    /// An attempt failed there, and so.
+    Trouble(Stage, Trouble),
+    /// The next hop does not offer what the message needs.
+    Unfit(Unfit),
 }
 
 /// On whose side the fault is.
@@ -111,49 +58,45 @@ pub struct Explanation {
 impl Cause {
     /// The cause that a reply is.
     pub fn reply(stage: Stage, reply: &RemoteReply) -> Self {
-        Self::Reply { stage, code: reply.code, status: reply.status }
+        Self::Trouble(stage, Trouble::from(reply))
     }
 
     /// The status for a report (RFC 3463): the reply's own or what its code means, of class 5 where `permanent`, else 4.
     pub fn status(&self, permanent: bool) -> RemoteStatus {
         let class = if permanent { 5 } else { 4 };
-        match *self {
-            Self::Reply { status: Some((own, subject, detail)), .. } if own == class => (class, subject, detail),
+        let (subject, detail) = match *self {
+            Self::Trouble(_, Trouble::Reply { status: Some((own, subject, detail)), .. }) if own == class => (subject, detail),
             // What was a matter of time has run out of it.
-            Self::Reply { code, .. } if permanent && code / 100 == 4 => (5, 4, 7),
-            Self::Reply { stage, code, .. } => {
-                let (subject, detail) = of_code(stage, code);
-                (class, subject, detail)
-            }
-            Self::Fault(_, fault) => {
-                let (subject, detail) = fault.status();
-                (class, subject, detail)
-            }
-            Self::Decision(Decision::Refused) => (class, 7, 1),
-            Self::Decision(_) => (class, 3, 0),
-        }
+            Self::Trouble(_, Trouble::Reply { code, .. }) if permanent && code / 100 == 4 => (4, 7),
+            Self::Trouble(stage, trouble) => of_trouble(stage, trouble),
+            Self::Unfit(unfit) => (unfit.status().1, unfit.status().2),
+            Self::Rests(reason) => of_reason(reason),
+            Self::Refused => (7, 1),
+            Self::Held(_) | Self::Returned => (3, 0),
+        };
+        (class, subject, detail)
     }
 
     /// What happened, on whose side, and what can be done.
     pub fn explain(&self) -> Explanation {
         match *self {
-            Self::Decision(decision) => decision.explain(),
-            Self::Fault(stage, fault) => fault.explain(stage),
-            Self::Reply { stage: Stage::Auth, .. } => AUTH_REFUSED,
-            Self::Reply { stage: Stage::Connect | Stage::Greeting | Stage::Hello | Stage::Tls | Stage::StartTls, .. } => {
-                TURNED_AWAY
-            }
-            Self::Reply { code: 530 | 534 | 535 | 538, .. } => AUTH_REFUSED,
-            Self::Reply { code: 421, .. } => BUSY,
-            Self::Reply { stage, code, status } => {
-                let (subject, detail) = match status {
-                    // x.0.0 and x.5.0 say nothing that the code does not.
-                    Some((_, subject, detail)) if (subject, detail) != (0, 0) && (subject, detail) != (5, 0) => (subject, detail),
-                    _ => of_code(stage, code),
-                };
-                by_status(stage, code / 100 == 4, (subject, detail))
-            }
+            Self::Held(HeldWhy::MayHaveArrived) => HELD_IN_DOUBT,
+            Self::Held(HeldWhy::NoResult) => HELD_AFTER_CRASHES,
+            Self::Held(HeldWhy::Operator) => HELD_BY_OPERATOR,
+            Self::Refused => REFUSED_HERE,
+            Self::Rests(reason) => by_reason(reason),
+            Self::Returned => RETURNED,
+            Self::Trouble(stage, trouble) => by_trouble(stage, trouble),
+            Self::Unfit(Unfit::TooLarge(_)) => TOO_LARGE,
+            Self::Unfit(Unfit::Utf8) => NO_UTF8,
         }
+    }
+}
+
+impl Explanation {
+    /// What the sender can do once the message is tried no more.
+    pub fn sender_when_over(&self) -> &'static str {
+        if [WAIT, PATIENCE].contains(&self.sender) { AGAIN } else { self.sender }
     }
 }
 
@@ -179,6 +122,41 @@ impl Side {
     }
 }
 
+/// Subject and detail for a report (RFC 3463).
+fn of_trouble(stage: Stage, trouble: Trouble) -> (u16, u16) {
+    match trouble {
+        Trouble::Certificate | Trouble::Handshake | Trouble::NotOffered => (7, 5),
+        Trouble::Dropped if stage == Stage::Connect => (4, 1),
+        Trouble::Dropped | Trouble::Unanswered => (4, 2),
+        Trouble::Internal => (3, 0),
+        Trouble::NameUnknown => (1, 2),
+        Trouble::NameUnresolved => (4, 3),
+        Trouble::NoMail => (1, 10),
+        Trouble::NotRoutable => (4, 4),
+        Trouble::PasswordFile => (3, 5),
+        Trouble::Reply { code, status } => known(status).unwrap_or_else(|| of_code(stage, code)),
+        Trouble::Unfit => (6, 3),
+    }
+}
+
+fn of_reason(reason: Reason) -> (u16, u16) {
+    match reason {
+        Reason::Auth | Reason::AuthRefused | Reason::AuthRequired => (7, 8),
+        Reason::Certificate | Reason::Tls => (7, 5),
+        Reason::Connect => (4, 1),
+        Reason::Dns => (4, 3),
+        Reason::PasswordFile => (3, 5),
+        Reason::Greeting | Reason::Hello | Reason::RefusesEverything | Reason::Temporary => (3, 2),
+        Reason::Protocol => (5, 0),
+        Reason::Quota => (4, 5),
+    }
+}
+
+/// Subject and detail of a status that says more than the code does: X.0.0 and X.5.0 don't.
+fn known(status: Option<RemoteStatus>) -> Option<(u16, u16)> {
+    status.map(|(_, subject, detail)| (subject, detail)).filter(|status| ![(0, 0), (5, 0)].contains(status))
+}
+
 /// Subject and detail that a code without an enhanced status means at a stage (RFC 5321 section 4.2.2 and 4.2.3).
 fn of_code(stage: Stage, code: u16) -> (u16, u16) {
     match (stage, code) {
@@ -192,6 +170,50 @@ fn of_code(stage: Stage, code: u16) -> (u16, u16) {
         (_, 452) => (3, 1),
         (_, 451) => (3, 0),
         _ => (0, 0),
+    }
+}
+
+fn by_trouble(stage: Stage, trouble: Trouble) -> Explanation {
+    match trouble {
+        Trouble::Certificate => CERTIFICATE,
+        Trouble::Dropped if stage == Stage::Connect => UNREACHABLE,
+        Trouble::Dropped => CLOSED,
+        Trouble::Handshake => NO_TLS,
+        Trouble::Internal => INTERNAL,
+        Trouble::NameUnknown => NO_SUCH_HOST,
+        Trouble::NameUnresolved => RESOLVER_SILENT,
+        Trouble::NoMail => NULL_MX,
+        Trouble::NotOffered if stage == Stage::Auth => AUTH_MISSING,
+        Trouble::NotOffered => NO_TLS,
+        Trouble::NotRoutable => NO_USABLE_ADDRESS,
+        Trouble::PasswordFile => PASSWORD_FILE,
+        Trouble::Reply { code: 530 | 538, .. } => AUTH_MISSING,
+        Trouble::Reply { code: 534 | 535, .. } => AUTH_REFUSED,
+        Trouble::Reply { .. } if stage == Stage::Auth => AUTH_REFUSED,
+        Trouble::Reply { .. } if stage < Stage::Mail => TURNED_AWAY,
+        Trouble::Reply { code: 421, .. } => BUSY,
+        Trouble::Reply { code, .. } if !matches!(code / 100, 4 | 5) => SENSELESS,
+        Trouble::Reply { code, status } => {
+            by_status(stage, code / 100 == 4, known(status).unwrap_or_else(|| of_code(stage, code)))
+        }
+        Trouble::Unanswered => IN_DOUBT,
+        Trouble::Unfit => UNFIT,
+    }
+}
+
+fn by_reason(reason: Reason) -> Explanation {
+    match reason {
+        Reason::AuthRefused => AUTH_REFUSED,
+        Reason::AuthRequired => AUTH_MISSING,
+        Reason::Certificate => CERTIFICATE,
+        Reason::Connect => UNREACHABLE,
+        Reason::Dns => RESOLVER_SILENT,
+        Reason::Auth | Reason::Greeting | Reason::Hello | Reason::Temporary => TURNED_AWAY,
+        Reason::PasswordFile => PASSWORD_FILE,
+        Reason::Protocol => SENSELESS,
+        Reason::Quota => LIMIT,
+        Reason::RefusesEverything => REFUSES_EVERYTHING,
+        Reason::Tls => NO_TLS,
     }
 }
 
@@ -222,83 +244,6 @@ fn by_status(stage: Stage, transient: bool, status: (u16, u16)) -> Explanation {
         _ if transient => LATER,
         _ => NO_REASON,
     }
-}
-
-impl Fault {
-    /// Subject and detail for a report (RFC 3463).
-    pub fn status(self) -> (u16, u16) {
-        match self {
-            Self::AuthMissing | Self::Certificate | Self::Tls | Self::TlsMissing => (7, 5),
-            Self::Closed => (4, 2),
-            Self::NoSmtpUtf8 => (6, 7),
-            Self::NoSuchHost => (1, 2),
-            Self::NoUsableAddress => (4, 4),
-            Self::NullMx => (1, 10),
-            Self::OwnAddress => (4, 6),
-            Self::PasswordFile => (3, 5),
-            Self::Refused | Self::TimedOut | Self::Unreachable => (4, 1),
-            Self::ResolverSilent => (4, 3),
-            Self::Senseless => (5, 0),
-            Self::TooLarge => (3, 4),
-        }
-    }
-
-    fn explain(self, stage: Stage) -> Explanation {
-        match self {
-            Self::AuthMissing => AUTH_MISSING,
-            Self::Certificate => CERTIFICATE,
-            Self::Closed | Self::TimedOut if stage == Stage::Dot => IN_DOUBT,
-            Self::Closed => CLOSED,
-            Self::NoSmtpUtf8 => NO_UTF8,
-            Self::NoSuchHost => NO_SUCH_HOST,
-            Self::NoUsableAddress => NO_USABLE_ADDRESS,
-            Self::NullMx => NULL_MX,
-            Self::OwnAddress => OWN_ADDRESS,
-            Self::PasswordFile => PASSWORD_FILE,
-            Self::Refused | Self::Unreachable => UNREACHABLE,
-            Self::ResolverSilent => RESOLVER_SILENT,
-            Self::Senseless => SENSELESS,
-            Self::Tls | Self::TlsMissing => NO_TLS,
-            Self::TimedOut => TIMED_OUT,
-            Self::TooLarge => TOO_LARGE,
-        }
-    }
-
-    /// All of them.
-    pub const ALL: [Self; 17] = [
-        Self::AuthMissing,
-        Self::Certificate,
-        Self::Closed,
-        Self::NoSmtpUtf8,
-        Self::NoSuchHost,
-        Self::NoUsableAddress,
-        Self::NullMx,
-        Self::OwnAddress,
-        Self::PasswordFile,
-        Self::Refused,
-        Self::ResolverSilent,
-        Self::Senseless,
-        Self::Tls,
-        Self::TlsMissing,
-        Self::TimedOut,
-        Self::TooLarge,
-        Self::Unreachable,
-    ];
-}
-
-impl Decision {
-    fn explain(self) -> Explanation {
-        match self {
-            Self::HeldAfterCrashes => HELD_AFTER_CRASHES,
-            Self::HeldByOperator => HELD_BY_OPERATOR,
-            Self::HeldInDoubt => HELD_IN_DOUBT,
-            Self::Refused => REFUSED_HERE,
-            Self::Returned => RETURNED,
-        }
-    }
-
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::HeldAfterCrashes, Self::HeldByOperator, Self::HeldInDoubt, Self::Refused, Self::Returned];
 }
 
 #[cfg(test)]
@@ -339,7 +284,7 @@ mod tests {
             (Stage::Mail, 553, Some((5, 1, 8)), SENDER_UNKNOWN, (5, 1, 8)),
             (Stage::Mail, 552, None, TOO_LARGE, (5, 3, 4)),
             (Stage::Mail, 550, Some((5, 4, 5)), LIMIT, (5, 4, 5)),
-            (Stage::Mail, 530, Some((5, 7, 0)), AUTH_REFUSED, (5, 7, 0)),
+            (Stage::Mail, 530, Some((5, 7, 0)), AUTH_MISSING, (5, 7, 0)),
             (Stage::Dot, 554, Some((5, 7, 1)), CONTENT, (5, 7, 1)),
             (Stage::Dot, 554, None, CONTENT, (5, 6, 0)),
             (Stage::Dot, 550, Some((5, 7, 26)), UNPROVED, (5, 7, 26)),
@@ -349,27 +294,62 @@ mod tests {
             (Stage::Greeting, 554, None, TURNED_AWAY, (5, 0, 0)),
         ];
         for (stage, code, status, want, permanent) in rows {
-            let cause = Cause::Reply { stage, code, status };
+            let cause = Cause::Trouble(stage, Trouble::Reply { code, status });
             assert_eq!(cause.explain(), want, "{cause:?}");
             assert_eq!(cause.status(true), permanent, "{cause:?}");
         }
-        let wait = Cause::Reply { stage: Stage::Recipient, code: 451, status: Some((4, 7, 1)) };
+        let wait = Cause::Trouble(Stage::Recipient, Trouble::Reply { code: 451, status: Some((4, 7, 1)) });
         assert_eq!(wait.status(false), (4, 7, 1));
-        assert_eq!(Cause::Fault(Stage::Connect, Fault::TimedOut).status(false), (4, 4, 1));
-        assert_eq!(Cause::Fault(Stage::Dot, Fault::Closed).explain(), IN_DOUBT);
-        assert_eq!(Cause::Fault(Stage::Data, Fault::Closed).explain(), CLOSED);
+    }
+
+    #[test]
+    fn troubles_without_a_reply_and_routes_that_rest() {
+        let rows = [
+            (Cause::Trouble(Stage::Connect, Trouble::Dropped), UNREACHABLE, (4, 4, 1)),
+            (Cause::Trouble(Stage::Data, Trouble::Dropped), CLOSED, (4, 4, 2)),
+            (Cause::Trouble(Stage::Dot, Trouble::Unanswered), IN_DOUBT, (4, 4, 2)),
+            (Cause::Trouble(Stage::Auth, Trouble::NotOffered), AUTH_MISSING, (4, 7, 5)),
+            (Cause::Trouble(Stage::StartTls, Trouble::NotOffered), NO_TLS, (4, 7, 5)),
+            (Cause::Trouble(Stage::Connect, Trouble::NameUnknown), NO_SUCH_HOST, (4, 1, 2)),
+            (Cause::Unfit(Unfit::TooLarge(1)), TOO_LARGE, (4, 3, 4)),
+            (Cause::Unfit(Unfit::Utf8), NO_UTF8, (4, 6, 7)),
+            (Cause::Rests(Reason::AuthRefused), AUTH_REFUSED, (4, 7, 8)),
+            (Cause::Rests(Reason::Quota), LIMIT, (4, 4, 5)),
+            (Cause::Held(HeldWhy::MayHaveArrived), HELD_IN_DOUBT, (4, 3, 0)),
+            (Cause::Returned, RETURNED, (4, 3, 0)),
+        ];
+        for (cause, want, status) in rows {
+            assert_eq!((cause.explain(), cause.status(false)), (want, status), "{cause:?}");
+        }
     }
 
     /// Every cause there is has sentences, and they are sentences.
     #[test]
     fn every_cause_is_explained_in_sentences() {
-        let mut causes: Vec<Cause> = Decision::ALL.into_iter().map(Cause::Decision).collect();
+        const TROUBLES: [Trouble; 12] = [
+            Trouble::Certificate,
+            Trouble::Dropped,
+            Trouble::Handshake,
+            Trouble::Internal,
+            Trouble::NameUnknown,
+            Trouble::NameUnresolved,
+            Trouble::NoMail,
+            Trouble::NotOffered,
+            Trouble::NotRoutable,
+            Trouble::PasswordFile,
+            Trouble::Unanswered,
+            Trouble::Unfit,
+        ];
+        let held = [HeldWhy::MayHaveArrived, HeldWhy::Operator, HeldWhy::NoResult].map(Cause::Held);
+        let mut causes: Vec<Cause> = Reason::ALL.into_iter().map(Cause::Rests).chain(held).collect();
+        causes.extend([Cause::Refused, Cause::Returned, Cause::Unfit(Unfit::TooLarge(1)), Cause::Unfit(Unfit::Utf8)]);
         for stage in STAGES {
-            causes.extend(Fault::ALL.into_iter().map(|fault| Cause::Fault(stage, fault)));
+            causes.extend(TROUBLES.map(|trouble| Cause::Trouble(stage, trouble)));
             for code in (400..600).filter(|code| code % 100 < 60) {
-                causes.push(Cause::Reply { stage, code, status: None });
+                causes.push(Cause::Trouble(stage, Trouble::Reply { code, status: None }));
                 for (subject, detail) in (0..9).flat_map(|subject| (0..32).map(move |detail| (subject, detail))) {
-                    causes.push(Cause::Reply { stage, code, status: Some(((code / 100) as u8, subject, detail)) });
+                    let status = Some(((code / 100) as u8, subject, detail));
+                    causes.push(Cause::Trouble(stage, Trouble::Reply { code, status }));
                 }
             }
         }

@@ -489,6 +489,13 @@ pub fn require(tools: &[&str]) -> bool {
     false
 }
 
+/// The Python that knows dkimpy and flufl.bounce: a virtual environment of .ci/run's making, or what python3 is.
+pub fn python() -> String {
+    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python3");
+    std::env::var("PILLARBOX_PYTHON")
+        .unwrap_or_else(|_| if venv.exists() { venv.display().to_string() } else { "python3".into() })
+}
+
 /// True for root. If not, the test is skipped and says so; with PILLARBOX_REQUIRE_TOOLS=1 it fails.
 pub fn require_root() -> bool {
     let root = nix::unistd::geteuid().is_root();
@@ -501,9 +508,7 @@ pub fn require_root() -> bool {
 /// A Python that has this module: in a virtual environment of .ci/run's making, or wherever python3 finds it. Without one
 /// the test is skipped, and says so.
 pub fn python_with(module: &str) -> Option<String> {
-    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python3");
-    let named = std::env::var("PILLARBOX_PYTHON");
-    let python = named.unwrap_or_else(|_| if venv.exists() { venv.display().to_string() } else { "python3".into() });
+    let python = python();
     let mut command = Command::new(&python);
     command.args(["-c", &format!("import {module}")]).stderr(Stdio::null());
     if command.status().is_ok_and(|status| status.success()) {

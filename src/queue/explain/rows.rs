@@ -8,7 +8,12 @@ const fn row(side: Side, what: &'static str, sender: &'static str, operator: &'s
     Explanation { side, what, sender, operator }
 }
 
-const WAIT: &str = "You need not do anything; the postmaster of this server is told.";
+/// For what the operator has to put right.
+pub const WAIT: &str = "You need not do anything; the postmaster of this server is told.";
+/// For what settles by itself while a message waits.
+pub const PATIENCE: &str = "You need not do anything as long as the message is tried again.";
+/// Instead of the two above, once a message waits no more.
+pub const AGAIN: &str = "Send the message again later. If that fails too, ask the postmaster of this server.";
 const NOTHING: &str = "Nothing can be done on this server; the sender has to act.";
 
 pub const NO_MAILBOX: Explanation = row(
@@ -67,9 +72,9 @@ pub const NO_SUCH_HOST: Explanation = row(
 );
 pub const NO_USABLE_ADDRESS: Explanation = row(
     Side::Recipient,
-    "The domain names a server at an address that no mail can be sent to.",
+    "The domain names a server at an address that no mail can be sent to: a private one, or this server's own.",
     "Tell the recipient another way that mail for this domain cannot arrive.",
-    "If the server is one of yours, name it in a route; addresses of private networks are not taken from the DNS.",
+    "If it is this server, add the domain to `domains`. If it is another of yours, name it in a route.",
 );
 pub const SENDER_UNKNOWN: Explanation = row(
     Side::Sender,
@@ -110,13 +115,13 @@ pub const UNPROVED: Explanation = row(
 pub const LATER: Explanation = row(
     Side::Recipient,
     "The server asks to try again later; many do so with senders that they do not know yet.",
-    "You need not do anything as long as the message is tried again.",
+    PATIENCE,
     "It is tried again by itself.",
 );
 pub const BUSY: Explanation = row(
     Side::Recipient,
     "The server has no room or no time for the message at present.",
-    "You need not do anything as long as the message is tried again.",
+    PATIENCE,
     "It is tried again by itself.",
 );
 pub const LIMIT: Explanation = row(
@@ -151,9 +156,9 @@ pub const AUTH_REFUSED: Explanation = row(
 );
 pub const AUTH_MISSING: Explanation = row(
     Side::Route,
-    "The server that takes our mail offers no login that is known here.",
+    "The server that takes our mail wants a login, or another way to log in.",
     WAIT,
-    "PLAIN or LOGIN is needed. Look at the route's `url`: the port may be the wrong one.",
+    "Give the route a `login`. It is sent with PLAIN or LOGIN; if the server offers neither, look at the port in `url`.",
 );
 pub const CERTIFICATE: Explanation = row(
     Side::Route,
@@ -169,7 +174,7 @@ pub const NO_TLS: Explanation = row(
 );
 pub const CLOSED: Explanation = row(
     Side::Route,
-    "The server closed the connection in the middle of the dialogue.",
+    "The server closed the connection, or did not answer in time.",
     WAIT,
     "It is tried again by itself. If it lasts, ask the server's operator.",
 );
@@ -179,12 +184,6 @@ pub const IN_DOUBT: Explanation = row(
     "Ask the recipient whether the message has arrived before you send it again.",
     "Look for the message in the server's log, if you can; `after_crash` says what becomes of such messages.",
 );
-pub const TIMED_OUT: Explanation = row(
-    Side::Route,
-    "The server did not answer in time.",
-    WAIT,
-    "It is tried again by itself. If it lasts, try to reach the host and port by hand; a firewall may be in the way.",
-);
 pub const UNREACHABLE: Explanation = row(
     Side::Route,
     "No connection to the server could be made.",
@@ -193,21 +192,15 @@ pub const UNREACHABLE: Explanation = row(
 );
 pub const RESOLVER_SILENT: Explanation = row(
     Side::Route,
-    "The DNS did not answer when it was asked for the server's address.",
+    "The address of the server could not be found in the DNS.",
     WAIT,
-    "Look at /etc/resolv.conf, and whether the servers there answer.",
+    "Look for a mistyped letter in the route's `url`, and whether the DNS servers in /etc/resolv.conf answer.",
 );
 pub const SENSELESS: Explanation = row(
     Side::Route,
     "What the server said is not SMTP.",
     WAIT,
     "Look at the route's `url`: another service may listen there, or the port wants TLS from the first octet.",
-);
-pub const OWN_ADDRESS: Explanation = row(
-    Side::Us,
-    "The server of this domain is this one, so that the mail would come back.",
-    "Tell the postmaster of this server.",
-    "Add the domain to `domains`, or correct its MX record.",
 );
 pub const PASSWORD_FILE: Explanation = row(
     Side::Us,
@@ -244,4 +237,22 @@ pub const RETURNED: Explanation = row(
     "The operator of this server sent the message back without another attempt.",
     "Ask the postmaster of this server.",
     "Nothing is left to do.",
+);
+pub const INTERNAL: Explanation = row(
+    Side::Us,
+    "An attempt to send the message ended by a defect of this server.",
+    WAIT,
+    "Please report the defect, with the log.",
+);
+pub const REFUSES_EVERYTHING: Explanation = row(
+    Side::Route,
+    "The server refuses message after message, so that the fault cannot be in the messages.",
+    WAIT,
+    "Read the server's words in the log, and look at your account at the provider: it may be blocked, unpaid or over its quota.",
+);
+pub const UNFIT: Explanation = row(
+    Side::Sender,
+    "The server does not take messages of this kind or size.",
+    "Send it in smaller parts, or to and from addresses in plain English letters.",
+    NOTHING,
 );

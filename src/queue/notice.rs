@@ -1,0 +1,192 @@
+//! What the postmaster and a login are told of a route: that it rests, that it works again, that mail is late because of it.
+//! Pure; plain mails with the sentences of [`super::explain`].
+//!
+//! While a route rests no message is at fault, so there is one notice instead of a report a message.
+
+use std::fmt::Write as _;
+
+use jiff::Zoned;
+
+use super::explain::Cause;
+use super::letter::{Letter, Letterhead, clean, date, wrap};
+use crate::smtp::address::Address;
+use crate::smtp::remote::RemoteReply;
+
+/// A route that rests.
+#[derive(Clone, Copy, Debug)]
+pub struct Resting<'a> {
+    /// The route's name.
+    pub route: &'a str,
+    /// The name of its server, if it has one.
+    pub host: Option<&'a str>,
+    /// Since when.
+    pub since: &'a Zoned,
+    /// Why.
+    pub cause: Cause,
+    /// What the server said, if it said anything.
+    pub reply: Option<&'a RemoteReply>,
+    /// When it is probed next; none where that waits for the operator.
+    pub next: Option<&'a Zoned>,
+}
+
+/// Mail of one login that is late because its route rests.
+#[derive(Clone, Copy, Debug)]
+pub struct Late<'a> {
+    /// How many messages wait.
+    pub messages: u64,
+    /// When the oldest was handed in.
+    pub oldest: &'a Zoned,
+    /// When that one goes back to its sender, if it is not sent before.
+    pub until: &'a Zoned,
+}
+
+/// Tells the postmaster that a route rests, with how many messages wait for it.
+pub fn rests(head: Letterhead<'_>, to: &Address, resting: Resting<'_>, waiting: u64) -> Letter {
+    let Resting { route, host, since, cause, reply, next } = resting;
+    let explanation = cause.explain();
+    let mut text = String::new();
+    let server = host.map_or(String::new(), |host| format!(" (server {host})"));
+    wrap(&mut text, 0, &format!("The route `{route}`{server} does not work since {}. No mail is lost.", date(since)));
+    text.push('\n');
+    wrap(&mut text, 4, explanation.what);
+    quote(&mut text, reply);
+    wrap(&mut text, 4, &format!("What you can do: {}", explanation.operator));
+    text.push('\n');
+    let next = match next {
+        Some(next) => format!("It is tried again by itself, next at {}", date(next)),
+        None => "It is tried again once the cause is put right".to_owned(),
+    };
+    wrap(&mut text, 0, &format!("{} {next}; `pillarbox routes try {route}` tries it at once.", waiting_for(waiting)));
+    wrap(&mut text, 0, "You are told once more when it works again.");
+    head.plain(to, &format!("Route {route} does not work"), &signed(head, text))
+}
+
+/// Tells the postmaster that a route works again.
+pub fn well(head: Letterhead<'_>, to: &Address, route: &str, rested_since: &Zoned, waiting: u64) -> Letter {
+    let mut text = String::new();
+    let since = date(rested_since);
+    wrap(&mut text, 0, &format!("The route `{route}`, which did not work since {since}, works again. {}", going_out(waiting)));
+    head.plain(to, &format!("Route {route} works again"), &signed(head, text))
+}
+
+/// Tells the address of a login, once, that its mail is late.
+pub fn late(head: Letterhead<'_>, to: &Address, late: Late<'_>, resting: Resting<'_>) -> Letter {
+    let Late { messages, oldest, until } = late;
+    let explanation = resting.cause.explain();
+    let mut text = String::new();
+    let oldest = date(oldest);
+    let what = match messages {
+        1 => format!("A message of yours has not been sent yet. It was handed in at {oldest}, and waits"),
+        n => format!("{n} messages of yours have not been sent yet. The oldest was handed in at {oldest}. They wait"),
+    };
+    wrap(&mut text, 0, &format!("{what} for a server that does not take our mail at present:"));
+    text.push('\n');
+    wrap(&mut text, 4, explanation.what);
+    wrap(&mut text, 4, explanation.side.sentence());
+    quote(&mut text, resting.reply);
+    text.push('\n');
+    let advice = format!(
+        "You need not do anything: all is sent by itself once that works again, and the postmaster knows. What cannot be sent comes \
+         back to you, not before {}. Don't send it again before, or it may arrive twice.",
+        date(until)
+    );
+    wrap(&mut text, 0, &advice);
+    let subject =
+        if messages == 1 { "Late: a message of yours".to_owned() } else { format!("Late: {messages} messages of yours") };
+    head.plain(to, &subject, &signed(head, text))
+}
+
+fn quote(text: &mut String, reply: Option<&RemoteReply>) {
+    if let Some(reply) = reply {
+        wrap(text, 4, &clean(&format!("The server said: {reply}")));
+    }
+}
+
+fn waiting_for(messages: u64) -> String {
+    match messages {
+        0 => "No message waits for it.".to_owned(),
+        1 => "One message waits for it.".to_owned(),
+        n => format!("{n} messages wait for it."),
+    }
+}
+
+fn going_out(messages: u64) -> String {
+    match messages {
+        0 => "No message waits for it.".to_owned(),
+        1 => "The message that waits is sent now.".to_owned(),
+        n => format!("The {n} messages that wait are sent now."),
+    }
+}
+
+fn signed(head: Letterhead<'_>, mut text: String) -> String {
+    let _ = write!(text, "\n-- \nThe mail server {}\n", head.hostname);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::schedule::{Reason, Trouble};
+    use crate::smtp::remote::Stage;
+
+    #[test]
+    fn what_the_postmaster_and_a_login_read() {
+        let (from, to) = (Address::parse("postmaster@example.org").unwrap(), Address::parse("me@elsewhere.example").unwrap());
+        let time = |text: &str| -> Zoned { text.parse().unwrap() };
+        let now = time("2026-11-24T12:05:00+00:00[UTC]");
+        let (since, next) = (time("2026-11-24T11:00:00+00:00[UTC]"), time("2026-11-24T13:00:00+00:00[UTC]"));
+        let head = Letterhead { hostname: "mx.example.org", from: &from, now: &now, id: "n1" };
+        let reply = RemoteReply { code: 535, status: Some((5, 7, 8)), text: "wrong\r\npassword".into() };
+        let resting = Resting {
+            route: "provider",
+            host: Some("smtp.relay.example"),
+            since: &since,
+            cause: Cause::Trouble(Stage::Auth, Trouble::from(&reply)),
+            reply: Some(&reply),
+            next: Some(&next),
+        };
+        let show = |letter: Letter| {
+            assert!(!letter.eight_bit && !letter.utf8);
+            String::from_utf8(letter.text).unwrap()
+        };
+        let want = "From: Mail Delivery System <postmaster@example.org>
+To: <me@elsewhere.example>
+Subject: Route provider does not work
+Date: Tue, 24 Nov 2026 12:05:00 +0000
+Message-ID: <n1@mx.example.org>
+Auto-Submitted: auto-generated
+MIME-Version: 1.0
+Content-Type: text/plain; charset=us-ascii
+Content-Transfer-Encoding: 7bit
+
+The route `provider` (server smtp.relay.example) does not work since Tue, 24
+Nov 2026 11:00:00 +0000. No mail is lost.
+
+    The server that takes our mail refuses our login.
+    The server said: 535 5.7.8 wrong password
+    What you can do: Correct `login` or the password file of the route, then
+    `pillarbox routes try NAME`; or look at your account at the provider.
+
+3 messages wait for it. It is tried again by itself, next at Tue, 24 Nov 2026
+13:00:00 +0000; `pillarbox routes try provider` tries it at once.
+You are told once more when it works again.
+
+-- 
+The mail server mx.example.org
+";
+        assert_eq!(show(rests(head, &to, resting, 3)), want);
+        let operator = show(rests(head, &to, Resting { next: None, ..resting }, 0));
+        assert!(operator.contains("No message waits for it. It is tried again once the cause is put right;"), "{operator}");
+        let again = show(well(head, &to, "provider", &since, 3));
+        assert!(
+            again.contains("Subject: Route provider works again\n") && again.contains("The 3 messages that wait are"),
+            "{again}"
+        );
+        let silent = Resting { cause: Cause::Rests(Reason::Connect), reply: None, ..resting };
+        for (messages, want) in [(1, "Subject: Late: a message of yours\n"), (7, "Subject: Late: 7 messages of yours\n")] {
+            let text = show(late(head, &to, Late { messages, oldest: &since, until: &next }, silent));
+            assert!(text.contains(want) && text.contains("No connection to the server could be made."), "{text}");
+            assert!(text.lines().all(|line| line.len() <= 78), "{text}");
+        }
+    }
+}
