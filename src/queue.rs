@@ -1,12 +1,14 @@
 //! Mail that waits to be sent on.
 //!
 //! [`schedule`] decides what is sent, when, and by which connection; it is pure. [`QueueId`] names a message. [`explain`]
-//! says in sentences what happened to one,
-//! [`report`] and [`notice`] tell its sender and the postmaster.
+//! says in sentences what happened to one, [`report`] and [`notice`] tell its sender and the postmaster. [`control`] is how an
+//! operator asks a running server, [`listing`] what is shown.
 
+pub mod control;
 pub mod explain;
 mod id;
 pub mod letter;
+pub mod listing;
 pub mod notice;
 pub mod report;
 pub mod schedule;
