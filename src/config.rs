@@ -34,6 +34,8 @@ pub struct Config {
     pub aliases: Option<PathBuf>,
     /// Where Maildirs are, with `{domain}` and `{user}` in it.
     pub maildir: Template,
+    /// Where it is kept what is remembered over a restart.
+    pub state: PathBuf,
     /// Addresses to listen on.
     pub listen: Vec<(SocketAddr, Service)>,
     /// Certificate and key.
@@ -79,13 +81,14 @@ pub struct Limits {
 }
 
 /// Every key with its default as it would be written; the manual and the sample are held against it.
-pub const KEYS: [(&str, &str); 51] = [
+pub const KEYS: [(&str, &str); 52] = [
     ("hostname", "the host's own name"),
     ("domains", "none, must be given"),
     ("user", "\"pillarbox\""),
     ("users", "\"/etc/pillarbox/users\""),
     ("aliases", "none"),
     ("maildir", "\"/var/mail/pillarbox/{domain}/{user}\""),
+    ("state", "\"/var/lib/pillarbox\""),
     ("listen", ""),
     ("listen.smtp", "[]"),
     ("listen.submission", "[]"),

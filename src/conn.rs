@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::journal::SessionLog;
-use crate::net::admission::Slot;
+use crate::net::admission::{Ending, Slot};
 use crate::net::deadline::{self, Clock, Wait};
 use crate::net::stream::Link;
 use crate::net::wire::{Line, Wire};
@@ -26,7 +26,7 @@ use crate::smtp::session::{Answer, Event, Next, Service, Session, SessionConfig,
 use context::{Context, Snapshot};
 use incoming::Incoming;
 
-/// From connect to MAIL on port 25; the `login` limit is for ports where there is a login.
+/// From when a worker takes the connection up to MAIL on port 25; the `login` limit is for ports where there is a login.
 const MAIL_LIMIT: std::time::Duration = std::time::Duration::from_secs(300);
 /// Octets of a random id.
 const ID_LEN: usize = 12;
@@ -258,7 +258,11 @@ impl<L: Link> Driver<'_, L> {
     }
 
     fn shutdown_reason(&self) -> Option<Refusal> {
-        self.connection.slot.and_then(|slot| slot.shutdown_reason())
+        let ending = self.connection.slot.and_then(|slot| slot.ending())?;
+        Some(match ending {
+            Ending::Draining => Refusal::Draining,
+            Ending::Evicted => Refusal::Evicted,
+        })
     }
 
     /// What the connection's end calls for: a last word to the client, if it can hear one. Logs why.

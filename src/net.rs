@@ -5,9 +5,14 @@
 
 pub mod admission;
 pub mod deadline;
+pub mod eviction;
 pub mod handover;
+pub mod history;
 pub mod listener;
+pub mod network;
 pub mod pool;
+pub mod slot;
 pub mod stream;
 pub mod tls;
+pub mod waiting;
 pub mod wire;

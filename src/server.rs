@@ -9,6 +9,7 @@ pub mod privileges;
 pub mod readiness;
 mod reload;
 pub mod sandbox;
+pub mod state;
 mod watch;
 
 use std::io::{self, PipeReader, PipeWriter};
@@ -21,25 +22,27 @@ use std::time::{Duration, Instant};
 use crate::conn::context::Context;
 use crate::conn::{self, Connection};
 use crate::journal::{self, SessionLog};
-use crate::net::admission::{Admission, Capacity, Network, SlotGuard};
-use crate::net::listener::{AcceptPolicy, Listener};
-use crate::net::pool::{Pool, WorkSender};
+use crate::net::admission::{Admission, Capacity, Network, SlotGuard, TurnedAway};
+use crate::net::listener::{self, AcceptPolicy, Listener};
+use crate::net::pool::{Pool, PoolConfig};
 use crate::net::stream::Stream;
 use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::session::Service;
 use readiness::Readiness;
 use reload::Files;
 pub use reload::{Stamps, Startup};
+use state::State;
 
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
     context: Arc<Context>,
     admission: Arc<Admission>,
-    pool: Pool<()>,
+    pool: Pool<SlotGuard>,
     stop: PipeWriter,
     acceptors: Vec<JoinHandle<()>>,
     watcher: JoinHandle<()>,
+    state: State,
     begun: Instant,
     services: Vec<Service>,
 }
@@ -55,6 +58,8 @@ pub enum Control {
 
 /// How often files and the manager are looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// A worker that has been idle for so long ends; another is started when it is needed.
+const WORKER_IDLE: Duration = Duration::from_secs(60);
 
 impl Server {
     /// Starts serving these sockets. With `idle`, [`Control::Stop`] comes by `ends` when nobody came for so long.
@@ -64,20 +69,26 @@ impl Server {
         idle: Option<(Duration, mpsc::Sender<Control>)>,
     ) -> io::Result<Self> {
         let limits = context.snapshot().config.limits;
-        let room = Capacity { workers: limits.workers, waiting: limits.waiting, per_network: limits.per_address };
-        let admission = Admission::new(room);
+        let capacity = Capacity { workers: limits.workers, waiting: limits.waiting, per_network: limits.per_address };
+        let state = State::open(&context.snapshot().config.state);
+        let admission = Admission::new(capacity, Arc::clone(state.history()));
         let pool = {
-            let (context, admission) = (Arc::clone(&context), Arc::clone(&admission));
-            let work = move |()| {
-                if let Some(guard) = admission.next_waiting() {
-                    serve_ticket(&context, &guard);
-                }
-            };
-            Pool::start(limits.workers, limits.workers + limits.waiting.max(1), work)?
+            let context = Arc::clone(&context);
+            Pool::start(PoolConfig {
+                threads: limits.workers,
+                idle: WORKER_IDLE,
+                work: Box::new(move |guard: SlotGuard| serve_slot(&context, &guard)),
+                spawn_failed: Box::new(|error| journal::notice("worker", format!("no thread can be started: {error}"))),
+            })?
         };
+        admission.serve_by(pool.clone());
         let watcher = {
-            let admission = Arc::clone(&admission);
-            thread::Builder::new().name("watcher".into()).spawn(move || admission.watch())?
+            let (admission, context) = (Arc::clone(&admission), Arc::clone(&context));
+            let watch = move || {
+                let policy = ServerPolicy { context: &context };
+                admission.watch(|guard| listener::turn_away_waiting(&guard, &policy));
+            };
+            thread::Builder::new().name("watcher".into()).spawn(watch)?
         };
         let (reader, stop) = io::pipe()?;
         let mut acceptors = Vec::new();
@@ -90,15 +101,13 @@ impl Server {
                 context: Arc::clone(&context),
                 idle: idle.clone(),
             };
-            let entrance = pool.entrance();
-            let run = move || acceptor.run(&entrance);
-            acceptors.push(thread::Builder::new().name("acceptor".into()).spawn(run)?);
+            acceptors.push(thread::Builder::new().name("acceptor".into()).spawn(move || acceptor.run())?);
         }
-        Ok(Self { context, admission, pool, stop, acceptors, watcher, begun: Instant::now(), services })
+        Ok(Self { context, admission, pool, stop, acceptors, watcher, state, begun: Instant::now(), services })
     }
 
     /// Watches over files and the manager until the end, then drains. Gives true if no message was cut off.
-    pub fn run(self, startup: Startup, told: &Receiver<Control>, readiness: &mut Readiness) -> bool {
+    pub fn run(mut self, startup: Startup, told: &Receiver<Control>, readiness: &mut Readiness) -> bool {
         let mut files = Files::new(startup, self.services.clone());
         loop {
             match told.recv_timeout(TICK) {
@@ -111,6 +120,7 @@ impl Server {
                 Err(RecvTimeoutError::Timeout) => files.look(&self.context, Instant::now()),
             }
             self.context.verifier.release_idle_memory();
+            self.state.tick();
             readiness.tick(self.admission.sessions(), self.context.messages());
         }
         readiness.stopping();
@@ -118,7 +128,7 @@ impl Server {
     }
 
     /// Stops accepting, tells the idle, lets messages in progress end within `drain`; true if all of them did.
-    pub fn drain(self) -> bool {
+    pub fn drain(mut self) -> bool {
         let limit = self.context.snapshot().config.limits.drain;
         journal::draining(self.admission.sessions(), limit);
         drop(self.stop);
@@ -130,9 +140,10 @@ impl Server {
         self.admission.end();
         // A hash that is being computed does not hold the end up; its session has been shut.
         if self.admission.wait_until_empty(Instant::now() + TICK) {
-            self.pool.join();
+            self.pool.join(Instant::now() + TICK);
         }
         let _ = self.watcher.join();
+        self.state.save();
         journal::stopped(self.context.messages(), self.begun.elapsed());
         empty
     }
@@ -140,10 +151,10 @@ impl Server {
 
 /// Serves one connection that was handed over, without a pool.
 pub fn serve_one(context: &Context, tcp: TcpStream, peer: SocketAddr, service: Service) -> io::Result<()> {
-    let admission = Admission::new(Capacity { workers: 8, waiting: 1, per_network: 1 });
+    let admission = Admission::new(Capacity { workers: 8, waiting: 1, per_network: 1 }, Arc::default());
     admission.admit(tcp, peer, service).map_err(|_| io::Error::other("no room for one"))?;
     if let Some(guard) = admission.next_waiting() {
-        serve_ticket(context, &guard);
+        serve_slot(context, &guard);
     }
     Ok(())
 }
@@ -161,11 +172,11 @@ pub fn signals(told: mpsc::Sender<Control>) -> io::Result<()> {
     thread::Builder::new().name("signals".into()).spawn(forward).map(drop)
 }
 
-fn serve_ticket(context: &Context, guard: &SlotGuard) {
-    let _busy = guard.take_up();
+fn serve_slot(context: &Context, guard: &SlotGuard) {
     let (slot, snapshot) = (guard.slot(), context.snapshot());
     let connection = Connection { service: slot.service(), peer: slot.peer(), opened: slot.opened(), slot: Some(slot) };
-    let clock = conn::clock(&snapshot, connection.service, connection.opened);
+    // The time it has waited for a worker is not the client's.
+    let clock = conn::clock(&snapshot, connection.service, Instant::now());
     if let Ok(stream) = Stream::new(slot, guard.admission(), clock) {
         conn::serve(stream, &connection, context, snapshot);
     }
@@ -180,10 +191,10 @@ struct AcceptThread {
 }
 
 impl AcceptThread {
-    fn run(&self, entrance: &WorkSender<()>) {
+    fn run(&self) {
         let idle = self.idle.as_ref().map(|(limit, _)| *limit);
-        let door = ServerPolicy { context: &self.context };
-        if let Err(error) = self.listener.run(&self.stop, idle, &self.admission, entrance, &door) {
+        let policy = ServerPolicy { context: &self.context };
+        if let Err(error) = self.listener.run(&self.stop, idle, &self.admission, &policy) {
             journal::accept_failed(self.listener.service.name(), error, Duration::ZERO);
         }
         if let Some((_, ends)) = &self.idle {
@@ -197,18 +208,23 @@ struct ServerPolicy<'a> {
 }
 
 impl AcceptPolicy for ServerPolicy<'_> {
-    fn refuses(&self, address: IpAddr) -> Option<Refusal> {
-        let blocked = self.context.throttle.blocks_network(Network::of(address), Instant::now());
-        blocked.then_some(Refusal::AddressThrottled)
+    fn blocks(&self, address: IpAddr) -> bool {
+        self.context.throttle.blocks_network(Network::of(address), Instant::now())
     }
 
-    fn turned_away(&self, peer: SocketAddr, service: Service, why: Refusal) -> Option<Vec<u8>> {
+    fn turned_away(&self, peer: SocketAddr, service: Service, why: TurnedAway) -> Option<Vec<u8>> {
         let log = SessionLog::new(conn::fresh_id(), peer, service.name());
+        let why = match why {
+            TurnedAway::Blocked => Refusal::AddressThrottled,
+            TurnedAway::Draining => Refusal::Draining,
+            TurnedAway::Overloaded => Refusal::Overloaded,
+            TurnedAway::PerNetwork => Refusal::PerAddress,
+        };
         match why {
             Refusal::AddressThrottled => log.throttled(""),
             _ => log.overloaded(why.parts().reason),
         }
-        // On 465 the client expects TLS, and no handshake is spent on somebody who is turned away.
+        // On 465 the client expects TLS, and no handshake is spent on one that is turned away.
         if service == Service::Submissions {
             return None;
         }

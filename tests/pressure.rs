@@ -85,7 +85,7 @@ fn the_silent_make_room_and_are_told() {
     speaks.say("EHLO speaks.example", "250");
     let told = silent.iter().filter(|tcp| {
         tcp.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        says(&rest(tcp), Refusal::SilentTooLong)
+        says(&rest(tcp), Refusal::Evicted)
     });
     assert_eq!(told.count(), 1, "one made room, the other stays");
 }

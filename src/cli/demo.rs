@@ -12,7 +12,7 @@ use crate::conn::context::Context;
 use crate::mail::durable::Faults;
 use crate::server::keys::KeySource;
 use crate::server::readiness::Readiness;
-use crate::server::{self, Server, Stamps, Startup, load};
+use crate::server::{self, Server, Stamps, Startup, load, state};
 
 const LOGIN: &str = "demo@example.org";
 
@@ -28,6 +28,8 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     let path = directory.join("pillarbox.toml");
     let config = load::config(&path).map_err(Failure::problems)?;
     let listeners = super::serve::bind_all(&config.listen)?;
+    // Without it the server goes on, and says so.
+    let _ = state::prepare(&config.state, &config.user);
     let stamps = Stamps::of(&config, &KeySource::default());
     let snapshot = load::snapshot(config, &KeySource::default()).map_err(Failure::problems)?;
     // Stored messages are shown on standard output; the log shows warnings, and with -v every event.
@@ -87,7 +89,7 @@ fn configuration(place: &str) -> String {
     format!(
         "# made by `pillarbox demo`; see pillarbox.toml(5)\n\
          hostname = \"mail.example.org\"\ndomains = [\"example.org\"]\nusers = \"{place}/users\"\naliases = \"{place}/aliases\"\n\
-         maildir = \"{place}/mail/{{domain}}/{{user}}\"\n\n[listen]\nsmtp = [\"127.0.0.1:2500\"]\n\
+         maildir = \"{place}/mail/{{domain}}/{{user}}\"\nstate = \"{place}/state\"\n\n[listen]\nsmtp = [\"127.0.0.1:2500\"]\n\
          submission = [\"127.0.0.1:2525\"]\nsubmissions = [\"127.0.0.1:4465\"]\n\n[tls]\n\
          certificate = \"{place}/cert.pem\"\nkey = \"{place}/key.pem\"\n"
     )

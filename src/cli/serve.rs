@@ -15,7 +15,7 @@ use crate::net::listener::Listener;
 use crate::server::keys::KeySource;
 use crate::server::readiness::Readiness;
 use crate::server::sandbox::{Access, Enforced};
-use crate::server::{self, Server, Stamps, Startup, load, modes, privileges, sandbox};
+use crate::server::{self, Server, Stamps, Startup, load, modes, privileges, sandbox, state};
 use crate::smtp::session::Service;
 
 /// Serves until told to stop, or until the one connection that was handed over has ended.
@@ -47,6 +47,9 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     let user = config.user.clone();
     let stamps = Stamps::of(&config, &keys);
     let snapshot = load::snapshot(config, &keys).map_err(Failure::problems)?;
+    if !matches!(inherited, Inherited::Connection(_)) {
+        prepare_state(&snapshot.config);
+    }
     privileges::raise_file_limit();
     privileges::drop_to(&user).map_err(|error| Failure::new(Exit::Config, error))?;
     // Before any thread is started, as it holds for those that come after it alone.
@@ -72,6 +75,12 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
         Inherited::Nothing => bound,
     };
     listen(snapshot, startup, listeners, false, ready_fd)
+}
+
+fn prepare_state(config: &Config) {
+    if let Err(error) = state::prepare(&config.state, &config.user) {
+        journal::notice("state", format!("{}: cannot be made: {error}", config.state.display()));
+    }
 }
 
 /// Leaves nothing to touch but what is needed, where the kernel can do that.

@@ -50,6 +50,7 @@ impl Reader<'_> {
         let users = self.path_of(table, "", "users").unwrap_or_else(|| PathBuf::from("/etc/pillarbox/users"));
         let aliases = self.path_of(table, "", "aliases");
         let maildir = self.maildir(table);
+        let state = self.path_of(table, "", "state").unwrap_or_else(|| PathBuf::from("/var/lib/pillarbox"));
         let listen = self.section(table, "listen").map(|section| self.listen(section)).unwrap_or_default();
         let tls = self.section(table, "tls").and_then(|section| self.tls(section));
         let needs_tls = listen.iter().any(|(_, service)| service.needs_login());
@@ -61,7 +62,7 @@ impl Reader<'_> {
         let outgoing = self.section(table, "outgoing").map(|section| self.outgoing(section));
         let hostname = hostname.unwrap_or_else(|| "localhost".to_owned());
         let domains = domains.unwrap_or_default();
-        Config { hostname, domains, user, users, aliases, maildir, listen, tls, limits, senders, outgoing }
+        Config { hostname, domains, user, users, aliases, maildir, state, listen, tls, limits, senders, outgoing }
     }
 
     /// The line that a span begins in, from 1.

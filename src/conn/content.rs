@@ -88,6 +88,9 @@ impl<L: Link> Driver<'_, L> {
             self.log.delivered(&stored.id, mailbox, file);
         }
         self.messages += 1;
+        if let Some(slot) = self.connection.slot {
+            slot.succeed();
+        }
         self.context.count_message(stored.files.iter().map(|(_, file)| file.as_path()));
         Ok(stored.id)
     }

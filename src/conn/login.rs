@@ -36,7 +36,7 @@ impl<L: Link> Driver<'_, L> {
                 self.log.login(mechanism, &login, &label);
                 self.wire.link().clock().trust();
                 if let Some(slot) = self.connection.slot {
-                    slot.log_in();
+                    slot.log_in(&login);
                 }
                 Ok(login)
             }

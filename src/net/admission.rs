@@ -1,30 +1,33 @@
-//! Who gets in: slots, fair shares, and who must leave when nobody else would get through.
+//! Connection limits, the waiting list, and the hand-over to workers.
 //!
-//! Every connection that was let in holds a [`Slot`] until its [`SlotGuard`] is dropped. A network (an IPv4 address, an
-//! IPv6 /64) holds only so many slots; only so many connections wait for a worker. When the waiting room is full, a
-//! newcomer takes the place of one from the network that holds most, if it holds less itself. When somebody waits and
-//! no worker is free, the session that has been silent longest among those that are not logged in, of the network that
-//! holds most, is told to leave. So whoever speaks gets through, however many are silent.
+//! Every connection that was let in holds a [`Slot`] until its [`SlotGuard`] is dropped. A network holds only so many slots, and
+//! each class of services only a part of the workers, so that a flood on one leaves room on the others. A connection that no
+//! worker is free for waits, for a limited time; where the list is full, a newcomer takes the place of one from a network
+//! that stands worse or holds more. While one waits, sessions that get nothing done are evicted ([`eviction`](super::eviction)).
+//!
+//! How many sessions run is changed under the same lock as the list, so no connection waits beside a free worker.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::smtp::reply::Refusal;
+use super::eviction::Eviction;
+use super::history::{History, Standing};
+pub use super::network::Network;
+use super::pool::Pool;
+use super::slot::Shared;
+pub use super::slot::{Ending, Slot};
+use super::waiting::{Class, Entry, WaitingList};
 use crate::smtp::session::Service;
 
-/// An IPv4 address, or the first 64 bits of an IPv6 address: what one customer of a provider has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Network(u128);
-
-/// How many may be where.
+/// How many connections there may be, and where.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacity {
     /// Sessions at once.
     pub workers: usize,
-    /// Connections that may wait for a worker.
+    /// Connections that may wait for a worker; with 0 none does.
     pub waiting: usize,
     /// Connections at once from one network.
     pub per_network: usize,
@@ -33,11 +36,16 @@ pub struct Capacity {
 /// Counts and knows all connections.
 #[derive(Debug)]
 pub struct Admission {
-    room: Capacity,
+    capacity: Capacity,
     inner: Mutex<Inner>,
-    changed: Condvar,
-    busy: AtomicUsize,
-    draining: Arc<AtomicBool>,
+    /// A connection waits, or the end has come.
+    waits: Condvar,
+    left: Condvar,
+    /// Sessions at this moment, for those that need not be exact.
+    sessions: AtomicUsize,
+    /// Milliseconds from the epoch to when a connection last had to wait, plus one; 0 if none had to.
+    pressed: AtomicU64,
+    shared: Shared,
     epoch: Instant,
 }
 
@@ -46,36 +54,25 @@ struct Inner {
     slots: HashMap<u64, Arc<Slot>>,
     held: HashMap<Network, usize>,
     next: u64,
-    waiting: Vec<SlotGuard>,
+    waiting: [WaitingList<SlotGuard>; Class::ALL.len()],
+    /// Sessions of each class, and those among them that were evicted and have not left yet.
+    busy: [usize; Class::ALL.len()],
+    leaving: [usize; Class::ALL.len()],
+    pool: Option<Pool<SlotGuard>>,
     ended: bool,
 }
 
-/// A connection that was let in.
-#[derive(Debug)]
-pub struct Admitted {
-    /// True if one more waits than before, so that a worker must be woken.
-    pub wakes: bool,
-    /// Who lost its place to it.
-    pub displaced: Option<SlotGuard>,
-}
-
-/// One connection, as others see it.
-#[derive(Debug)]
-pub struct Slot {
-    number: u64,
-    network: Network,
-    peer: SocketAddr,
-    service: Service,
-    tcp: Arc<TcpStream>,
-    opened: Instant,
-    epoch: Instant,
-    /// Milliseconds from the epoch to when the present silence began, plus one; 0 while something moves.
-    silent_since: AtomicU64,
-    at_work: AtomicBool,
-    logged_in: AtomicBool,
-    in_transaction: AtomicBool,
-    told: AtomicU8,
-    draining: Arc<AtomicBool>,
+/// Why a connection is not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TurnedAway {
+    /// Too many logins have failed from its network.
+    Blocked,
+    /// The server is being stopped.
+    Draining,
+    /// No worker is free, and no place to wait; or it has waited for too long.
+    Overloaded,
+    /// Its network holds too many connections.
+    PerNetwork,
 }
 
 /// Gives the slot back when it is dropped.
@@ -85,131 +82,122 @@ pub struct SlotGuard {
     slot: Arc<Slot>,
 }
 
-/// How long a session must have been silent before it can be told to leave: longer than a round trip over a bad line.
-const SILENCE_MIN: Duration = Duration::from_millis(1000);
-/// How often the silent are looked at while somebody waits.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
-
-const TOLD_NOTHING: u8 = 0;
-const TOLD_SILENT: u8 = 1;
-const TOLD_DRAINING: u8 = 2;
-
-impl Network {
-    /// The network of an address; an IPv4 address mapped into IPv6 counts as what it is.
-    pub fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(v4) => Self(v4.to_ipv6_mapped().to_bits()),
-            IpAddr::V6(v6) => Self(v6.to_bits() & !u128::from(u64::MAX)),
-        }
-    }
-}
+/// How long a connection may wait for a worker.
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Limits of sessions shrink for so long after a connection had to wait.
+const PRESSURE: Duration = Duration::from_secs(10);
+/// How long it takes at least until sessions are looked at again, while a connection waits.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 impl Admission {
-    /// Without any connection.
-    pub fn new(room: Capacity) -> Arc<Self> {
+    /// Without any connection; `history` says how networks stand, and is told how they behave.
+    pub fn new(capacity: Capacity, history: Arc<History>) -> Arc<Self> {
         Arc::new(Self {
-            room,
+            capacity,
             inner: Mutex::default(),
-            changed: Condvar::new(),
-            busy: AtomicUsize::new(0),
-            draining: Arc::default(),
+            waits: Condvar::new(),
+            left: Condvar::new(),
+            sessions: AtomicUsize::new(0),
+            pressed: AtomicU64::new(0),
+            shared: Shared { history, ..Shared::default() },
             epoch: Instant::now(),
         })
     }
 
-    /// Lets a connection into the waiting room, or says why not.
-    pub fn admit(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr, service: Service) -> Result<Admitted, (Refusal, TcpStream)> {
-        let network = Network::of(peer.ip());
+    /// Hands connections over to this pool from now on.
+    pub fn serve_by(&self, pool: Pool<SlotGuard>) {
         let mut inner = self.lock();
-        if self.draining.load(Ordering::SeqCst) {
-            return Err((Refusal::Draining, tcp));
+        inner.pool = Some(pool);
+        self.hand_over(&mut inner);
+    }
+
+    /// Lets a connection in, to be served or to wait, and gives the one that loses its place to it; or says why not.
+    pub fn admit(
+        self: &Arc<Self>,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        service: Service,
+    ) -> Result<Option<SlotGuard>, (TurnedAway, TcpStream)> {
+        let (network, class, now) = (Network::of(peer.ip()), Class::of(service), Instant::now());
+        let standing = self.shared.history.standing(network, class, now);
+        let mut inner = self.lock();
+        if self.is_draining() {
+            return Err((TurnedAway::Draining, tcp));
         }
         let held = inner.held.get(&network).copied().unwrap_or(0);
-        if held >= self.room.per_network {
-            return Err((Refusal::PerAddress, tcp));
+        if held >= self.capacity.per_network {
+            return Err((TurnedAway::PerNetwork, tcp));
         }
-        let free = self.room.workers.saturating_sub(self.busy.load(Ordering::Relaxed));
-        let displaced = match inner.waiting.len() < self.room.waiting.max(1) + free {
-            true => None,
-            false => match inner.displace_for(held) {
-                None => return Err((Refusal::Overloaded, tcp)),
-                some => some,
-            },
+        let displaced = match inner.place(class, standing, held + 1, &self.capacity) {
+            Ok(displaced) => displaced,
+            Err(why) => return Err((why, tcp)),
         };
         let number = inner.next;
         inner.next += 1;
-        let slot = Arc::new(Slot {
-            number,
-            network,
-            peer,
-            service,
-            tcp: Arc::new(tcp),
-            opened: Instant::now(),
-            epoch: self.epoch,
-            silent_since: AtomicU64::new(0),
-            at_work: AtomicBool::new(false),
-            logged_in: AtomicBool::new(false),
-            in_transaction: AtomicBool::new(false),
-            told: AtomicU8::new(TOLD_NOTHING),
-            draining: Arc::clone(&self.draining),
-        });
+        let slot = Arc::new(Slot::new(number, peer, service, tcp, self.shared.clone()));
         inner.slots.insert(number, Arc::clone(&slot));
-        *inner.held.entry(network).or_insert(0) += 1;
-        inner.waiting.push(SlotGuard { admission: Arc::clone(self), slot });
-        drop(inner);
-        self.changed.notify_one();
-        Ok(Admitted { wakes: displaced.is_none(), displaced })
+        inner.held.insert(network, held + 1);
+        let item = SlotGuard { admission: Arc::clone(self), slot };
+        inner.waiting[class as usize].push(network, standing, held + 1, Entry { number, since: now, item });
+        self.hand_over(&mut inner);
+        if inner.must_wait() {
+            self.pressed.store(self.now(), Ordering::Relaxed);
+            self.waits.notify_one();
+        }
+        Ok(displaced)
     }
 
-    /// The next who waits: of the network that holds least, and of those the first.
+    /// Takes the connection whose turn it is, if there is a worker for it; for those that have no pool.
     pub fn next_waiting(&self) -> Option<SlotGuard> {
         let mut inner = self.lock();
-        let key = |guard: &SlotGuard| (inner.held_by(&guard.slot), guard.slot.number);
-        let (at, _) = inner.waiting.iter().enumerate().min_by_key(|(_, guard)| key(guard))?;
-        Some(inner.waiting.remove(at))
+        let next = inner.take_next(&self.capacity);
+        self.count(&inner);
+        next
     }
 
-    /// True while three quarters of the workers are busy: limits shrink (as Postfix's stress mode does).
+    /// True while three quarters of the workers are busy, if a connection had to wait lately: limits shrink, as Postfix's stress
+    /// mode does it.
     pub fn is_under_pressure(&self) -> bool {
-        self.busy.load(Ordering::Relaxed) * 4 >= self.room.workers * 3
+        let pressed = self.pressed.load(Ordering::Relaxed);
+        let lately = pressed > 0 && Duration::from_millis(self.now().saturating_sub(pressed)) < PRESSURE;
+        lately && self.sessions() * 4 >= self.capacity.workers * 3
     }
 
     /// Sessions at this moment.
     pub fn sessions(&self) -> usize {
-        self.busy.load(Ordering::Relaxed)
+        self.sessions.load(Ordering::Relaxed)
     }
 
-    /// Tells the silent to leave whenever somebody waits and no worker is free; returns after [`Self::end`].
-    pub fn watch(&self) {
+    /// Evicts sessions while connections wait, and gives those that have waited too long to `late`; returns after [`Self::end`].
+    pub fn watch(&self, late: impl Fn(SlotGuard)) {
         let mut inner = self.lock();
         while !inner.ended {
-            if inner.waiting.is_empty() || self.busy.load(Ordering::Relaxed) < self.room.workers {
-                inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            if !inner.must_wait() {
+                inner = self.waits.wait(inner).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            for _ in 0..inner.waiting.len() {
-                let Some(slot) = inner.most_evictable() else { break };
-                slot.tell(TOLD_SILENT, Shutdown::Read);
-            }
+            let begun = Instant::now();
+            self.evict(&mut inner);
+            let expired = begun.checked_sub(WAIT_MAX).map(|limit| inner.expire(limit)).unwrap_or_default();
+            let pool = inner.pool.clone();
             drop(inner);
-            std::thread::sleep(LOOK_AGAIN);
+            expired.into_iter().for_each(&late);
+            pool.iter().for_each(Pool::retry);
+            // Looking takes a twentieth of the time at most, however many sessions there are.
+            std::thread::sleep(LOOK_AGAIN.max(begun.elapsed() * 20));
             inner = self.lock();
         }
     }
 
-    /// Lets nobody in any more and tells everybody to leave who is not in the middle of a message.
+    /// Lets no connection in any more, and tells every session to leave that is not in the middle of a message.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::SeqCst);
+        self.shared.draining.store(true, Ordering::SeqCst);
+        // One that still waits is told by the worker that takes it up.
         let inner = self.lock();
-        for slot in inner.slots.values() {
-            // Who still waits for a worker is told by the worker that takes it up.
-            if !slot.at_work.load(Ordering::Relaxed) || !slot.in_transaction.load(Ordering::SeqCst) {
-                slot.tell(TOLD_DRAINING, Shutdown::Read);
-            }
-        }
+        inner.slots.values().filter(|slot| slot.is_between_messages()).for_each(|slot| slot.tell_to_drain(Shutdown::Read));
     }
 
-    /// Waits until nobody is left, at most until `deadline`; true if so.
+    /// Waits until no connection is left, at most until `deadline`; true if so.
     pub fn wait_until_empty(&self, deadline: Instant) -> bool {
         let mut inner = self.lock();
         while !inner.slots.is_empty() {
@@ -217,7 +205,7 @@ impl Admission {
             if left.is_zero() {
                 return false;
             }
-            inner = self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+            inner = self.left.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         true
     }
@@ -226,18 +214,54 @@ impl Admission {
     pub fn end(&self) {
         let mut inner = self.lock();
         inner.ended = true;
-        for slot in inner.slots.values() {
-            slot.tell(TOLD_DRAINING, Shutdown::Both);
+        inner.slots.values().for_each(|slot| slot.tell_to_drain(Shutdown::Both));
+        self.waits.notify_all();
+    }
+
+    fn evict(&self, inner: &mut Inner) {
+        let slots: Vec<Arc<Slot>> =
+            inner.slots.values().filter(|slot| slot.is_at_work() && !slot.is_evicted()).map(Arc::clone).collect();
+        let mut eviction = Eviction::new(slots.iter().map(|slot| slot.candidate()).collect(), self.capacity.workers);
+        for (scope, need) in inner.shortage(&self.capacity) {
+            for at in eviction.choose(scope, need) {
+                if slots[at].evict() {
+                    inner.leaving[Class::of(slots[at].service()) as usize] += 1;
+                }
+            }
         }
-        drop(inner);
-        self.changed.notify_all();
     }
 
     fn leave(&self, slot: &Slot) {
+        if slot.is_at_work() {
+            slot.remember();
+        }
         let mut inner = self.lock();
-        inner.remove(slot.number);
+        inner.remove(slot);
+        self.hand_over(&mut inner);
         drop(inner);
-        self.changed.notify_all();
+        self.left.notify_all();
+    }
+
+    /// Hands over as many of those that wait as there are workers for.
+    fn hand_over(&self, inner: &mut Inner) {
+        if let Some(pool) = inner.pool.clone() {
+            while let Some(guard) = inner.take_next(&self.capacity) {
+                pool.offer(guard);
+            }
+        }
+        self.count(inner);
+    }
+
+    fn count(&self, inner: &Inner) {
+        self.sessions.store(inner.busy.iter().sum(), Ordering::Relaxed);
+    }
+
+    fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::SeqCst)
+    }
+
+    fn now(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64 + 1
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -246,118 +270,91 @@ impl Admission {
 }
 
 impl Inner {
-    fn remove(&mut self, number: u64) {
-        let Some(slot) = self.slots.remove(&number) else { return };
-        if let Some(held) = self.held.get_mut(&slot.network) {
-            *held -= 1;
-            if *held == 0 {
-                self.held.remove(&slot.network);
+    /// Finds a place for a newcomer of a network that holds so many connections with it; who loses it, if that is so.
+    fn place(
+        &mut self,
+        class: Class,
+        standing: Standing,
+        held: usize,
+        capacity: &Capacity,
+    ) -> Result<Option<SlotGuard>, TurnedAway> {
+        let all: usize = self.waiting.iter().map(WaitingList::len).sum();
+        let own = &self.waiting[class as usize];
+        let is_full = own.len() >= class.share(capacity.waiting);
+        if (own.is_empty() && self.room(class, capacity) > 0) || (all < capacity.waiting && !is_full) {
+            return Ok(None);
+        }
+        let lists = Class::ALL.iter().filter(|one| !is_full || **one == class);
+        let last = lists.filter_map(|one| self.waiting[*one as usize].last().map(|last| (last, *one))).max();
+        match last {
+            Some(((worst, most), from)) if worst > standing || (worst == standing && most > held) => {
+                let Some(Entry { item, .. }) = self.waiting[from as usize].pop_last() else { return Ok(None) };
+                // Its slot is free at once; the guard's own end then finds nothing to give back.
+                self.remove(&item.slot);
+                Ok(Some(item))
             }
+            _ => Err(TurnedAway::Overloaded),
         }
     }
 
-    fn held_by(&self, slot: &Slot) -> usize {
-        self.held.get(&slot.network).copied().unwrap_or(0)
+    /// Sessions that a class may begin at this moment.
+    fn room(&self, class: Class, capacity: &Capacity) -> usize {
+        let free = capacity.workers.saturating_sub(self.busy.iter().sum());
+        free.min(class.share(capacity.workers).saturating_sub(self.busy[class as usize]))
     }
 
-    /// Takes the place of one who waits, if its network holds more than a newcomer's with `held` slots would.
-    fn displace_for(&mut self, held: usize) -> Option<SlotGuard> {
-        let key = |guard: &SlotGuard| (self.held_by(&guard.slot), guard.slot.number);
-        let (at, most) = self.waiting.iter().enumerate().max_by_key(|(_, guard)| key(guard))?;
-        if self.held_by(&most.slot) <= held + 1 {
-            return None;
+    /// Takes the next of the class that has fewest sessions, among those that may begin one.
+    fn take_next(&mut self, capacity: &Capacity) -> Option<SlotGuard> {
+        let waits = |class: &Class| !self.waiting[*class as usize].is_empty() && self.room(*class, capacity) > 0;
+        let class = Class::ALL.into_iter().filter(waits).min_by_key(|class| self.busy[*class as usize])?;
+        let Entry { item, .. } = self.waiting[class as usize].pop_first()?;
+        self.busy[class as usize] += 1;
+        item.slot.take_up();
+        Some(item)
+    }
+
+    /// True if a connection waits; those for which there are workers have been handed over.
+    fn must_wait(&self) -> bool {
+        self.waiting.iter().any(|list| !list.is_empty())
+    }
+
+    /// How many sessions should leave, those that do already left out: of one class for those that it is full for, and of any.
+    fn shortage(&self, capacity: &Capacity) -> [(Option<Class>, usize); Class::ALL.len() + 1] {
+        let (mut any, mut coming) = (0, capacity.workers.saturating_sub(self.busy.iter().sum()));
+        let mut rows = [(None, 0); Class::ALL.len() + 1];
+        for class in Class::ALL {
+            let (at, waiting) = (class as usize, self.waiting[class as usize].len());
+            let beyond = waiting.saturating_sub(class.share(capacity.workers).saturating_sub(self.busy[at]));
+            rows[at] = (Some(class), beyond.saturating_sub(self.leaving[at]));
+            any += waiting - beyond;
+            coming += self.leaving[at].saturating_sub(beyond);
         }
-        let guard = self.waiting.remove(at);
-        // Its slot is free at once; the guard's own end then finds nothing to give back.
-        self.remove(guard.slot.number);
-        Some(guard)
+        rows[Class::ALL.len()] = (None, any.saturating_sub(coming));
+        rows
     }
 
-    /// The silent session that should leave first.
-    fn most_evictable(&self) -> Option<Arc<Slot>> {
-        self.slots
-            .values()
-            .filter(|slot| slot.is_evictable())
-            .max_by_key(|slot| {
-                let idle = !slot.in_transaction.load(Ordering::Relaxed);
-                (idle, self.held_by(slot), slot.silence())
-            })
-            .map(Arc::clone)
-    }
-}
-
-impl Slot {
-    /// Where the connection comes from.
-    pub fn peer(&self) -> SocketAddr {
-        self.peer
+    fn expire(&mut self, limit: Instant) -> Vec<SlotGuard> {
+        let late: Vec<SlotGuard> = self.waiting.iter_mut().flat_map(|list| list.expire(limit)).map(|entry| entry.item).collect();
+        late.iter().for_each(|guard| self.remove(&guard.slot));
+        late
     }
 
-    /// What the port is for.
-    pub fn service(&self) -> Service {
-        self.service
-    }
-
-    /// When it was accepted.
-    pub fn opened(&self) -> Instant {
-        self.opened
-    }
-
-    /// The socket.
-    pub fn tcp(&self) -> &Arc<TcpStream> {
-        &self.tcp
-    }
-
-    /// The client begins to be waited for.
-    pub fn mark_waiting(&self) {
-        let now = self.epoch.elapsed().as_millis() as u64 + 1;
-        let _ = self.silent_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
-    }
-
-    /// Something came from the client, or it took something.
-    pub fn moves(&self) {
-        self.silent_since.store(0, Ordering::Relaxed);
-    }
-
-    /// The client has logged in: it is never told to leave for being silent.
-    pub fn log_in(&self) {
-        self.logged_in.store(true, Ordering::Relaxed);
-    }
-
-    /// A transaction has begun or ended: while one is open, a drain waits for it.
-    pub fn set_in_transaction(&self, open: bool) {
-        self.in_transaction.store(open, Ordering::SeqCst);
-    }
-
-    /// Why this session must end, if it was told to. A drain waits for the end of a transaction.
-    pub fn shutdown_reason(&self) -> Option<Refusal> {
-        match self.told.load(Ordering::SeqCst) {
-            TOLD_NOTHING => {
-                let leaves = self.draining.load(Ordering::SeqCst) && !self.in_transaction.load(Ordering::SeqCst);
-                leaves.then_some(Refusal::Draining)
-            }
-            TOLD_SILENT => Some(Refusal::SilentTooLong),
-            _ => Some(Refusal::Draining),
+    fn remove(&mut self, slot: &Slot) {
+        if self.slots.remove(&slot.number).is_none() {
+            return;
         }
-    }
-
-    /// Tells the session to end. Shutting the reading side wakes a worker that waits, and leaves room for a last word.
-    fn tell(&self, why: u8, how: Shutdown) {
-        let _ = self.told.compare_exchange(TOLD_NOTHING, why, Ordering::SeqCst, Ordering::SeqCst);
-        let _ = self.tcp.shutdown(how);
-    }
-
-    fn silence(&self) -> Duration {
-        match self.silent_since.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            since => self.epoch.elapsed().saturating_sub(Duration::from_millis(since - 1)),
+        let at = Class::of(slot.service()) as usize;
+        if slot.is_at_work() {
+            self.busy[at] -= 1;
+            self.leaving[at] = self.leaving[at].saturating_sub(slot.is_evicted().into());
         }
-    }
-
-    fn is_evictable(&self) -> bool {
-        self.at_work.load(Ordering::Relaxed)
-            && !self.logged_in.load(Ordering::Relaxed)
-            && self.told.load(Ordering::Relaxed) == TOLD_NOTHING
-            && self.silence() >= SILENCE_MIN
+        let Some(held) = self.held.get_mut(&slot.network) else { return };
+        *held -= 1;
+        let left = *held;
+        if left == 0 {
+            self.held.remove(&slot.network);
+        }
+        self.waiting.iter_mut().for_each(|list| list.set_held(slot.network, left));
     }
 }
 
@@ -371,16 +368,6 @@ impl SlotGuard {
     pub fn admission(&self) -> &Arc<Admission> {
         &self.admission
     }
-
-    /// A worker takes the connection up.
-    pub fn take_up(&self) -> Busy<'_> {
-        let admission = &self.admission;
-        admission.busy.fetch_add(1, Ordering::Relaxed);
-        self.slot.at_work.store(true, Ordering::Relaxed);
-        // The watcher sleeps while nobody waits or a worker is free; this may have been the last free one.
-        admission.changed.notify_all();
-        Busy { guard: self }
-    }
 }
 
 impl Drop for SlotGuard {
@@ -389,148 +376,216 @@ impl Drop for SlotGuard {
     }
 }
 
-/// A worker is busy until this is dropped.
-#[derive(Debug)]
-pub struct Busy<'a> {
-    guard: &'a SlotGuard,
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.guard.admission.busy.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::slot::Side;
     use std::net::TcpListener;
 
-    struct Bench {
+    struct Fixture {
         admission: Arc<Admission>,
         listener: TcpListener,
         clients: Vec<TcpStream>,
         displaced: Vec<SlotGuard>,
     }
 
-    impl Bench {
+    impl Fixture {
         fn new(workers: usize, waiting: usize, per_network: usize) -> Self {
-            let admission = Admission::new(Capacity { workers, waiting, per_network });
+            let admission = Admission::new(Capacity { workers, waiting, per_network }, Arc::default());
             Self { admission, listener: TcpListener::bind("127.0.0.1:0").unwrap(), clients: Vec::new(), displaced: Vec::new() }
         }
 
-        fn arrive(&mut self, from: &str) -> Result<(), Refusal> {
+        fn arrive_at(&mut self, service: Service, from: &str) -> Result<(), TurnedAway> {
             self.clients.push(TcpStream::connect(self.listener.local_addr().unwrap()).unwrap());
             let (tcp, _) = self.listener.accept().unwrap();
             let peer = SocketAddr::new(from.parse().unwrap(), 1);
-            let admitted = self.admission.admit(tcp, peer, Service::Smtp).map_err(|(refusal, _)| refusal)?;
-            self.displaced.extend(admitted.displaced);
+            let displaced = self.admission.admit(tcp, peer, service).map_err(|(why, _)| why)?;
+            self.displaced.extend(displaced);
             Ok(())
         }
 
-        /// Arrives, and is the next to be taken from the waiting room.
-        fn enter(&mut self, from: &str) -> Result<SlotGuard, Refusal> {
-            self.arrive(from)?;
-            Ok(self.admission.next_waiting().unwrap())
+        fn arrive(&mut self, from: &str) -> Result<(), TurnedAway> {
+            self.arrive_at(Service::Submissions, from)
         }
-    }
 
-    #[test]
-    fn networks() {
-        let same = [("10.0.0.1", "::ffff:10.0.0.1"), ("2001:db8::1", "2001:db8::ffff:1:2:3")];
-        for (a, b) in same {
-            assert_eq!(Network::of(a.parse().unwrap()), Network::of(b.parse().unwrap()), "{a} {b}");
+        /// Arrives, and is the next to be served.
+        fn enter_at(&mut self, service: Service, from: &str) -> SlotGuard {
+            self.arrive_at(service, from).unwrap();
+            self.admission.next_waiting().unwrap()
         }
-        let other = [("10.0.0.1", "10.0.0.2"), ("2001:db8::1", "2001:db8:0:1::1"), ("::1", "0.0.0.1")];
-        for (a, b) in other {
-            assert_ne!(Network::of(a.parse().unwrap()), Network::of(b.parse().unwrap()), "{a} {b}");
+
+        fn enter(&mut self, from: &str) -> SlotGuard {
+            self.enter_at(Service::Submissions, from)
+        }
+
+        fn order(&self) -> Vec<u64> {
+            // Kept to the end, so that no worker becomes free.
+            let served: Vec<SlotGuard> = std::iter::from_fn(|| self.admission.next_waiting()).collect();
+            served.iter().map(|guard| guard.slot().number).collect()
         }
     }
 
     #[test]
     fn a_network_has_its_share_and_gets_it_back() {
-        let mut context = Bench::new(4, 4, 2);
-        let first = context.enter("10.0.0.1").unwrap();
-        let _second = context.enter("10.0.0.1").unwrap();
-        assert_eq!(context.arrive("10.0.0.1").unwrap_err(), Refusal::PerAddress);
-        let _other = context.enter("10.0.0.2").unwrap();
+        let mut fixture = Fixture::new(8, 4, 2);
+        let first = fixture.enter("10.0.0.1");
+        let _second = fixture.enter("10.0.0.1");
+        assert_eq!(fixture.arrive("10.0.0.1").unwrap_err(), TurnedAway::PerNetwork);
+        let _other = fixture.enter("10.0.0.2");
         drop(first);
-        context.arrive("10.0.0.1").unwrap();
+        fixture.arrive("10.0.0.1").unwrap();
     }
 
     #[test]
     fn a_full_server_says_so_at_once() {
-        let mut context = Bench::new(1, 1, 10);
-        let working = context.enter("10.0.0.1").unwrap();
-        let _busy = working.take_up();
-        context.arrive("10.0.0.2").unwrap();
-        assert_eq!(context.arrive("10.0.0.3").unwrap_err(), Refusal::Overloaded);
+        let mut fixture = Fixture::new(1, 1, 10);
+        let _working = fixture.enter("10.0.0.1");
+        fixture.arrive("10.0.0.2").unwrap();
+        assert_eq!(fixture.arrive("10.0.0.3").unwrap_err(), TurnedAway::Overloaded);
     }
 
     #[test]
-    fn a_newcomer_takes_the_place_of_who_holds_most() {
-        let mut context = Bench::new(1, 2, 10);
-        let working = context.enter("10.0.0.1").unwrap();
-        let _busy = working.take_up();
-        context.arrive("10.0.0.1").unwrap();
-        context.arrive("10.0.0.1").unwrap();
-        context.arrive("10.0.0.2").unwrap();
-        let displaced: Vec<u64> = context.displaced.iter().map(|guard| guard.slot().number).collect();
-        assert_eq!(displaced, [2], "the latest of the network that holds most");
-        // Who holds as much as everybody else takes nobody's place.
-        assert_eq!(context.arrive("10.0.0.1").unwrap_err(), Refusal::Overloaded);
-        // And who holds least goes first.
-        let order: Vec<u64> = std::iter::from_fn(|| context.admission.next_waiting()).map(|guard| guard.slot().number).collect();
-        assert_eq!(order, [3, 1]);
+    fn where_none_may_wait_a_free_worker_still_serves() {
+        let mut fixture = Fixture::new(1, 0, 10);
+        let working = fixture.enter("10.0.0.1");
+        assert_eq!(fixture.arrive("10.0.0.2").unwrap_err(), TurnedAway::Overloaded);
+        drop(working);
+        fixture.enter("10.0.0.2");
     }
 
     #[test]
-    fn the_silent_leave_when_somebody_waits() {
-        let mut context = Bench::new(2, 4, 10);
-        let silent = context.enter("10.0.0.1").unwrap();
-        let moving = context.enter("10.0.0.1").unwrap();
-        let _busy = (silent.take_up(), moving.take_up());
-        silent.slot().mark_waiting();
-        std::thread::sleep(SILENCE_MIN + LOOK_AGAIN);
-        moving.slot().mark_waiting();
-        let admission = Arc::clone(&context.admission);
-        let watcher = std::thread::spawn(move || admission.watch());
-        std::thread::sleep(4 * LOOK_AGAIN);
-        assert_eq!(silent.slot().shutdown_reason(), None, "nobody waits");
-        context.arrive("10.0.0.2").unwrap();
-        std::thread::sleep(4 * LOOK_AGAIN);
-        assert_eq!(silent.slot().shutdown_reason(), Some(Refusal::SilentTooLong));
-        assert_eq!(moving.slot().shutdown_reason(), None);
-        context.admission.end();
+    fn each_class_has_its_share_of_workers_and_places() {
+        let mut fixture = Fixture::new(4, 4, 100);
+        let smtp: Vec<SlotGuard> = (0..3).map(|_| fixture.enter_at(Service::Smtp, "10.0.0.1")).collect();
+        for _ in 0..3 {
+            fixture.arrive_at(Service::Smtp, "10.0.0.1").unwrap();
+            assert!(fixture.admission.next_waiting().is_none(), "three quarters are all there are");
+        }
+        assert_eq!(fixture.arrive_at(Service::Smtp, "10.0.0.1").unwrap_err(), TurnedAway::Overloaded, "so are the places");
+        let submission = fixture.enter_at(Service::Submission, "10.0.0.2");
+        fixture.arrive_at(Service::Submissions, "10.0.0.2").unwrap();
+        assert!(fixture.admission.next_waiting().is_none(), "all workers are busy");
+        drop(smtp);
+        let next: Vec<SlotGuard> = std::iter::from_fn(|| fixture.admission.next_waiting()).collect();
+        let services: Vec<Service> = next.iter().map(|guard| guard.slot().service()).collect();
+        assert_eq!(services, [Service::Smtp, Service::Smtp, Service::Submissions], "the class with fewest sessions first");
+        drop(submission);
+        assert!(fixture.admission.next_waiting().is_some());
+    }
+
+    #[test]
+    fn a_newcomer_takes_the_place_of_a_network_that_holds_more() {
+        let mut fixture = Fixture::new(1, 2, 10);
+        let working = fixture.enter("10.0.0.1");
+        // Of two places, a class has one.
+        fixture.arrive("10.0.0.1").unwrap();
+        fixture.arrive("10.0.0.2").unwrap();
+        let displaced: Vec<u64> = fixture.displaced.iter().map(|guard| guard.slot().number).collect();
+        assert_eq!(displaced, [1]);
+        assert_eq!(fixture.arrive("10.0.0.3").unwrap_err(), TurnedAway::Overloaded, "it holds as many");
+        drop(working);
+        assert_eq!(fixture.order(), [2]);
+    }
+
+    #[test]
+    fn a_network_that_got_nowhere_waits_behind_the_others() {
+        let mut fixture = Fixture::new(4, 8, 10);
+        drop(fixture.enter("10.0.0.1"));
+        let mut working: Vec<SlotGuard> = (0..3).map(|_| fixture.enter("10.0.0.9")).collect();
+        for from in ["10.0.0.1", "10.0.0.2"] {
+            fixture.arrive(from).unwrap();
+        }
+        working[0].slot().log_in("alice");
+        drop(working.remove(0));
+        let first = fixture.admission.next_waiting().unwrap();
+        assert_eq!(first.slot().peer().ip().to_string(), "10.0.0.2");
+        // One that has logged in comes before those that are not known, though it holds more.
+        fixture.arrive("10.0.0.3").unwrap();
+        fixture.arrive("10.0.0.9").unwrap();
+        drop(working.remove(0));
+        assert_eq!(fixture.admission.next_waiting().unwrap().slot().peer().ip().to_string(), "10.0.0.9");
+    }
+
+    #[test]
+    fn a_message_on_port_25_is_no_proof_but_makes_good() {
+        let mut fixture = Fixture::new(4, 8, 10);
+        let history = Arc::clone(&fixture.admission.shared.history);
+        let network = Network::of([10, 0, 0, 1].into());
+        let standing = |class| history.standing(network, class, Instant::now());
+        drop(fixture.enter_at(Service::Smtp, "10.0.0.1"));
+        assert_eq!(standing(Class::Smtp), Standing::Failed);
+        let sends = fixture.enter_at(Service::Smtp, "10.0.0.1");
+        sends.slot().succeed();
+        drop(sends);
+        assert_eq!((standing(Class::Smtp), standing(Class::Submission)), (Standing::New, Standing::New));
+    }
+
+    #[test]
+    fn a_session_that_gets_nothing_done_leaves_while_one_waits() {
+        let mut fixture = Fixture::new(1, 4, 10);
+        let guard = fixture.enter("10.0.0.1");
+        let admission = Arc::clone(&fixture.admission);
+        let watcher = std::thread::spawn(move || admission.watch(drop));
+        assert!(guard.slot().begin_wait(Side::Read));
+        // Longer than it is new.
+        std::thread::sleep(Duration::from_millis(1200));
+        assert_eq!(guard.slot().ending(), None, "none waits");
+        fixture.arrive("10.0.0.2").unwrap();
+        let begun = Instant::now();
+        while guard.slot().ending().is_none() {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(guard.slot().ending(), Some(Ending::Evicted));
+        assert!(!guard.slot().end_wait(), "it does not act on what came meanwhile");
+        assert!(!guard.slot().begin_wait(Side::Read));
+        drop(guard);
+        assert!(fixture.admission.next_waiting().is_some());
+        fixture.admission.end();
         watcher.join().unwrap();
     }
 
     #[test]
-    fn who_is_logged_in_may_be_silent() {
-        let mut context = Bench::new(1, 4, 10);
-        let guard = context.enter("10.0.0.1").unwrap();
-        let _busy = guard.take_up();
-        guard.slot().mark_waiting();
-        std::thread::sleep(SILENCE_MIN);
-        assert!(guard.slot().is_evictable());
-        guard.slot().log_in();
-        assert!(!guard.slot().is_evictable());
+    fn those_that_leave_are_counted_once() {
+        let mut fixture = Fixture::new(4, 8, 10);
+        let smtp: Vec<SlotGuard> = (0..3).map(|_| fixture.enter_at(Service::Smtp, "10.0.0.1")).collect();
+        let capacity = fixture.admission.capacity;
+        let shortage = |fixture: &Fixture| fixture.admission.lock().shortage(&capacity).map(|(_, need)| need);
+        assert_eq!(shortage(&fixture), [0, 0, 0, 0]);
+        fixture.arrive_at(Service::Smtp, "10.0.0.2").unwrap();
+        assert_eq!(shortage(&fixture), [0, 1, 0, 0], "a worker is free, but not for this class");
+        let _submission = fixture.enter("10.0.0.3");
+        fixture.arrive("10.0.0.4").unwrap();
+        assert_eq!(shortage(&fixture), [0, 1, 0, 1]);
+        fixture.admission.lock().leaving[Class::Smtp as usize] = 1;
+        assert_eq!(shortage(&fixture), [0, 0, 0, 1]);
+        fixture.admission.lock().leaving[Class::Smtp as usize] = 2;
+        assert_eq!(shortage(&fixture), [0, 0, 0, 0]);
+        drop(smtp);
+    }
+
+    #[test]
+    fn limits_shrink_only_while_connections_have_to_wait() {
+        let mut fixture = Fixture::new(4, 4, 10);
+        let _busy: Vec<SlotGuard> = (0..3).map(|_| fixture.enter("10.0.0.1")).collect();
+        // Without a pool, each had to wait until it was taken.
+        fixture.admission.pressed.store(0, Ordering::Relaxed);
+        assert!(!fixture.admission.is_under_pressure());
+        fixture.arrive("10.0.0.2").unwrap();
+        assert!(fixture.admission.is_under_pressure());
     }
 
     #[test]
     fn a_drain_spares_messages_in_progress() {
-        let mut context = Bench::new(4, 4, 10);
-        let (idle, sending) = (context.enter("10.0.0.1").unwrap(), context.enter("10.0.0.2").unwrap());
-        {
-            let _busy = (idle.take_up(), sending.take_up());
-            sending.slot().set_in_transaction(true);
-            context.admission.drain();
-            assert_eq!(idle.slot().shutdown_reason(), Some(Refusal::Draining));
-            assert_eq!(sending.slot().shutdown_reason(), None);
-        }
-        assert_eq!(context.arrive("10.0.0.3").unwrap_err(), Refusal::Draining);
-        assert!(!context.admission.wait_until_empty(Instant::now()));
+        let mut fixture = Fixture::new(4, 4, 10);
+        let (idle, sending) = (fixture.enter("10.0.0.1"), fixture.enter("10.0.0.2"));
+        sending.slot().set_in_transaction(true);
+        fixture.admission.drain();
+        assert_eq!(idle.slot().ending(), Some(Ending::Draining));
+        assert_eq!(sending.slot().ending(), None);
+        assert_eq!(fixture.arrive("10.0.0.3").unwrap_err(), TurnedAway::Draining);
+        assert!(!fixture.admission.wait_until_empty(Instant::now()));
         drop((idle, sending));
-        assert!(context.admission.wait_until_empty(Instant::now()));
+        assert!(fixture.admission.wait_until_empty(Instant::now()));
     }
 }

@@ -15,9 +15,9 @@ pub enum Wait {
     Chunk,
     /// A command line.
     Command,
-    /// Content behind DATA.
+    /// Content after DATA.
     Data,
-    /// A last reply to somebody who is told to leave.
+    /// A last reply to a client that is told to leave.
     Farewell,
     /// The TLS handshake.
     Handshake,
@@ -30,9 +30,9 @@ pub enum Wait {
 pub struct DeadlineLimits {
     /// Between commands.
     pub idle: Duration,
-    /// From connect to login, or to MAIL where there is no login.
+    /// From when a worker takes the connection up to login, or to MAIL where there is no login.
     pub login: Duration,
-    /// From connect to the end.
+    /// From when a worker takes the connection up to the end.
     pub session: Duration,
     /// Octets a second of content, averaged.
     pub data_rate: u64,
@@ -50,7 +50,7 @@ pub struct Clock {
     trusted: bool,
 }
 
-/// The idle limit while most workers are busy.
+/// The idle limit while most workers are busy and connections have to wait.
 const IDLE_UNDER_PRESSURE: Duration = Duration::from_secs(10);
 /// How long a client may be slower than the data rate at the start of a message.
 const DATA_GRACE: Duration = Duration::from_secs(30);
@@ -75,7 +75,7 @@ impl Wait {
 }
 
 impl Clock {
-    /// A clock for a connection that was accepted at `opened`.
+    /// A clock for a session that began at `opened`, which is when a worker took the connection up.
     pub fn new(limits: DeadlineLimits, opened: Instant) -> Self {
         Self { limits, opened, wait: Wait::Command, since: opened, moved: opened, octets: 0, trusted: false }
     }
@@ -86,6 +86,16 @@ impl Clock {
         self.since = now;
         self.moved = now;
         self.octets = 0;
+    }
+
+    /// True while the content of a message is waited for.
+    pub fn is_in_content(&self) -> bool {
+        matches!(self.wait, Wait::Chunk | Wait::Data)
+    }
+
+    /// Octets a second that content should come with.
+    pub fn data_rate(&self) -> u64 {
+        self.limits.data_rate
     }
 
     /// What is waited for.
@@ -110,7 +120,7 @@ impl Clock {
         if self.trusted { total } else { total.min(self.opened + self.limits.login) }
     }
 
-    /// Until when the present wait may last; `pressure` if most workers are busy.
+    /// Until when the present wait may last; `pressure` if most workers are busy and connections have to wait.
     pub fn deadline(&self, pressure: bool) -> Instant {
         let idle = if pressure { self.limits.idle.min(IDLE_UNDER_PRESSURE) } else { self.limits.idle };
         let total = self.end();

@@ -1,5 +1,7 @@
-//! One acceptor thread a socket: accepts, asks who may come in, hands over. It never does TLS and never waits for a
-//! client, and no accept error ends it: what comes back at once (too many open files) is answered with a pause.
+//! One acceptor thread a socket: accepts connections, asks whether they may come in, and hands them to [`Admission`].
+//!
+//! It never does TLS and never waits for a client. No error of accept(2) or poll(2) ends it: what comes back at once (too many open
+//! files) is answered with a pause. It ends when it is told to, however fast connections come in.
 
 use std::io::{self, ErrorKind, PipeReader, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -7,20 +9,19 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::admission::Admission;
-use super::pool::WorkSender;
-use crate::smtp::reply::Refusal;
+use super::admission::{Admission, SlotGuard, TurnedAway};
 use crate::smtp::session::Service;
 
 /// What an acceptor asks before it lets a connection in, and what it reports.
 pub trait AcceptPolicy: Send + Sync {
-    /// Why nobody from this address is let in now, if so.
-    fn refuses(&self, address: IpAddr) -> Option<Refusal>;
-    /// Somebody was turned away; gives what to say to them, if anything.
-    fn turned_away(&self, peer: SocketAddr, service: Service, why: Refusal) -> Option<Vec<u8>>;
-    /// accept(2) failed, and the acceptor pauses.
+    /// True if no connection from this address is let in now.
+    fn blocks(&self, address: IpAddr) -> bool;
+    /// A connection is turned away; gives what to say to the client, if anything.
+    fn turned_away(&self, peer: SocketAddr, service: Service, why: TurnedAway) -> Option<Vec<u8>>;
+    /// accept(2) or poll(2) failed, and the acceptor pauses.
     fn accept_failed(&self, service: Service, error: &io::Error, pause: Duration);
 }
 
@@ -33,59 +34,60 @@ pub struct Listener {
     pub service: Service,
 }
 
-/// The shortest and the longest pause behind a failed accept(2).
+/// The shortest and the longest pause after a failed accept(2).
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// Connections that are accepted before the acceptor looks whether it should stop.
+const BATCH: usize = 64;
 
 impl Listener {
-    /// Accepts until the other end of `stop` is closed, or, if `idle` is given, nobody came for so long while nobody
-    /// was being served.
+    /// Accepts until the other end of `stop` is closed, or, if `idle` is given, no connection came for so long while none was
+    /// being served.
     pub fn run(
         &self,
         stop: &PipeReader,
         idle: Option<Duration>,
         admission: &Arc<Admission>,
-        entrance: &WorkSender<()>,
-        gate: &dyn AcceptPolicy,
+        policy: &dyn AcceptPolicy,
     ) -> io::Result<()> {
         self.socket.set_nonblocking(true)?;
         let mut pause = PAUSE.0;
         let mut last = Instant::now();
+        let slice = if idle.is_some() { PollTimeout::from(500u16) } else { PollTimeout::NONE };
         loop {
-            let slice = match idle {
-                Some(_) => PollTimeout::from(500u16),
-                None => PollTimeout::NONE,
-            };
             let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, slice) {
-                Err(nix::errno::Errno::EINTR) => continue,
-                Err(errno) => return Err(errno.into()),
-                Ok(_) => {}
-            }
-            if fds[0].any().unwrap_or(true) {
+            let polled = match poll(&mut fds, slice) {
+                Err(Errno::EINTR) => continue,
+                other => other.map_err(io::Error::from),
+            };
+            let [stops, comes] = fds.map(|fd| polled.is_ok() && fd.any().unwrap_or(true));
+            if stops {
                 return Ok(());
             }
-            if admission.sessions() > 0 || fds[1].any().unwrap_or(false) {
+            if admission.sessions() > 0 || comes {
                 last = Instant::now();
             }
             if idle.is_some_and(|idle| last.elapsed() >= idle) {
                 return Ok(());
             }
-            match self.accept_all(admission, entrance, gate) {
+            match polled.and_then(|_| self.accept_some(admission, policy)) {
                 Ok(()) => pause = PAUSE.0,
                 Err(error) => {
-                    gate.accept_failed(self.service, &error, pause);
-                    let wait = PollTimeout::try_from(pause).unwrap_or(PollTimeout::MAX);
-                    let _ = poll(&mut [PollFd::new(stop.as_fd(), PollFlags::POLLIN)], wait);
+                    policy.accept_failed(self.service, &error, pause);
+                    if poll(&mut [PollFd::new(stop.as_fd(), PollFlags::POLLIN)], PollTimeout::try_from(pause).unwrap_or(slice))
+                        .is_err()
+                    {
+                        std::thread::sleep(pause);
+                    }
                     pause = (pause * 2).min(PAUSE.1);
                 }
             }
         }
     }
 
-    fn accept_all(&self, admission: &Arc<Admission>, entrance: &WorkSender<()>, gate: &dyn AcceptPolicy) -> io::Result<()> {
-        loop {
+    fn accept_some(&self, admission: &Arc<Admission>, policy: &dyn AcceptPolicy) -> io::Result<()> {
+        for _ in 0..BATCH {
             match self.socket.accept() {
-                Ok((tcp, peer)) => self.let_in(tcp, peer, admission, entrance, gate),
+                Ok((tcp, peer)) => self.let_in(tcp, peer, admission, policy),
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return Ok(()),
                     // The client went away in between; accept(2) tells of errors that belong to it alone.
@@ -94,38 +96,30 @@ impl Listener {
                 },
             }
         }
+        Ok(())
     }
 
-    fn let_in(
-        &self,
-        tcp: TcpStream,
-        peer: SocketAddr,
-        admission: &Arc<Admission>,
-        entrance: &WorkSender<()>,
-        gate: &dyn AcceptPolicy,
-    ) {
-        let away = |tcp: &TcpStream, peer: SocketAddr, service: Service, why| {
-            if let Some(text) = gate.turned_away(peer, service, why) {
-                let _ = tcp.set_nonblocking(true);
-                let mut tcp = tcp;
-                let _ = tcp.write(&text);
-            }
-        };
-        if let Some(why) = gate.refuses(peer.ip()) {
-            return away(&tcp, peer, self.service, why);
+    fn let_in(&self, tcp: TcpStream, peer: SocketAddr, admission: &Arc<Admission>, policy: &dyn AcceptPolicy) {
+        if policy.blocks(peer.ip()) {
+            return turn_away(&tcp, policy.turned_away(peer, self.service, TurnedAway::Blocked));
         }
         match admission.admit(tcp, peer, self.service) {
-            Err((why, tcp)) => away(&tcp, peer, self.service, why),
-            Ok(admitted) => {
-                if let Some(guard) = admitted.displaced {
-                    let slot = guard.slot();
-                    away(slot.tcp(), slot.peer(), slot.service(), Refusal::Overloaded);
-                }
-                // As many places in the channel as there are to wait in: there is always room.
-                if admitted.wakes {
-                    let _ = entrance.offer(());
-                }
-            }
+            Err((why, tcp)) => turn_away(&tcp, policy.turned_away(peer, self.service, why)),
+            Ok(displaced) => displaced.iter().for_each(|guard| turn_away_waiting(guard, policy)),
         }
+    }
+}
+
+/// Ends a connection that has waited, for want of a worker.
+pub fn turn_away_waiting(guard: &SlotGuard, policy: &dyn AcceptPolicy) {
+    let slot = guard.slot();
+    turn_away(slot.tcp(), policy.turned_away(slot.peer(), slot.service(), TurnedAway::Overloaded));
+}
+
+/// Says what there is to say, as far as that needs no waiting.
+fn turn_away(mut tcp: &TcpStream, text: Option<Vec<u8>>) {
+    if let Some(text) = text {
+        let _ = tcp.set_nonblocking(true);
+        let _ = tcp.write(&text);
     }
 }

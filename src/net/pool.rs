@@ -1,80 +1,192 @@
-//! The fixed pool: so many threads, each taking one piece of work after the other from a bounded channel.
+//! Threads that each take one piece of work after the other: a fixed number at most, no more than there is work for.
 //!
-//! A panic costs the piece of work it happened in: it is caught, and the thread goes on.
+//! A thread is started when a piece of work finds none idle, and ends when it has been idle for a while; the one that became idle
+//! last is woken first, so that the others come to their end. Work that is handed over is never lost and never refused: where
+//! all threads are busy, or none can be started, it waits for the next that is free. A panic costs the piece of work it happened
+//! in: it is caught, and the thread goes on.
 
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::Sender;
+
+/// The threads; may be cloned and sent anywhere.
+#[derive(Debug)]
+pub struct Pool<T>(Arc<Shared<T>>);
+
+/// What a pool is made of.
+pub struct PoolConfig<T> {
+    /// Threads at once, at most.
+    pub threads: usize,
+    /// How long a thread may be idle before it ends.
+    pub idle: Duration,
+    /// What is done with a piece of work.
+    pub work: Box<dyn Fn(T) + Send + Sync>,
+    /// A thread could not be started. It is tried again, after a pause.
+    pub spawn_failed: Box<dyn Fn(&io::Error) + Send + Sync>,
+}
+
+struct Shared<T> {
+    config: PoolConfig<T>,
+    inner: Mutex<Inner<T>>,
+    ended: Condvar,
+}
+
+#[derive(Debug)]
+struct Inner<T> {
+    /// Those that are idle, the latest at the end, each with a channel of its own.
+    idle: Vec<(u64, Sender<T>)>,
+    backlog: VecDeque<T>,
+    threads: usize,
+    next: u64,
+    failed: Option<Instant>,
+    closed: bool,
+}
 
 /// Stack of a worker. Little of it is ever touched; the deepest use is a TLS handshake.
 const STACK: usize = 256 * 1024;
+/// How long no thread is started after the system refused one.
+const PAUSE: Duration = Duration::from_secs(1);
 
-/// The threads and the way to hand them work.
-#[derive(Debug)]
-pub struct Pool<T> {
-    sender: Sender<T>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-/// Hands work to a pool; may be cloned and sent anywhere.
-#[derive(Debug)]
-pub struct WorkSender<T>(Sender<T>);
-
-impl<T> Clone for WorkSender<T> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
+impl<T> std::fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("threads", &self.config.threads).finish_non_exhaustive()
     }
 }
 
-impl<T> WorkSender<T> {
-    /// Hands a piece of work over, or gives it back if there is no room; never waits.
-    pub fn offer(&self, work: T) -> Result<(), T> {
-        self.0.try_send(work).map_err(|error| match error {
-            TrySendError::Full(work) | TrySendError::Disconnected(work) => work,
-        })
+impl<T> Clone for Pool<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
     }
 }
 
 impl<T: Send + 'static> Pool<T> {
-    /// Starts `workers` threads; `capacity` pieces of work may wait.
-    pub fn start(workers: usize, capacity: usize, work: impl Fn(T) + Send + Sync + 'static) -> io::Result<Self> {
-        let (sender, receiver) = crossbeam_channel::bounded::<T>(capacity);
-        let work = Arc::new(work);
-        let mut threads = Vec::with_capacity(workers);
-        for number in 0..workers {
-            let (receiver, work) = (receiver.clone(), Arc::clone(&work));
-            let run = move || {
-                for piece in receiver {
-                    // What a panic says is for the hook: it may quote what a client sent, and nobody should log that.
-                    let _ = panic::catch_unwind(AssertUnwindSafe(|| work(piece)));
+    /// Starts one thread, to see that it can be done; the others follow with the work.
+    pub fn start(config: PoolConfig<T>) -> io::Result<Self> {
+        let inner = Inner { idle: Vec::new(), backlog: VecDeque::new(), threads: 0, next: 0, failed: None, closed: false };
+        let pool = Self(Arc::new(Shared { config, inner: Mutex::new(inner), ended: Condvar::new() }));
+        pool.spawn(&mut pool.lock())?;
+        Ok(pool)
+    }
+
+    /// Hands a piece of work over; never waits.
+    pub fn offer(&self, work: T) {
+        let mut inner = self.lock();
+        match inner.idle.pop() {
+            Some((_, thread)) => {
+                if let Err(error) = thread.send(work) {
+                    inner.backlog.push_back(error.into_inner());
                 }
-            };
-            threads.push(thread::Builder::new().name(format!("worker-{number}")).stack_size(STACK).spawn(run)?);
+            }
+            None => inner.backlog.push_back(work),
         }
-        Ok(Self { sender, threads })
+        self.staff(&mut inner);
     }
 
-    /// The way in.
-    pub fn entrance(&self) -> WorkSender<T> {
-        WorkSender(self.sender.clone())
+    /// Tries again to start a thread, if work waits for one.
+    pub fn retry(&self) {
+        self.staff(&mut self.lock());
     }
 
-    /// Closes the way in and waits for the threads to finish what they have; entrances must be gone.
-    pub fn join(self) {
-        drop(self.sender);
-        for thread in self.threads {
-            let _ = thread.join();
+    /// Threads at this moment.
+    pub fn threads(&self) -> usize {
+        self.lock().threads
+    }
+
+    /// Lets idle threads end, and waits until all have, at most until `deadline`; true if so.
+    pub fn join(&self, deadline: Instant) -> bool {
+        let mut inner = self.lock();
+        inner.closed = true;
+        inner.idle.clear();
+        while inner.threads > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            inner = self.0.ended.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        true
+    }
+
+    /// Starts threads for work that waits, as far as that is allowed and possible.
+    fn staff(&self, inner: &mut Inner<T>) {
+        let pauses = inner.failed.is_some_and(|failed| failed.elapsed() < PAUSE);
+        if inner.backlog.is_empty() || inner.threads >= self.0.config.threads || pauses {
+            return;
+        }
+        if let Err(error) = self.spawn(inner) {
+            inner.failed = Some(Instant::now());
+            (self.0.config.spawn_failed)(&error);
+        }
+    }
+
+    fn spawn(&self, inner: &mut Inner<T>) -> io::Result<()> {
+        let pool = self.clone();
+        let number = inner.next;
+        thread::Builder::new().name(format!("worker-{number}")).stack_size(STACK).spawn(move || pool.run(number))?;
+        inner.next += 1;
+        inner.threads += 1;
+        inner.failed = None;
+        Ok(())
+    }
+
+    fn run(&self, number: u64) {
+        while let Some(work) = self.next(number) {
+            // What a panic says is for the hook: it may quote what a client sent, which is never logged.
+            let _ = panic::catch_unwind(AssertUnwindSafe(|| (self.0.config.work)(work)));
+        }
+        self.0.ended.notify_all();
+    }
+
+    /// The next piece of work; `None` if there was none for so long that the thread ends, which it then does not count any more.
+    fn next(&self, number: u64) -> Option<T> {
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        {
+            let mut inner = self.lock();
+            let work = inner.backlog.pop_front();
+            if work.is_some() {
+                return work;
+            }
+            if inner.closed {
+                inner.threads -= 1;
+                return None;
+            }
+            inner.idle.push((number, sender));
+        }
+        if let Ok(work) = receiver.recv_timeout(self.0.config.idle) {
+            return Some(work);
+        }
+        let mut inner = self.lock();
+        inner.idle.retain(|(idle, _)| *idle != number);
+        // It may have come at the last moment.
+        let work = receiver.try_recv().ok();
+        inner.threads -= usize::from(work.is_none());
+        work
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner<T>> {
+        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn start<T: Send + 'static>(threads: usize, idle: Duration, work: impl Fn(T) + Send + Sync + 'static) -> Pool<T> {
+        Pool::start(PoolConfig { threads, idle, work: Box::new(work), spawn_failed: Box::new(|_| ()) }).unwrap()
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + PATIENCE
+    }
 
     #[test]
     fn a_panic_costs_one_piece_of_work() {
@@ -84,23 +196,77 @@ mod tests {
             assert!(n != 2, "number {n} is bad");
             done_.lock().unwrap().push(n);
         };
-        let pool = Pool::start(1, 10, work).unwrap();
-        for n in 1..=3 {
-            pool.entrance().offer(n).unwrap();
-        }
-        pool.join();
+        let pool = start(1, PATIENCE, work);
+        (1..=3).for_each(|n| pool.offer(n));
+        assert!(pool.join(soon()));
         assert_eq!(*done.lock().unwrap(), [1, 3]);
     }
 
     #[test]
-    fn a_full_pool_gives_work_back() {
-        let gate = Arc::new(Mutex::new(()));
-        let hold = gate.lock().unwrap();
-        let inner = Arc::clone(&gate);
-        let pool = Pool::start(1, 1, move |_: u32| drop(inner.lock())).unwrap();
-        let taken = (0..10).filter(|n| pool.entrance().offer(*n).is_ok()).count();
-        assert!((1..=2).contains(&taken), "one at work at most, one waiting: {taken}");
-        drop(hold);
-        pool.join();
+    fn there_are_no_more_threads_than_allowed_and_no_work_is_lost() {
+        let (now, most, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (now_, most_, done_) = (Arc::clone(&now), Arc::clone(&most), Arc::clone(&done));
+        let pool = start(3, Duration::from_millis(1), move |_: u32| {
+            most_.fetch_max(now_.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            thread::yield_now();
+            now_.fetch_sub(1, Ordering::SeqCst);
+            done_.fetch_add(1, Ordering::SeqCst);
+        });
+        for n in 0..2000 {
+            pool.offer(n);
+            if n % 100 == 0 {
+                // Long enough for threads to end in between.
+                thread::sleep(Duration::from_millis(2));
+            }
+            assert!(pool.threads() <= 3);
+        }
+        assert!(pool.join(soon()));
+        assert_eq!((done.load(Ordering::SeqCst), now.load(Ordering::SeqCst)), (2000, 0));
+        assert!(most.load(Ordering::SeqCst) <= 3);
+    }
+
+    #[test]
+    fn an_idle_thread_ends_and_another_is_started_when_it_is_needed() {
+        let done = Arc::new(AtomicUsize::new(0));
+        let done_ = Arc::clone(&done);
+        let pool = start(2, Duration::from_millis(10), move |n: usize| {
+            done_.fetch_add(n, Ordering::SeqCst);
+        });
+        let until = |what: &dyn Fn() -> bool| {
+            let begun = Instant::now();
+            while !what() {
+                assert!(begun.elapsed() < PATIENCE);
+                thread::sleep(Duration::from_millis(1));
+            }
+        };
+        pool.offer(1);
+        until(&|| done.load(Ordering::SeqCst) == 1);
+        until(&|| pool.threads() == 0);
+        pool.offer(2);
+        until(&|| done.load(Ordering::SeqCst) == 3);
+    }
+
+    #[test]
+    fn the_latest_idle_thread_is_woken_first() {
+        let (sender, names) = crossbeam_channel::unbounded();
+        let all_at_work = std::sync::Barrier::new(4);
+        let pool = start(4, PATIENCE, move |meets: bool| {
+            if meets {
+                all_at_work.wait();
+            }
+            sender.send(thread::current().name().map(str::to_owned)).unwrap();
+        });
+        (0..4).for_each(|_| pool.offer(true));
+        let all: Vec<_> = (0..4).map(|_| names.recv().unwrap()).collect();
+        assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), 4, "four at once: {all:?}");
+        let mut used = std::collections::HashSet::new();
+        for _ in 0..50 {
+            while pool.lock().idle.len() < 4 {
+                thread::yield_now();
+            }
+            pool.offer(false);
+            used.insert(names.recv().unwrap());
+        }
+        assert_eq!(used.len(), 1, "the others could end: {used:?}");
     }
 }

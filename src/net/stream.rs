@@ -1,9 +1,12 @@
 //! A connection's octets, plain or through TLS, with a deadline beneath.
 //!
-//! A read or write blocks in the kernel for a slice at most (SO_RCVTIMEO, SO_SNDTIMEO); behind each the deadline of
+//! A read or write blocks in the kernel for a slice at most (SO_RCVTIMEO, SO_SNDTIMEO); after each the deadline of
 //! [`Clock`](super::deadline::Clock) is asked anew, so that limits can shrink under pressure. Waiting so costs one
 //! system call, where a socket that does not block costs three. TLS sits on top and cannot wait longer than what is
 //! below it.
+//!
+//! No client waits for a delayed acknowledgement: while content is read, what came is acknowledged at once (TCP_QUICKACK), since a
+//! client with Nagle's algorithm (RFC 896) holds its next small segment back until then.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -14,9 +17,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 use rustls::{ServerConnection, StreamOwned};
+use socket2::SockRef;
 
 use super::admission::{Admission, Slot};
 use super::deadline::{Clock, Wait};
+use super::slot::Side;
 use super::tls::{TlsInfo, TlsServer};
 
 /// What the driver of a session needs of a connection; there is one over TCP and, in tests, one in memory.
@@ -80,12 +85,6 @@ struct Ahead {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-}
-
-#[derive(Clone, Copy)]
-enum Side {
-    Read,
-    Write,
 }
 
 /// The longest sleep without looking whether limits have shrunk or the session was told to end.
@@ -161,6 +160,7 @@ impl Link for Stream {
     }
 
     fn expect_much(&mut self) {
+        self.socket().acknowledge();
         if let Inner::Tls(tls) = &mut self.inner
             && tls.sock.ahead.buffer.is_empty()
         {
@@ -186,6 +186,10 @@ impl Link for Stream {
         while tls.conn.is_handshaking() {
             tls.conn.complete_io(&mut tls.sock)?;
         }
+        // A ticket that waits for the next reply would leave the client's last flight unacknowledged, and a client with Nagle's
+        // algorithm silent. Where there is no ticket, the acknowledgement has to go by itself.
+        tls.flush()?;
+        tls.sock.acknowledge();
         let info = TlsInfo::of(&tls.conn).ok_or(ErrorKind::InvalidData)?;
         self.inner = Inner::Tls(tls);
         Ok(info)
@@ -219,36 +223,70 @@ impl Link for Stream {
 
 impl Socket {
     /// Does `once` as often as it takes to move something, blocking as long as the mode and the deadline allow.
-    fn transfer(&mut self, side: Side, mut once: impl FnMut(i32, MsgFlags) -> nix::Result<usize>) -> io::Result<usize> {
+    fn transfer(&mut self, side: Side, once: impl FnMut(i32, MsgFlags) -> nix::Result<usize>) -> io::Result<usize> {
         if self.mode == ReadMode::NonBlocking {
-            return Ok(once(self.tcp.as_raw_fd(), MsgFlags::MSG_DONTWAIT)?);
+            return self.transfer_now(once);
         }
-        self.slot.mark_waiting();
+        if self.clock.wait() == Wait::Farewell {
+            // A session that was evicted makes room at once.
+            return if self.slot.is_evicted() { self.transfer_now(once) } else { self.block(side, once) };
+        }
+        if side == Side::Read && self.clock.is_in_content() {
+            self.slot.begin_content(self.clock.data_rate());
+        }
+        let gone = || io::Error::from(ErrorKind::ConnectionAborted);
+        if !self.slot.begin_wait(side) {
+            return Err(gone());
+        }
+        let outcome = self.block(side, once);
+        if !self.slot.end_wait() {
+            return Err(gone());
+        }
+        outcome
+    }
+
+    fn transfer_now(&self, mut once: impl FnMut(i32, MsgFlags) -> nix::Result<usize>) -> io::Result<usize> {
+        Ok(once(self.tcp.as_raw_fd(), MsgFlags::MSG_DONTWAIT)?)
+    }
+
+    fn block(&mut self, side: Side, mut once: impl FnMut(i32, MsgFlags) -> nix::Result<usize>) -> io::Result<usize> {
         loop {
             let now = Instant::now();
             let left = self.clock.deadline(self.admission.is_under_pressure()).saturating_duration_since(now);
-            let told =
-                matches!(side, Side::Write) && self.clock.wait() != Wait::Farewell && self.slot.shutdown_reason().is_some();
-            // What is there already is taken, late as it is: it may be the server that was slow. But not for ever: somebody
-            // who sends faster than is read has always something there.
+            let told = side == Side::Write && self.clock.wait() != Wait::Farewell && self.slot.ending().is_some();
+            // What is there already is taken, late as it is: it may be the server that was slow. But not for ever: a client that
+            // sends faster than is read has always something there.
             let over = left.is_zero() || told;
-            if over && matches!(side, Side::Read) && now >= self.clock.end() {
+            if over && side == Side::Read && now >= self.clock.end() {
                 return Err(ErrorKind::TimedOut.into());
             }
             let flags = if over { MsgFlags::MSG_DONTWAIT } else { self.block_for(side, left)? };
             match once(self.tcp.as_raw_fd(), flags) {
-                Ok(octets) => {
-                    if octets > 0 {
-                        self.slot.moves();
-                    }
-                    return Ok(octets);
-                }
+                Ok(octets) => return Ok(octets),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) if over => return Err(ErrorKind::TimedOut.into()),
                 Err(Errno::EAGAIN) if self.mode == ReadMode::UntilDeadline => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
+    }
+
+    /// Reads into `buffer`; of content, notes how much came, and acknowledges it unless more is there already.
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let octets = self.transfer(Side::Read, |fd, flags| recv(fd, buffer, flags))?;
+        if self.clock.is_in_content() {
+            self.slot.add_content(octets);
+            if octets < buffer.len() {
+                self.acknowledge();
+            }
+        }
+        Ok(octets)
+    }
+
+    /// Sends the acknowledgement that is due without a delay. The kernel leaves this mode by itself (tcp(7)), so it is asked for
+    /// anew with every read.
+    fn acknowledge(&self) {
+        let _ = SockRef::from(&*self.tcp).set_tcp_quickack(true);
     }
 
     /// Tells the kernel how long the next call may block, unless it knows.
@@ -269,11 +307,11 @@ impl Socket {
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.ahead.buffer.is_empty() {
-            return self.transfer(Side::Read, |fd, flags| recv(fd, buffer, flags));
+            return self.receive(buffer);
         }
         if self.ahead.start == self.ahead.end {
             let mut ahead = std::mem::take(&mut self.ahead.buffer);
-            let outcome = self.transfer(Side::Read, |fd, flags| recv(fd, &mut ahead, flags));
+            let outcome = self.receive(&mut ahead);
             self.ahead = Ahead { buffer: ahead, start: 0, end: 0 };
             self.ahead.end = outcome?;
         }
@@ -307,7 +345,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (tcp, peer) = listener.accept().unwrap();
-        let admission = Admission::new(Capacity { workers: 1, waiting: 1, per_network: 1 });
+        let admission = Admission::new(Capacity { workers: 1, waiting: 1, per_network: 1 }, Arc::default());
         admission.admit(tcp, peer, Service::Smtp).unwrap();
         let guard = admission.next_waiting().unwrap();
         let opened = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();

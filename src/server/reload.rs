@@ -254,6 +254,7 @@ fn fixed_until_restart(old: &Config, new: &Config) -> Vec<String> {
     let rows = [
         ("listen", old.listen != new.listen),
         ("user", old.user != new.user),
+        ("state", old.state != new.state),
         ("limits.workers", old.limits.workers != new.limits.workers),
         ("limits.waiting", old.limits.waiting != new.limits.waiting),
         ("limits.per_address", old.limits.per_address != new.limits.per_address),

@@ -67,7 +67,9 @@ pub fn access(config: &Config, file: &Path, keys: bool) -> Access {
         }
     }
     // certbot keeps the files in archive/ and links to them from live/.
-    let writes = BTreeSet::from([existing(&config.maildir.root())]);
+    // Without `state` the server goes on, so it need not be there.
+    let state = Some(config.state.clone()).filter(|path| path.exists());
+    let writes = [existing(&config.maildir.root())].into_iter().chain(state).collect();
     Access { reads, writes, connects: BTreeSet::new() }
 }
 

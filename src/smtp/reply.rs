@@ -55,6 +55,7 @@ pub enum Refusal {
     DiskFull,
     Draining,
     EarlyInput,
+    Evicted,
     HeaderFrom,
     HeaderFromUnreadable,
     HeaderTooLarge,
@@ -62,6 +63,7 @@ pub enum Refusal {
     HelloFirst,
     Http,
     Internal,
+    JunkCommands,
     LineTooLong,
     LocalError,
     Loop,
@@ -78,7 +80,6 @@ pub enum Refusal {
     Relay,
     SenderDomain,
     SenderNotYours,
-    SilentTooLong,
     Syntax,
     Timeout,
     TlsFirst,
@@ -207,6 +208,7 @@ impl Refusal {
             Self::DiskFull => row(452, (4, 3, 1), "disk-full", "Insufficient system storage, try again later"),
             Self::Draining => row(421, (4, 3, 2), "draining", "Service is shutting down, try again soon"),
             Self::EarlyInput => row(554, (5, 5, 0), "early-input", "Wait for the greeting before you speak"),
+            Self::Evicted => row(421, (4, 3, 2), "evicted", "All workers are busy and others wait, try again soon"),
             Self::HeaderFrom => row(550, (5, 7, 1), "header-from", "Header {} is not an address of your login"),
             Self::HeaderFromUnreadable => row(550, (5, 7, 1), "header-from-unreadable", "Header cannot be read: {}"),
             Self::HeaderTooLarge => row(552, (5, 3, 4), "header-too-large", "The header section is larger than {} KiB"),
@@ -214,6 +216,7 @@ impl Refusal {
             Self::HelloFirst => row(503, (5, 5, 1), "hello-first", "Send EHLO first"),
             Self::Http => row(554, (5, 5, 0), "http", "This port speaks SMTP, not HTTP"),
             Self::Internal => row(421, (4, 3, 0), "internal", "Internal error, try again later"),
+            Self::JunkCommands => row(421, (4, 7, 0), "junk-commands", "Too many commands without a message"),
             Self::LineTooLong => row(500, (5, 5, 2), "line-too-long", "Line too long"),
             Self::LocalError => row(451, (4, 3, 0), "local-error", "Local error, try again later"),
             Self::Loop => row(554, (5, 4, 6), "loop", "More than {} Received headers: the message loops"),
@@ -230,9 +233,6 @@ impl Refusal {
             Self::Relay => row(550, (5, 7, 1), "relay", "This server does not relay: <{}> is not local"),
             Self::SenderDomain => row(554, (5, 1, 8), "sender-domain", "Sender domain <{}> is not fully qualified"),
             Self::SenderNotYours => row(550, (5, 7, 1), "sender-not-yours", "<{}> is not an address of your login"),
-            Self::SilentTooLong => {
-                row(421, (4, 3, 2), "silent-too-long", "The server is busy and you were silent, try again soon")
-            }
             Self::Syntax => row(501, (5, 5, 2), "syntax", "Syntax: {}"),
             Self::Timeout => row(421, (4, 4, 2), "timeout", "Timeout"),
             Self::TlsFirst => row(530, (5, 7, 0), "tls-first", "Must issue STARTTLS first"),
@@ -248,7 +248,7 @@ impl Refusal {
     }
 
     /// Every refusal; tests hold the transcripts and the manual against it.
-    pub const ALL: [Self; 55] = [
+    pub const ALL: [Self; 56] = [
         Self::AddressThrottled,
         Self::AlreadyLoggedIn,
         Self::AlreadyTls,
@@ -269,6 +269,7 @@ impl Refusal {
         Self::DiskFull,
         Self::Draining,
         Self::EarlyInput,
+        Self::Evicted,
         Self::HeaderFrom,
         Self::HeaderFromUnreadable,
         Self::HeaderTooLarge,
@@ -276,6 +277,7 @@ impl Refusal {
         Self::HelloFirst,
         Self::Http,
         Self::Internal,
+        Self::JunkCommands,
         Self::LineTooLong,
         Self::LocalError,
         Self::Loop,
@@ -292,7 +294,6 @@ impl Refusal {
         Self::Relay,
         Self::SenderDomain,
         Self::SenderNotYours,
-        Self::SilentTooLong,
         Self::Syntax,
         Self::Timeout,
         Self::TlsFirst,

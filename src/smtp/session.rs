@@ -23,6 +23,10 @@ pub struct Session {
     hello: Option<Hello>,
     login: Option<String>,
     errors: u32,
+    /// Commands since the last message that bring none nearer.
+    pub(super) junk: u32,
+    /// MAIL was said since the last message.
+    pub(super) tried: bool,
 }
 
 #[derive(Debug)]
@@ -51,7 +55,7 @@ impl Session {
     /// A session on a fresh connection; on `submissions` the handshake is done already.
     pub fn new(config: SessionConfig) -> Self {
         let secured = config.service == Service::Submissions;
-        Self { config, state: State::Silent, secured, hello: None, login: None, errors: 0 }
+        Self { config, state: State::Silent, secured, hello: None, login: None, errors: 0, junk: 0, tried: false }
     }
 
     /// What the port is for.
@@ -194,7 +198,24 @@ impl Session {
         step
     }
 
+    /// Counts commands that can be repeated for ever: all that bring no message nearer, and those that should but come again
+    /// without one. True if there were too many.
+    fn is_junk_too_often(&mut self, command: &Command<'_>) -> bool {
+        let junk = match command {
+            Command::Ehlo(_) | Command::Helo(_) => self.hello.is_some(),
+            Command::Help | Command::Noop | Command::Rset | Command::Vrfy => true,
+            Command::Mail(_) => mem::replace(&mut self.tried, true),
+            Command::Auth { .. } | Command::Bdat { .. } | Command::Data | Command::Quit => false,
+            Command::Rcpt { .. } | Command::StartTls | Command::Unoffered => false,
+        };
+        self.junk += u32::from(junk);
+        self.junk > JUNK_MAX
+    }
+
     fn command(&mut self, command: Command<'_>) -> Step {
+        if self.is_junk_too_often(&command) {
+            return self.no(Refusal::JunkCommands);
+        }
         match command {
             Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
             Command::Bdat { size, last } => self.bdat(size, last),
@@ -344,6 +365,9 @@ impl Session {
 pub(super) fn say(reply: Reply, next: Next) -> Step {
     Step { answer: Some(Answer::Reply(reply)), next }
 }
+
+/// NOOP, RSET, VRFY, HELP, and repeated EHLO, HELO and MAIL without a message between, at most.
+const JUNK_MAX: u32 = 100;
 
 /// Browsers made to post to port 25, and TLS where it is not due, are ended at their first line.
 fn foreign_protocol(line: &[u8]) -> Option<Refusal> {

@@ -109,7 +109,10 @@ impl Session {
     pub(super) fn stored(&mut self, outcome: Result<String, Refused>) -> Step {
         self.state = State::Idle;
         match outcome {
-            Ok(id) => say(Reply::ok(250, (2, 0, 0), format!("Ok: stored as {id}")), Next::Line),
+            Ok(id) => {
+                (self.junk, self.tried) = (0, false);
+                say(Reply::ok(250, (2, 0, 0), format!("Ok: stored as {id}")), Next::Line)
+            }
             Err(refused) => self.no(refused),
         }
     }

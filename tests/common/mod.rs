@@ -100,7 +100,7 @@ impl Setup {
         let listen: String = self.services.iter().zip(1..).map(|(name, n)| format!("{name} = [\"127.0.0.{n}:0\"]\n")).collect();
         format!(
             "hostname = \"mx.example.org\"\ndomains = {:?}\nusers = \"{place}/users\"\naliases = \"{place}/aliases\"\n\
-             maildir = \"{}/{{domain}}/{{user}}\"\nuser = \"nobody\"\n[listen]\n{listen}[tls]\n\
+             maildir = \"{}/{{domain}}/{{user}}\"\nstate = \"{place}/state\"\nuser = \"nobody\"\n[listen]\n{listen}[tls]\n\
              certificate = {:?}\nkey = {:?}\n[limits]\n{}\n[senders]\n{}\n{}",
             self.domains,
             mail.display(),
