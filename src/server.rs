@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use crate::conn::context::Context;
 use crate::conn::{self, Connection};
 use crate::journal::{self, SessionLog};
-use crate::net::admission::{Admission, Capacity, Network, SlotGuard};
+use crate::net::admission::{Admission, Capacity, SlotGuard};
 use crate::net::listener::{AcceptPolicy, Listener};
 use crate::net::pool::{Pool, WorkSender};
 use crate::net::stream::Stream;
@@ -198,7 +198,7 @@ struct ServerPolicy<'a> {
 
 impl AcceptPolicy for ServerPolicy<'_> {
     fn refuses(&self, address: IpAddr) -> Option<Refusal> {
-        let blocked = self.context.throttle.blocks_network(Network::of(address), Instant::now());
+        let blocked = self.context.throttle.blocks_network(address, Instant::now());
         blocked.then_some(Refusal::AddressThrottled)
     }
 

@@ -71,7 +71,8 @@ fn a_password_that_cannot_be_checked_in_time_is_answered_with_454() {
         let one = |n: u32| {
             let (verifier, users) = (&verifier, &users);
             scope.spawn(move || {
-                let credentials = Credentials { login: "a".into(), password: format!("guess{n}").into_bytes().into() };
+                let credentials =
+                    Credentials { login: "a".into(), password: format!("guess{n}").into_bytes().into(), foreign: false };
                 verifier.verify(users, &credentials, Priority::Clean)
             })
         };
