@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 pub struct Throttle {
     tables: Mutex<Tables>,
     ended: Condvar,
+    /// Of a network, instead of [`NETWORK_FACTOR`] times the limit of a pair.
+    network_limit: Option<u32>,
 }
 
 /// A login that is being checked; dropped without an outcome, it counts for nothing.
@@ -28,7 +30,14 @@ pub struct Throttle {
 pub struct Attempt<'a> {
     throttle: &'a Throttle,
     keys: Keys,
-    limit: u32,
+    limits: Limits,
+}
+
+/// Failures that are allowed, before the factor of a network.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    pair: u32,
+    network: u32,
 }
 
 /// Why a login may not be tried.
@@ -90,6 +99,11 @@ impl Throttle {
         Self::default()
     }
 
+    /// The same, with a limit of its own for all logins from one network.
+    pub fn with_network_limit(limit: u32) -> Self {
+        Self { network_limit: Some(limit), ..Self::default() }
+    }
+
     /// True if the narrowest network of this address may not even connect.
     pub fn blocks_network(&self, address: IpAddr, now: Instant) -> bool {
         self.lock().networks.blocks(&narrowest(address), now)
@@ -104,12 +118,14 @@ impl Throttle {
     /// Begins an attempt; `limit` is of a pair of IPv4 address or /64 and login. Waits at most `wait` while too many are under way.
     pub fn attempt(&self, address: IpAddr, login: &str, limit: u32, wait: Duration) -> Result<Attempt<'_>, Denied> {
         let keys = Keys::new(address, login);
+        let network = self.network_limit.unwrap_or(limit.saturating_mul(NETWORK_FACTOR));
+        let limits = Limits { pair: limit, network };
         let deadline = Instant::now() + wait;
         let mut tables = self.lock();
         loop {
             let now = Instant::now();
-            match tables.begin(&keys, limit, now) {
-                Ok(()) => return Ok(Attempt { throttle: self, keys, limit }),
+            match tables.begin(&keys, limits, now) {
+                Ok(()) => return Ok(Attempt { throttle: self, keys, limits }),
                 Err(Denied::Busy) if now < deadline => {
                     tables = self.ended.wait_timeout(tables, deadline - now).unwrap_or_else(PoisonError::into_inner).0;
                 }
@@ -126,7 +142,7 @@ impl Throttle {
 impl Attempt<'_> {
     /// The password was wrong; true if this very failure makes the login or a network blocked.
     pub fn failed(self, now: Instant) -> bool {
-        self.throttle.lock().fail(&self.keys, self.limit, now)
+        self.throttle.lock().fail(&self.keys, self.limits, now)
     }
 
     /// The password was right: the pair of the narrowest network and the login starts anew.
@@ -171,13 +187,12 @@ fn narrowest(address: IpAddr) -> Network {
 
 impl Tables {
     /// Counts an attempt everywhere, or nowhere.
-    fn begin(&mut self, keys: &Keys, limit: u32, now: Instant) -> Result<(), Denied> {
-        let network_limit = limit.saturating_mul(NETWORK_FACTOR);
+    fn begin(&mut self, keys: &Keys, limits: Limits, now: Instant) -> Result<(), Denied> {
         let pairs: Vec<_> = keys.pairs().collect();
-        let states = pairs.iter().map(|(key, factor)| self.pairs.state(key, limit.saturating_mul(*factor), now));
+        let states = pairs.iter().map(|(key, factor)| self.pairs.state(key, limits.pair.saturating_mul(*factor), now));
         let networks = keys.networks.iter();
         let states =
-            states.chain(networks.map(|(key, factor)| self.networks.state(key, network_limit.saturating_mul(*factor), now)));
+            states.chain(networks.map(|(key, factor)| self.networks.state(key, limits.network.saturating_mul(*factor), now)));
         let denied: Vec<Denied> = states.flatten().collect();
         if let Some(denied) = denied.iter().find(|denied| **denied == Denied::Blocked).or(denied.first()) {
             return Err(*denied);
@@ -187,14 +202,13 @@ impl Tables {
         Ok(())
     }
 
-    fn fail(&mut self, keys: &Keys, limit: u32, now: Instant) -> bool {
-        let network_limit = limit.saturating_mul(NETWORK_FACTOR);
+    fn fail(&mut self, keys: &Keys, limits: Limits, now: Instant) -> bool {
         let mut blocked = false;
         for (key, factor) in keys.pairs() {
-            blocked |= self.pairs.fail(&key, limit.saturating_mul(factor), now);
+            blocked |= self.pairs.fail(&key, limits.pair.saturating_mul(factor), now);
         }
         for (key, factor) in &keys.networks {
-            blocked |= self.networks.fail(key, network_limit.saturating_mul(*factor), now);
+            blocked |= self.networks.fail(key, limits.network.saturating_mul(*factor), now);
         }
         blocked
     }
@@ -313,8 +327,9 @@ mod tests {
     fn wrong(throttle: &Throttle, from: &str, login: &str, now: Instant) -> Result<bool, Denied> {
         let keys = Keys::new(address(from), login);
         let mut tables = throttle.lock();
-        tables.begin(&keys, 5, now)?;
-        let blocked = tables.fail(&keys, 5, now);
+        let limits = Limits { pair: 5, network: 5 * NETWORK_FACTOR };
+        tables.begin(&keys, limits, now)?;
+        let blocked = tables.fail(&keys, limits, now);
         tables.end(&keys);
         Ok(blocked)
     }

@@ -66,6 +66,12 @@ impl Context {
         }
     }
 
+    /// Allows so many failed logins, whatever the login, for a process that serves one connection alone.
+    pub fn limit_failed_logins(mut self, limit: u32) -> Self {
+        self.throttle = Throttle::with_network_limit(limit);
+        self
+    }
+
     /// Registers a callback for every stored file.
     pub fn tell_stored(mut self, stored: impl Fn(&Path) + Send + Sync + 'static) -> Self {
         self.stored = Some(Box::new(stored));
