@@ -301,3 +301,17 @@ fn wide_modes_are_warned_of() {
     child.wait().unwrap();
     assert!(wanted.iter().all(|part| text.contains(part)), "{text}");
 }
+
+/// The helper knows two paths for good: a configuration that names others needs a restart, and says so.
+#[test]
+fn another_pair_needs_a_restart() {
+    if !require_root() {
+        return;
+    }
+    let server = Setup::default().start();
+    let toml = fs::read_to_string(&server.config).unwrap();
+    fs::write(&server.config, toml.replace("/key.pem", "/other.pem")).unwrap();
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log(&["reloaded", "what=configuration", "result=refused", "restart to name others"]);
+    server.wait_for_log(&["reloaded", "what=certificate", "result=ok"]);
+}
