@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use crate::conn::context::Context;
 use crate::conn::{self, Connection};
 use crate::journal::{self, SessionLog};
-use crate::net::admission::{Admission, Capacity, Network, SlotGuard, TurnedAway};
+use crate::net::admission::{Admission, Capacity, SlotGuard, TurnedAway};
 use crate::net::listener::{self, AcceptPolicy, Listener};
 use crate::net::pool::{Pool, PoolConfig};
 use crate::net::stream::Stream;
@@ -52,7 +52,7 @@ pub struct Server {
 pub enum Control {
     /// SIGHUP.
     Reload,
-    /// SIGTERM or SIGINT, or nobody comes any more.
+    /// SIGTERM or SIGINT, or no client came for long where the socket is only lent.
     Stop,
 }
 
@@ -60,9 +60,11 @@ pub enum Control {
 const TICK: Duration = Duration::from_secs(1);
 /// A worker that has been idle for so long ends; another is started when it is needed.
 const WORKER_IDLE: Duration = Duration::from_secs(60);
+/// Failed logins on a connection that has a process of its own.
+const FAILURES_OF_ONE: u32 = 3;
 
 impl Server {
-    /// Starts serving these sockets. With `idle`, [`Control::Stop`] comes by `ends` when nobody came for so long.
+    /// Starts serving these sockets. With `idle`, [`Control::Stop`] comes by `ends` when no client came for so long.
     pub fn start(
         context: Arc<Context>,
         listeners: Vec<Listener>,
@@ -149,8 +151,12 @@ impl Server {
     }
 }
 
-/// Serves one connection that was handed over, without a pool.
-pub fn serve_one(context: &Context, tcp: TcpStream, peer: SocketAddr, service: Service) -> io::Result<()> {
+/// Serves one connection that was handed over, without a pool. The limits that are counted over all connections hold within this
+/// one alone, so few failed logins are allowed, whatever the login.
+pub fn serve_one(context: Context, tcp: TcpStream, peer: SocketAddr, service: Service) -> io::Result<()> {
+    ignore_file_size_signal()?;
+    let context = &context.limit_failed_logins(FAILURES_OF_ONE);
+    // More workers than there are connections: nothing is under pressure.
     let admission = Admission::new(Capacity { workers: 8, waiting: 1, per_network: 1 }, Arc::default());
     admission.admit(tcp, peer, service).map_err(|_| io::Error::other("no room for one"))?;
     if let Some(guard) = admission.next_waiting() {
@@ -161,8 +167,8 @@ pub fn serve_one(context: &Context, tcp: TcpStream, peer: SocketAddr, service: S
 
 /// Turns SIGTERM, SIGINT and SIGHUP into messages; writing past a file size limit becomes an error instead of the end.
 pub fn signals(told: mpsc::Sender<Control>) -> io::Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
-    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    ignore_file_size_signal()?;
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let forward = move || {
         for signal in signals.forever() {
@@ -170,6 +176,11 @@ pub fn signals(told: mpsc::Sender<Control>) -> io::Result<()> {
         }
     };
     thread::Builder::new().name("signals".into()).spawn(forward).map(drop)
+}
+
+/// Writing past a file size limit becomes an error instead of the end.
+fn ignore_file_size_signal() -> io::Result<()> {
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default()).map(drop)
 }
 
 fn serve_slot(context: &Context, guard: &SlotGuard) {
@@ -209,7 +220,7 @@ struct ServerPolicy<'a> {
 
 impl AcceptPolicy for ServerPolicy<'_> {
     fn blocks(&self, address: IpAddr) -> bool {
-        self.context.throttle.blocks_network(Network::of(address), Instant::now())
+        self.context.throttle.blocks_network(address, Instant::now())
     }
 
     fn turned_away(&self, peer: SocketAddr, service: Service, why: TurnedAway) -> Option<Vec<u8>> {
@@ -224,7 +235,7 @@ impl AcceptPolicy for ServerPolicy<'_> {
             Refusal::AddressThrottled => log.throttled(""),
             _ => log.overloaded(why.parts().reason),
         }
-        // On 465 the client expects TLS, and no handshake is spent on one that is turned away.
+        // On 465 the client expects TLS, and no handshake is spent on a client that is turned away.
         if service == Service::Submissions {
             return None;
         }

@@ -3,12 +3,13 @@
 mod common;
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Client, PATIENCE, Server, Setup, base64, hash};
+use common::{Client, PATIENCE, Server, Setup, base64, finish, hash, require, skipped};
 use nix::sys::signal::Signal;
 use pillarbox::smtp::reply::Refusal;
 
@@ -75,6 +76,144 @@ fn users_and_aliases_are_taken_up_by_themselves_and_a_bad_file_is_not() {
     client.say("RCPT TO:<info@example.org>", "250");
 }
 
+/// What a truncating editor, a full disk or a mistake leaves in place of the users file locks nobody out.
+#[test]
+fn what_is_no_whole_users_file_is_refused_and_the_next_good_one_is_not() {
+    let server = Setup::default().start();
+    let users = server.dir.path().join("users");
+    let refused = |part: &str| {
+        server.wait_for_log(&["reloaded", "what=users", "result=refused", part]);
+        assert!(can_log_in(&server, "bob@example.org", "secret"), "the old state is kept");
+    };
+    fs::write(&users, "").unwrap();
+    refused("is empty");
+    // Cut within the hash: what is left of it reads like a hash.
+    let whole = format!("alice@example.org:{0}\nbob@example.org:{0}", hash("changed", 8));
+    replace(&users, &whole[..whole.len() - 4]);
+    refused("users:2: the last line has no line end");
+    fs::remove_file(&users).unwrap();
+    refused("no such file");
+    nix::unistd::mkfifo(&users, nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
+    refused("is no regular file");
+    replace(&users, &format!("{whole}\n"));
+    server.wait_for_log(&["reloaded", "what=users", "result=ok"]);
+    assert!(can_log_in(&server, "bob@example.org", "changed") && !can_log_in(&server, "bob@example.org", "secret"));
+    // An end that is meant: what `pillarbox user remove` leaves.
+    replace(&users, "# no login is left\n");
+    until("nobody", &server, || server.log_text().matches("what=users result=ok").count() == 2);
+    assert!(!can_log_in(&server, "bob@example.org", "changed"));
+}
+
+/// In a flood there may be no descriptor left to read a file with. The removed login goes when there is one again, though the
+/// file has not changed since.
+#[test]
+fn a_file_that_could_not_be_read_is_read_again() {
+    if !require(&["prlimit"]) {
+        return;
+    }
+    let server = Setup::default().start();
+    let (users, aliases) = (server.dir.path().join("users"), server.dir.path().join("aliases"));
+    assert!(can_log_in(&server, "alice@example.org", "secret"));
+    let limit = |files: &str| {
+        let pid = server.pid().to_string();
+        let mut command = std::process::Command::new("prlimit");
+        command.args(["--pid", &pid, &format!("--nofile={files}:")]);
+        // Not even root may do that to another user's process in every container.
+        if nix::unistd::geteuid().is_root() {
+            let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+            command.uid(nobody.uid.as_raw()).gid(nobody.gid.as_raw());
+        }
+        let output = finish(&mut command);
+        assert!(output.status.success(), "{}", common::said(&output));
+    };
+    limit("3");
+    replace(&users, &format!("bob@example.org:{}\n", hash("secret", 8)));
+    replace(&aliases, "postmaster: bob\n");
+    server.wait_for_log(&["reloaded", "what=users", "result=refused", "Too many open files"]);
+    server.wait_for_log(&["reloaded", "what=aliases", "result=refused", "Too many open files"]);
+    thread::sleep(Duration::from_millis(3500));
+    assert_eq!(server.log_text().matches("Too many open files").count(), 2, "each said once\n{}", server.log_text());
+    limit("1024");
+    server.wait_for_log(&["reloaded", "what=users", "result=ok"]);
+    server.wait_for_log(&["reloaded", "what=aliases", "result=ok"]);
+    assert!(!can_log_in(&server, "alice@example.org", "secret"));
+    assert!(can_log_in(&server, "bob@example.org", "secret"));
+}
+
+/// A session that began before a password was removed cannot log in with it afterwards, even if it was known a moment ago.
+#[test]
+fn a_removed_password_is_of_no_use_to_a_session_that_began_before() {
+    let server = Setup::default().start();
+    assert!(can_log_in(&server, "alice@example.org", "secret"));
+    let mut early = server.connect("submissions");
+    early.tls().unwrap();
+    early.expect("220");
+    early.say("EHLO x.example", "250");
+    replace(&server.dir.path().join("users"), &format!("bob@example.org:{}\n", hash("secret", 8)));
+    server.wait_for_log(&["reloaded", "what=users", "result=ok"]);
+    early.say(&format!("AUTH PLAIN {}", base64(b"\0alice@example.org\0secret")), "535");
+    early.say(&format!("AUTH PLAIN {}", base64(b"\0bob@example.org\0secret")), "235");
+}
+
+/// Two logins that would read each other's mail: neither at a reload nor at a start.
+#[test]
+fn two_logins_on_one_maildir_are_refused() {
+    let server = Setup { domains: vec!["example.org".into(), "example.net".into()], ..Setup::default() }.start();
+    let toml = fs::read_to_string(&server.config).unwrap();
+    replace(&server.config, &toml.replace("/{domain}/{user}", "/example.org/{user}"));
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log(&["reloaded", "what=configuration", "result=ok"]);
+    let users = server.dir.path().join("users");
+    let both = format!("bob@example.org:{0}\nbob@example.net:{0}\n", hash("other", 8));
+    replace(&users, &both);
+    let line = server.wait_for_log(&["reloaded", "what=users", "result=refused", "{domain}"]);
+    assert!(line.contains("bob@example.net and bob@example.org"), "{line}");
+    assert!(can_log_in(&server, "bob@example.org", "secret"), "the old state is kept");
+    for verb in ["check", "serve"] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pillarbox"));
+        let output = finish(command.arg("-c").arg(&server.config).arg(verb).stdin(std::process::Stdio::null()));
+        assert_eq!(output.status.code(), Some(78), "{}", common::said(&output));
+        assert!(common::said(&output).contains("bob@example.net and bob@example.org alike"), "{}", common::said(&output));
+    }
+}
+
+/// A socket that was handed over needs TLS, though [listen] does not say so.
+#[test]
+fn tls_stays_while_a_handed_socket_needs_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Setup { services: Vec::new(), ..Setup::default() }.write(dir.path());
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_pillarbox"))
+        .arg("-c")
+        .arg(&config)
+        .args(["serve", "-s", "submissions"])
+        .stdin(std::process::Stdio::from(std::os::fd::OwnedFd::from(socket)))
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    common::give_to_nobody(dir.path());
+    let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut wait_for = |part: &str| {
+        let mut line = String::new();
+        while !line.contains(part) {
+            line.clear();
+            assert_ne!(std::io::BufRead::read_line(&mut log, &mut line).unwrap(), 0, "ended without {part}");
+        }
+    };
+    wait_for("started service=submissions");
+    let toml = fs::read_to_string(&config).unwrap();
+    let (start, end) = (toml.find("[tls]").unwrap(), toml.find("[limits]").unwrap());
+    replace(&config, &format!("{}{}", &toml[..start], &toml[end..]));
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGHUP).unwrap();
+    wait_for("what=configuration result=refused text=");
+    let mut client = Client::connect(address, &dir.path().join("cert.pem"));
+    client.tls().unwrap();
+    client.expect("220");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
 /// Renewed without signal or restart; a pair that does not match is refused and the old one serves on.
 #[test]
 fn a_renewed_certificate_is_taken_up_by_itself() {
@@ -119,10 +258,13 @@ fn sighup_reads_the_configuration_again() {
     server.wait_for_log(&["reloaded", "what=configuration", "result=ok"]);
     until("the new domain", &server, || accepts("postmaster@example.net"));
     // Where the kernel confines the server, a Maildir root elsewhere would only make every delivery fail.
-    if fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|text| text.contains("landlock")) {
-        fs::write(&server.config, toml.replace("/mail/{domain}", "/../elsewhere/{domain}").replace("/../", "-")).unwrap();
+    if server.wait_for_log(&["sandbox", "server="]).contains("server=files") {
+        let mail = server.dir.path().join("mail").display().to_string();
+        fs::write(&server.config, toml.replace(&mail, "/var/elsewhere")).unwrap();
         server.signal(Signal::SIGHUP);
         server.wait_for_log(&["reloaded", "what=configuration", "result=refused", "outside the sandbox"]);
+    } else {
+        skipped("no Landlock");
     }
     fs::write(&server.config, "hostname = 1\n").unwrap();
     server.signal(Signal::SIGHUP);

@@ -435,3 +435,47 @@ fn names_of_unused_things_are_not_taken_for_sockets() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("no address to listen on"));
     let _ = std::io::stdout().flush();
 }
+
+/// A process that serves one connection, as inetd starts it; ended with its test.
+fn one_connection(place: &Place, wrapper: &[&str]) -> (Client, Process) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = place.client(listener.local_addr().unwrap());
+    let (tcp, _) = listener.accept().unwrap();
+    let words: Vec<&str> = wrapper.iter().copied().chain([BINARY, "-c", &place.config, "serve", "-s", "submissions"]).collect();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).stdin(Stdio::from(std::os::fd::OwnedFd::from(tcp))).stdout(Stdio::null()).stderr(Stdio::null());
+    let process = Process(command.spawn().unwrap());
+    let mut client = client;
+    client.tls().unwrap();
+    client.expect("220");
+    client.say("EHLO x.example", "250");
+    (client, process)
+}
+
+/// Each connection is a new process with new counts, so few guesses are allowed, whatever the login.
+#[test]
+fn a_process_for_one_connection_allows_three_failed_logins() {
+    let place = Place::new();
+    let (mut client, _process) = one_connection(&place, &[]);
+    let plain = |login: &str, password: &str| format!("AUTH PLAIN {}", base64(format!("\0{login}\0{password}").as_bytes()));
+    for login in ["alice@example.org", "bob@example.org", "carol@example.org"] {
+        client.say(&plain(login, "guess"), "535");
+    }
+    client.say(&plain("alice@example.org", "secret"), "454 4.7.0 Too many failed logins");
+    let (mut client, _process) = one_connection(&place, &[]);
+    client.say(&plain("alice@example.org", "guess"), "535");
+    client.say(&plain("alice@example.org", "secret"), "235");
+}
+
+/// SIGXFSZ would end the process in the middle of a message; it must be an error like a full disk.
+#[test]
+fn a_file_size_limit_is_an_answer_and_not_the_end() {
+    let place = Place::new();
+    let (mut client, _process) = one_connection(&place, &["sh", "-c", "ulimit -f 64; exec \"$@\"", "sh"]);
+    client.say(&format!("AUTH PLAIN {}", base64(b"\0alice@example.org\0secret")), "235");
+    let content = format!("Subject: x\r\n\r\n{}", "0123456789abcdef\r\n".repeat(20_000));
+    let reply = client.deliver("alice@example.org", "bob@example.org", content.as_bytes());
+    assert!(reply.as_deref().is_some_and(|reply| reply.starts_with('4')), "{reply:?}\n{}", client.transcript);
+    client.say("NOOP", "250");
+    assert_eq!(place.stored(), 0);
+}

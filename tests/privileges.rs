@@ -3,21 +3,15 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Client, PATIENCE, Setup, skipped};
+use common::{Client, PATIENCE, Server, Setup, finish, require, require_root, said, skipped};
 use nix::sys::signal::Signal;
-
-fn is_root() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        skipped("needs root");
-    }
-    root
-}
 
 fn status(pid: &str) -> String {
     fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default()
@@ -27,9 +21,49 @@ fn field<'a>(status: &'a str, name: &str) -> &'a str {
     status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("").trim()
 }
 
+/// 1 << 2, capabilities(7).
+const CAP_DAC_READ_SEARCH: u64 = 4;
+
+fn no_core_dumps(limits: &str) -> bool {
+    let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    line.split_whitespace().nth(4) == Some("0") && line.split_whitespace().nth(5) == Some("0")
+}
+
+fn children(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap()
+}
+
+fn helper_of(server: &Server) -> String {
+    children(server.pid()).split_whitespace().next().expect("a key helper").to_owned()
+}
+
+fn send(signal: Signal, pid: &str) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.parse().unwrap()), signal).unwrap();
+}
+
+/// Puts another pair where the server's is; gives a copy of its certificate.
+fn renew(dir: &Path) -> PathBuf {
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned(), "mx.example.org".to_owned()]).unwrap();
+    for (name, pem) in [("cert.pem", pair.cert.pem()), ("key.pem", pair.signing_key.serialize_pem())] {
+        fs::write(dir.join("new.pem"), pem).unwrap();
+        fs::rename(dir.join("new.pem"), dir.join(name)).unwrap();
+    }
+    let pinned = dir.join("pinned.pem");
+    fs::copy(dir.join("cert.pem"), &pinned).unwrap();
+    pinned
+}
+
+fn until(what: &str, log: impl Fn() -> String, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < PATIENCE, "{what}\n{}", log());
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
 #[test]
 fn root_is_given_up_for_good() {
-    if !is_root() {
+    if !require_root() {
         return;
     }
     let mut server = Setup::default().start();
@@ -51,13 +85,25 @@ fn root_is_given_up_for_good() {
         assert_eq!(field(&status, "NoNewPrivs:"), "1");
     }
     assert_eq!(field(&status(&server.pid().to_string()), "Umask:"), "0077");
-    // The helper: root, in a network of its own, and gone when the server is.
-    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", server.pid())).unwrap();
-    let helper = children.split_whitespace().next().expect("a key helper").to_owned();
-    assert_eq!(field(&status(&helper), "Uid:").split('\t').next(), Some("0"));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    assert!(no_core_dumps(&limits), "{limits}");
+    // The helper: root without root's powers, in a network of its own, and gone when the server is.
+    let helper = helper_of(&server);
+    let of_helper = status(&helper);
+    assert_eq!(field(&of_helper, "Uid:").split('\t').next(), Some("0"));
     assert!(fs::read_to_string(format!("/proc/{helper}/cmdline")).unwrap().contains("key-helper"));
+    for set in ["CapInh:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(field(&of_helper, set).trim_matches('0'), "", "{set}");
+    }
+    for set in ["CapPrm:", "CapEff:"] {
+        assert_eq!(u64::from_str_radix(field(&of_helper, set), 16).unwrap() & !CAP_DAC_READ_SEARCH, 0, "{set}");
+    }
+    assert_eq!(field(&of_helper, "NoNewPrivs:"), "1");
+    let limits = fs::read_to_string(format!("/proc/{helper}/limits")).unwrap();
+    assert!(no_core_dumps(&limits), "{limits}");
     let network = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
     assert_ne!(network(&helper), network("self"));
+    server.wait_for_log(&["sandbox", "helper=namespace,capabilities"]);
     server.signal(Signal::SIGKILL);
     server.wait(PATIENCE);
     let begun = Instant::now();
@@ -70,7 +116,7 @@ fn root_is_given_up_for_good() {
 /// Let's Encrypt's layout: live/ links to archive/, both 0700 and root's, the key 0600.
 #[test]
 fn a_renewed_key_that_only_root_can_read_is_taken_up() {
-    if !is_root() {
+    if !require_root() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -110,8 +156,7 @@ fn a_renewed_key_that_only_root_can_read_is_taken_up() {
 /// Landlock: a Maildir that is a link to somewhere else cannot be followed out of the Maildir root.
 #[test]
 fn nothing_outside_the_maildirs_can_be_written() {
-    if !is_root() || !fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|text| text.contains("landlock")) {
-        skipped("no Landlock to be seen");
+    if !require_root() {
         return;
     }
     let elsewhere = tempfile::tempdir().unwrap();
@@ -119,12 +164,154 @@ fn nothing_outside_the_maildirs_can_be_written() {
     let mail = tempfile::tempdir().unwrap();
     fs::create_dir(mail.path().join("example.org")).unwrap();
     std::os::unix::fs::symlink(elsewhere.path(), mail.path().join("example.org/bob")).unwrap();
-    let _ = std::process::Command::new("chown").args(["-R", "nobody"]).arg(mail.path()).status();
+    let _ = Command::new("chown").args(["-R", "nobody"]).arg(mail.path()).status();
     let server = Setup { mail: Some(mail.path().to_owned()), ..Setup::default() }.start();
+    if !server.wait_for_log(&["sandbox", "server="]).contains("server=files") {
+        skipped("no Landlock");
+        return;
+    }
     let mut client = server.connect("smtp");
     client.expect("220");
     client.say("EHLO x.example", "250");
     assert!(client.deliver("", "bob@example.org", b"Subject: x\r\n").unwrap().starts_with("451"));
     assert!(client.deliver("", "alice@example.org", b"Subject: x\r\n").unwrap().starts_with("250"));
     assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+}
+
+/// A helper that did not answer in time: what it says late is no answer to the next question.
+#[test]
+fn a_helper_that_was_stopped_for_a_while_is_understood_afterwards() {
+    if !require_root() {
+        return;
+    }
+    let server = Setup::default().start();
+    let helper = helper_of(&server);
+    send(Signal::SIGSTOP, &helper);
+    // Longer than an answer may take: one question at least is given up.
+    thread::sleep(Duration::from_secs(7));
+    send(Signal::SIGCONT, &helper);
+    let pinned = renew(server.dir.path());
+    let presents = || Client::connect(server.address("submissions"), &pinned).tls().is_ok();
+    until("the renewed pair", || server.log_text(), presents);
+    let log = server.log_text();
+    assert!(!log.contains("result=refused") && !log.contains("about=key-helper"), "{log}");
+}
+
+#[test]
+fn the_end_of_the_helper_is_logged_once_and_named_at_each_renewal() {
+    if !require_root() {
+        return;
+    }
+    let server = Setup::default().start();
+    let old = server.dir.path().join("old.pem");
+    fs::copy(server.dir.path().join("cert.pem"), &old).unwrap();
+    send(Signal::SIGKILL, &helper_of(&server));
+    let line = server.wait_for_log(&["notice", "about=key-helper", "restart the server"]);
+    assert!(line.contains("SIGKILL") || line.contains("signal: 9"), "{line}");
+    for renewals in 1..=2 {
+        renew(server.dir.path());
+        server.signal(Signal::SIGHUP);
+        let refused = || server.log_text().matches("what=certificate result=refused").count();
+        until("the refusal", || server.log_text(), || refused() >= renewals);
+    }
+    server.wait_for_log(&["reloaded", "what=certificate", "the key helper has ended"]);
+    assert_eq!(server.log_text().matches("about=key-helper").count(), 1, "{}", server.log_text());
+    assert!(Client::connect(server.address("submissions"), &old).tls().is_ok(), "the old pair serves on");
+}
+
+/// The shipped unit leaves root three capabilities and no namespaces: the helper is confined there too, and still reads the key.
+#[test]
+fn the_helper_is_confined_under_the_rules_of_the_unit() {
+    if !require_root() || !require(&["setpriv"]) {
+        return;
+    }
+    let unit = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/etc/systemd/pillarbox.service")).unwrap();
+    assert!(unit.contains("CapabilityBoundingSet=CAP_NET_BIND_SERVICE CAP_SETUID CAP_SETGID\n"), "{unit}");
+    // Without CAP_DAC_OVERRIDE root reads what is its own, and what all may read.
+    let dir = tempfile::tempdir().unwrap();
+    let config = Setup { services: vec!["submissions"], ..Setup::default() }.write(dir.path());
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for name in ["pillarbox.toml", "users", "aliases", "cert.pem"] {
+        fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    fs::set_permissions(dir.path().join("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
+    let mut child = Command::new("setpriv")
+        .args(["--bounding-set=-all,+net_bind_service,+setuid,+setgid", "--no-new-privs"])
+        .args([env!("CARGO_BIN_EXE_pillarbox"), "-c", &config.display().to_string(), "serve"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut wait_for = |part: &str| {
+        let mut line = String::new();
+        while !line.contains(part) {
+            line.clear();
+            assert_ne!(log.read_line(&mut line).unwrap(), 0, "ended without {part}");
+        }
+        line
+    };
+    let line = wait_for("sandbox ");
+    assert!(line.contains("helper=capabilities"), "{line}");
+    if line.contains("server=none") {
+        skipped("no Landlock");
+    } else {
+        assert!(line.contains("helper=capabilities,files"), "{line}");
+    }
+    wait_for("started service=submissions");
+    let helper = children(child.id() as i32).split_whitespace().next().expect("a key helper").to_owned();
+    let of_helper = status(&helper);
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(field(&of_helper, set).trim_matches('0'), "", "{set}");
+    }
+    renew(dir.path());
+    wait_for("what=certificate result=ok");
+    send(Signal::SIGTERM, &child.id().to_string());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// What every user of the machine can read or write is said at a start and by `check`.
+#[test]
+fn wide_modes_are_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let config = Setup { services: vec!["submissions"], ..Setup::default() }.write(dir.path());
+    for (name, mode) in [("pillarbox.toml", 0o644), ("users", 0o666), ("aliases", 0o644), ("cert.pem", 0o644), ("key.pem", 0o644)]
+    {
+        fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    common::give_to_nobody(dir.path());
+    let wanted = ["/users: every user of this machine can read and write it", "/key.pem: every user of this machine can read it"];
+    let run = |verb: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pillarbox"));
+        command.arg("-c").arg(&config).arg(verb).stdin(Stdio::null());
+        command
+    };
+    let output = finish(&mut run("check"));
+    let text = said(&output);
+    assert!(wanted.iter().all(|part| text.contains(part)), "{text}");
+    assert_eq!(text.matches("every user of this machine").count(), wanted.len(), "{text}");
+    let mut child = run("serve").stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut text = String::new();
+    while !text.contains("started service") {
+        assert_ne!(log.read_line(&mut text).unwrap(), 0, "{text}");
+    }
+    send(Signal::SIGTERM, &child.id().to_string());
+    child.wait().unwrap();
+    assert!(wanted.iter().all(|part| text.contains(part)), "{text}");
+}
+
+/// The helper knows two paths for good: a configuration that names others needs a restart, and says so.
+#[test]
+fn another_pair_needs_a_restart() {
+    if !require_root() {
+        return;
+    }
+    let server = Setup::default().start();
+    let toml = fs::read_to_string(&server.config).unwrap();
+    fs::write(&server.config, toml.replace("/key.pem", "/other.pem")).unwrap();
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log(&["reloaded", "what=configuration", "result=refused", "restart to name others"]);
+    server.wait_for_log(&["reloaded", "what=certificate", "result=ok"]);
 }

@@ -16,12 +16,18 @@ pub(super) type Digest = [u8; 32];
 #[derive(Debug)]
 pub(super) struct Cache {
     key: hmac::Key,
-    known: Mutex<HashMap<Digest, Known>>,
+    known: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Whose passwords these are; a file that was read anew is another.
+    users: Option<Arc<Users>>,
+    entries: HashMap<Digest, Known>,
 }
 
 #[derive(Debug)]
 struct Known {
-    users: Arc<Users>,
     label: String,
     since: Instant,
 }
@@ -44,29 +50,48 @@ impl Cache {
         digest
     }
 
-    pub(super) fn get(&self, users: &Arc<Users>, digest: &Digest) -> Option<String> {
+    /// Forgets the passwords of all other users, at once; none of theirs is remembered afterwards, should a check end late.
+    pub(super) fn use_users(&self, users: &Arc<Users>) {
         let mut known = self.lock();
-        let entry = known.get(digest)?;
-        if entry.since.elapsed() >= REMEMBERED || !Arc::ptr_eq(&entry.users, users) {
-            known.remove(digest);
-            return None;
+        if !known.users.as_ref().is_some_and(|old| Arc::ptr_eq(old, users)) {
+            *known = Table { users: Some(Arc::clone(users)), entries: HashMap::new() };
         }
-        Some(entry.label.clone())
+    }
+
+    /// Drops what is too old.
+    pub(super) fn sweep(&self) {
+        self.lock().entries.retain(|_, entry| entry.since.elapsed() < REMEMBERED);
+    }
+
+    pub(super) fn get(&self, users: &Arc<Users>, digest: &Digest) -> Option<String> {
+        let known = self.lock();
+        let entry = known.entries.get(digest)?;
+        let good = known.is_of(users) && entry.since.elapsed() < REMEMBERED;
+        good.then(|| entry.label.clone())
     }
 
     pub(super) fn insert(&self, users: &Arc<Users>, digest: Digest, label: &str) {
         let mut known = self.lock();
-        if known.len() >= REMEMBERED_MAX {
-            known.retain(|_, entry| entry.since.elapsed() < REMEMBERED && Arc::ptr_eq(&entry.users, users));
-            if known.len() >= REMEMBERED_MAX {
-                known.clear();
+        if !known.is_of(users) {
+            return;
+        }
+        if known.entries.len() >= REMEMBERED_MAX {
+            known.entries.retain(|_, entry| entry.since.elapsed() < REMEMBERED);
+            if known.entries.len() >= REMEMBERED_MAX {
+                known.entries.clear();
             }
         }
-        known.insert(digest, Known { users: Arc::clone(users), label: label.to_owned(), since: Instant::now() });
+        known.entries.insert(digest, Known { label: label.to_owned(), since: Instant::now() });
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Known>> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn is_of(&self, users: &Arc<Users>) -> bool {
+        self.users.as_ref().is_some_and(|own| Arc::ptr_eq(own, users))
     }
 }
 
@@ -74,3 +99,32 @@ impl Cache {
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// Passwords known again, at most.
 const REMEMBERED_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_of_other_users_or_too_old_goes_at_once() {
+        let (old, new) = (Arc::new(Users::default()), Arc::new(Users::default()));
+        let cache = Cache::new();
+        let digest = cache.digest("a", b"right");
+        assert_ne!(digest, cache.digest("ar", b"ight"), "login and password are told apart");
+        cache.use_users(&old);
+        cache.insert(&old, digest, "phone");
+        assert_eq!(cache.get(&old, &digest).as_deref(), Some("phone"));
+        cache.use_users(&old);
+        assert!(cache.get(&old, &digest).is_some(), "the same users");
+        cache.use_users(&new);
+        assert!(cache.lock().entries.is_empty());
+        assert_eq!(Arc::strong_count(&old), 1, "nothing keeps the old users");
+        cache.insert(&old, digest, "late");
+        assert!(cache.lock().entries.is_empty(), "a check that ends late");
+        cache.insert(&new, digest, "");
+        let long_ago = Instant::now().checked_sub(REMEMBERED).unwrap();
+        cache.lock().entries.get_mut(&digest).unwrap().since = long_ago;
+        assert_eq!(cache.get(&new, &digest), None);
+        cache.sweep();
+        assert!(cache.lock().entries.is_empty());
+    }
+}

@@ -35,9 +35,14 @@ pub fn replace(text: &str, login: &str, label: &str, hash: &str) -> (String, usi
     })
 }
 
-/// Removes the lines of this login, all or those of one label; gives how many there were.
+/// Removes the lines of this login, all or those of one label; gives how many there were. Where nothing else is left a comment is:
+/// a running server takes an empty file for a lost one and keeps the logins from before.
 pub fn remove(text: &str, login: &str, label: Option<&str>) -> (String, usize) {
-    edit(text, |line| (!is_of(line, login, label)).then(|| line.to_owned()))
+    let (mut edited, count) = edit(text, |line| (!is_of(line, login, label)).then(|| line.to_owned()));
+    if count > 0 && edited.trim().is_empty() {
+        edited = "# no login is left\n".to_owned();
+    }
+    (edited, count)
 }
 
 /// True if a line of the file is of this login, and of this label where one is named.
@@ -99,6 +104,7 @@ mod tests {
         let (text, count) = replace(TEXT, "alice@example.org", "", "{X}new");
         assert_eq!((text, count), (TEXT.replace("{X}h1", "{X}new"), 1));
         assert_eq!(remove(TEXT, "alice@example.org", None), ("# people\n\nbob:{X}h3".to_owned(), 2));
+        assert_eq!(remove("bob:{X}h\n", "bob", None), ("# no login is left\n".to_owned(), 1));
         assert_eq!(remove(TEXT, "alice@example.org", Some("phone")).1, 1);
         assert_eq!(remove(TEXT, "nobody", None), (TEXT.to_owned(), 0));
         assert_eq!(lines_of(TEXT, "alice@example.org"), [(2, String::new()), (3, "phone".to_owned())]);

@@ -1,6 +1,6 @@
 //! The users file: a Dovecot passwd-file, so that IMAP and SMTP share it.
 //!
-//! `login:{ARGON2ID}$argon2id$…:uid:gid:label:home:shell:extra`, everything behind the hash optional. A login may stand
+//! `login:{ARGON2ID}$argon2id$…:uid:gid:label:home:shell:extra`, everything after the hash optional. A login may stand
 //! on several lines, each one more password; the label says which. Anything that is not understood makes the whole file
 //! refused, with every line named: half a users file would lock people out without a word.
 
@@ -10,11 +10,11 @@ use super::argon::{COST, Cost, Hash};
 use crate::problem::Problem;
 use crate::smtp::address::Address;
 
-/// Everybody who may log in.
+/// All logins with their passwords.
 #[derive(Clone, Debug, Default)]
 pub struct Users {
     by_login: HashMap<String, Vec<Password>>,
-    /// How many hashes of each cost a failed login takes, whoever it is for.
+    /// How many hashes of each cost a failed login takes, whatever the login.
     profile: Vec<(Cost, usize)>,
 }
 
@@ -52,7 +52,7 @@ impl Users {
         if errors.is_empty() { Ok(users) } else { Err(errors) }
     }
 
-    /// True if nobody can log in.
+    /// True if there is no login.
     pub fn is_empty(&self) -> bool {
         self.by_login.is_empty()
     }
@@ -121,17 +121,25 @@ pub fn check_login(login: &str) -> Result<(), &'static str> {
     if login.len() > LOGIN_MAX || login.contains([':', '/', '"', ' ']) || login.chars().any(char::is_control) {
         return Err("a login has none of : / \" and no spaces");
     }
+    if login.chars().any(is_invisible) {
+        return Err("a login has no invisible characters; write the line anew, without a byte order mark before it");
+    }
     if local.starts_with('.') || local.contains('+') {
         return Err("a login begins with no dot and has no + before the @: that begins a tag");
     }
     Ok(())
 }
 
+/// Characters that show nothing or turn the direction of what follows: a login with one looks like another login.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
 fn parse_line(line: &str, memory_max: u64) -> Result<(String, String, Hash), String> {
     let mut fields = line.split(':');
     let login = fields.next().unwrap_or_default();
     check_login(login).map_err(|why| format!("login `{}`: {why}", printable(login)))?;
-    let field = fields.next().ok_or("no password field behind the login; a line is LOGIN:{ARGON2ID}HASH")?;
+    let field = fields.next().ok_or("no password field after the login; a line is LOGIN:{ARGON2ID}HASH")?;
     let hash = Hash::parse(field)?;
     if hash.cost().octets() > memory_max {
         return Err(format!(
@@ -200,12 +208,14 @@ mod tests {
             &format!("a@b@c:{good}"),
             &format!("a+b@c.example:{good}"),
             &format!("ok:{good}"),
+            &format!("\u{feff}bom:{good}"),
+            &format!("evil\u{202e}@c.example:{good}"),
             "erin:{ARGON2ID}$argon2d$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$c2FsdHNhbHQ",
         ]
         .join("\n");
         let errors = Users::parse(&text, 1 << 30).unwrap_err();
         let lines: Vec<_> = errors.iter().map(|error| error.line).collect();
-        assert_eq!(lines, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12], "{errors:?}");
+        assert_eq!(lines, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14], "{errors:?}");
         assert!(errors.iter().all(|error| !error.text.contains("secret")), "{errors:?}");
     }
 

@@ -33,7 +33,7 @@ pub enum Verdict {
         /// The label of the password that fitted; may be empty.
         label: String,
     },
-    /// Unknown login or wrong password; nobody is told which.
+    /// Unknown login or wrong password; the client is not told which.
     Wrong,
 }
 
@@ -55,13 +55,21 @@ impl Verifier {
     /// Gives the memory of hashes back if none was computed lately; to be called now and then.
     pub fn release_idle_memory(&self) {
         self.budget.release_idle_memory();
+        self.cache.sweep();
+    }
+
+    /// From now on passwords of these users are known again without a hash, and those of others are forgotten.
+    pub fn use_users(&self, users: &Arc<Users>) {
+        self.cache.use_users(users);
     }
 
     /// Checks credentials against `users`, which are a new generation whenever the file was read anew.
     pub fn verify(&self, users: &Arc<Users>, credentials: &Credentials, priority: Priority) -> Verdict {
         let login = users::canonical(&credentials.login);
         let digest = self.cache.digest(&login, &credentials.password);
-        if let Some(label) = self.cache.get(users, &digest) {
+        if !credentials.foreign
+            && let Some(label) = self.cache.get(users, &digest)
+        {
             return Verdict::Right { login, label };
         }
         let deadline = Instant::now() + self.wait_max;
@@ -71,11 +79,11 @@ impl Verifier {
                 .run(password.hash.cost(), priority, deadline, |scratch| password.hash.matches(&credentials.password, scratch))
             {
                 None => return Verdict::Busy,
-                Some(false) => {}
-                Some(true) => {
+                Some(true) if !credentials.foreign => {
                     self.cache.insert(users, digest, &password.label);
                     return Verdict::Right { login, label: password.label.clone() };
                 }
+                Some(_) => {}
             }
         }
         for cost in users.padding(&login) {
@@ -100,7 +108,8 @@ mod tests {
         let line = format!("a:{}", argon::hash(b"right").unwrap());
         let (one, two) = (Arc::new(Users::parse(&line, 1 << 30).unwrap()), Arc::new(Users::parse("", 1 << 30).unwrap()));
         let verifier = Verifier::new(1, 1 << 30);
-        let credentials = |password: &[u8]| Credentials { login: "A".into(), password: password.to_vec().into() };
+        verifier.use_users(&one);
+        let credentials = |password: &[u8]| Credentials { login: "A".into(), password: password.to_vec().into(), foreign: false };
         let right = Verdict::Right { login: "a".into(), label: String::new() };
         assert_eq!(verifier.verify(&one, &credentials(b"right"), Priority::Clean), right);
         let digest = verifier.cache.digest("a", b"right");
@@ -108,5 +117,17 @@ mod tests {
         assert_eq!(verifier.verify(&one, &credentials(b"right"), Priority::Clean), right);
         assert_eq!(verifier.verify(&one, &credentials(b"wrong"), Priority::Clean), Verdict::Wrong);
         assert_eq!(verifier.verify(&two, &credentials(b"right"), Priority::Clean), Verdict::Wrong);
+    }
+
+    #[test]
+    fn a_foreign_identity_is_wrong_whatever_the_password() {
+        let users = Arc::new(Users::parse(&format!("a:{}", argon::hash(b"right").unwrap()), 1 << 30).unwrap());
+        let verifier = Verifier::new(1, 1 << 30);
+        verifier.use_users(&users);
+        let credentials = |foreign| Credentials { login: "a".into(), password: b"right".to_vec().into(), foreign };
+        let verdict = |foreign| verifier.verify(&users, &credentials(foreign), Priority::Clean);
+        assert_eq!(verdict(true), Verdict::Wrong);
+        assert_ne!(verdict(false), Verdict::Wrong);
+        assert_eq!(verdict(true), Verdict::Wrong, "nor if it is known again");
     }
 }

@@ -64,7 +64,7 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
             let peer = tcp.peer_addr().map_err(|error| Failure::new(Exit::OsError, format!("the handed connection: {error}")))?;
             let context = Context::new(snapshot, Faults::default());
             need_tls(&context.snapshot(), service)?;
-            server::serve_one(&context, tcp, peer, service).map_err(|error| Failure::new(Exit::OsError, error))?;
+            server::serve_one(context, tcp, peer, service).map_err(|error| Failure::new(Exit::OsError, error))?;
             return Ok(Exit::Ok);
         }
         Inherited::Lent(socket) => return listen(snapshot, startup, vec![named(socket, None, wanted)?], true, ready_fd),

@@ -13,7 +13,6 @@ use crate::auth::verify::Verifier;
 use crate::config::Config;
 use crate::mail::durable::Faults;
 use crate::mail::maildir::Store;
-use crate::net::admission::Network;
 use crate::net::tls::TlsServer;
 use crate::policy::Policy;
 use crate::policy::aliases::Aliases;
@@ -37,7 +36,7 @@ pub struct Snapshot {
 pub struct Context {
     snapshot: RwLock<Arc<Snapshot>>,
     /// Failed logins.
-    pub throttle: Throttle<Network>,
+    pub throttle: Throttle,
     /// The check of passwords.
     pub verifier: Verifier,
     /// Where mail goes.
@@ -54,15 +53,23 @@ impl Context {
     /// A context with these settings.
     pub fn new(snapshot: Snapshot, faults: Faults) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let verifier = Verifier::new(cores, snapshot.config.limits.hash_memory);
+        verifier.use_users(&snapshot.users);
         Self {
             throttle: Throttle::new(),
-            verifier: Verifier::new(cores, snapshot.config.limits.hash_memory),
+            verifier,
             store: Store::new(&snapshot.config.hostname, faults),
             snapshot: RwLock::new(Arc::new(snapshot)),
             zone: TimeZone::system(),
             messages: AtomicU64::new(0),
             stored: None,
         }
+    }
+
+    /// Allows so many failed logins, whatever the login, for a process that serves one connection alone.
+    pub fn limit_failed_logins(mut self, limit: u32) -> Self {
+        self.throttle = Throttle::with_network_limit(limit);
+        self
     }
 
     /// Registers a callback for every stored file.
@@ -76,8 +83,10 @@ impl Context {
         Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Replaces the settings for sessions to come.
+    /// Replaces the settings for sessions to come. Passwords that were known again without a hash are forgotten if the users
+    /// are others.
     pub fn replace(&self, snapshot: Snapshot) {
+        self.verifier.use_users(&snapshot.users);
         *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
     }
 

@@ -1,10 +1,11 @@
-//! Checks credentials, for the driver of a connection: the throttle is asked before the hash.
+//! Checks credentials, for the driver of a connection: the throttle counts the attempt before the hash.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::Driver;
-use crate::auth::verify::{Priority, Verdict};
-use crate::net::admission::Network;
+use crate::auth::throttle::Denied;
+use crate::auth::verify::{Priority, Verdict, WAIT_MAX};
 use crate::net::stream::Link;
 use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::sasl::Credentials;
@@ -13,26 +14,31 @@ impl<L: Link> Driver<'_, L> {
     #[inline(never)]
     pub(super) fn verify(&mut self, mechanism: &'static str, credentials: &Credentials) -> Result<String, Refused> {
         let limits = &self.snapshot.config.limits;
-        let network = Network::of(self.connection.peer.ip());
-        let (context, login, now) = (self.context, &credentials.login, Instant::now());
+        let address = self.connection.peer.ip();
+        let (context, login) = (self.context, &credentials.login);
         let failed = |why: Refusal| {
             self.log.login_failed(mechanism, login, why.parts().reason);
             Err(why.into())
         };
-        if context.throttle.blocks(network, login, now) {
-            return failed(Refusal::AuthThrottled);
-        }
-        let priority = if context.throttle.has_failed(network, now) { Priority::Failed } else { Priority::Clean };
-        match context.verifier.verify(&self.snapshot.users, credentials, priority) {
+        let attempt = match context.throttle.attempt(address, login, limits.auth_failures, WAIT_MAX) {
+            Ok(attempt) => attempt,
+            Err(Denied::Blocked) => return failed(Refusal::AuthThrottled),
+            Err(Denied::Busy) => return failed(Refusal::AuthBusy),
+        };
+        let has_failed = context.throttle.has_failed(address, Instant::now());
+        let priority = if has_failed { Priority::Failed } else { Priority::Clean };
+        // The users of now, not of this session's snapshot: a password that was removed meanwhile is of no use.
+        let users = Arc::clone(&context.snapshot().users);
+        match context.verifier.verify(&users, credentials, priority) {
             Verdict::Busy => failed(Refusal::AuthBusy),
             Verdict::Wrong => {
-                if context.throttle.failed(network, login, limits.auth_failures, Instant::now()) {
+                if attempt.failed(Instant::now()) {
                     self.log.throttled(login);
                 }
                 failed(Refusal::BadCredentials)
             }
             Verdict::Right { login, label } => {
-                context.throttle.succeeded(network, &login);
+                attempt.succeeded();
                 self.log.login(mechanism, &login, &label);
                 self.wire.link().clock().trust();
                 if let Some(slot) = self.connection.slot {

@@ -21,7 +21,7 @@ pub enum PrivilegeError {
     System(&'static str, nix::Error),
 }
 
-/// Becomes `user` for good if this is root; does nothing otherwise. Files made from now on are nobody else's.
+/// Becomes `user` for good if this is root; does nothing otherwise. Files made from now on have no rights for others.
 pub fn drop_to(user: &str) -> Result<(), PrivilegeError> {
     umask(Mode::from_bits_truncate(0o077));
     if geteuid().is_root() {

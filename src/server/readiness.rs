@@ -21,12 +21,12 @@ impl Readiness {
     }
 
     /// s6's descriptor, opened by its number, since taking one over by number alone would need unsafe code. The pipe is
-    /// root's: who gives up root opens it before.
+    /// root's: it is opened before root is given up.
     pub fn descriptor(fd: u32) -> io::Result<File> {
         OpenOptions::new().write(true).open(format!("/dev/fd/{fd}"))
     }
 
-    /// Everything listens. `descriptor` is s6's, which is closed behind it.
+    /// Everything listens. `descriptor` is s6's, which is closed afterwards.
     pub fn ready(&self, descriptor: Option<File>) -> io::Result<()> {
         if let Some(mut descriptor) = descriptor {
             descriptor.write_all(b"\n")?;

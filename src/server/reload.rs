@@ -184,6 +184,10 @@ impl Files {
             let text = "needs a directory outside the sandbox of this process; restart it to apply";
             return Err(vec![Problem::with(path, text)].into());
         }
+        if keys.is_helper() && config.tls != old.config.tls {
+            let text = "tls: the key helper reads the files that were named at the start; restart to name others";
+            return Err(vec![Problem::with(path, text)].into());
+        }
         // Sockets that were handed over are not in [listen], where the parser would have seen it.
         if config.tls.is_none()
             && let Some(service) = self.services.iter().find(|service| service.needs_login())
@@ -202,7 +206,7 @@ impl Files {
 fn users(old: &Snapshot) -> Result<Snapshot, Refusal> {
     let file = &old.config.users;
     let text = load::text(file).map_err(|error| Refusal::of_read(&error, load::unreadable_users(file, &error)))?;
-    // A truncating editor or a full disk leaves nothing; that must not lock everybody out.
+    // A truncating editor or a full disk leaves nothing; that must not lock all logins out.
     if text.trim().is_empty() && !old.users.is_empty() {
         let text = "is empty; the logins from before are kept. To lock all of them out, leave a comment line in it";
         return Err(vec![Problem::with(file, text)].into());

@@ -131,4 +131,44 @@ mod tests {
         assert!(!wide.covers(&narrow(&[], &["/var/mail", "/var/mailx"], &[])), "a name that only begins the same");
         assert!(!wide.covers(&narrow(&[], &[], &[587])), "connected to");
     }
+
+    /// It holds for the thread alone that asks for it, and for those that it starts.
+    #[test]
+    fn what_is_not_granted_is_denied() {
+        use std::fs;
+        use std::io::ErrorKind;
+        use std::net::{TcpListener, TcpStream};
+
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (read, write) = (dir.path().join("read"), dir.path().join("write"));
+        for path in [&read, &write] {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("file"), "x").unwrap();
+        }
+        let (granted, denied) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let (granted, denied) = (granted.local_addr().unwrap(), denied.local_addr().unwrap());
+        let confined = move || {
+            let access =
+                Access { reads: [read.clone()].into(), writes: [write.clone()].into(), connects: [granted.port()].into() };
+            let enforced = confine(&access).unwrap();
+            let kind = |outcome: std::io::Result<()>| outcome.err().map(|error| error.kind());
+            if enforced.files {
+                assert!(fs::read(read.join("file")).is_ok() && fs::write(write.join("file"), "y").is_ok());
+                assert_eq!(kind(fs::write(read.join("file"), "y")), Some(ErrorKind::PermissionDenied));
+                assert_eq!(kind(fs::write(elsewhere.path().join("file"), "y")), Some(ErrorKind::PermissionDenied));
+                assert_eq!(kind(fs::read("/etc/passwd").map(drop)), Some(ErrorKind::PermissionDenied));
+            }
+            if enforced.tcp {
+                assert_ne!(kind(TcpStream::connect(granted).map(drop)), Some(ErrorKind::PermissionDenied));
+                assert_eq!(kind(TcpStream::connect(denied).map(drop)), Some(ErrorKind::PermissionDenied));
+                assert_eq!(kind(TcpListener::bind("127.0.0.1:2525").map(drop)), Some(ErrorKind::PermissionDenied));
+            }
+            enforced
+        };
+        let enforced = std::thread::spawn(confined).join().unwrap();
+        if enforced != Enforced::ALL {
+            assert!(std::env::var_os("PILLARBOX_REQUIRE_TOOLS").is_none(), "this kernel enforces {enforced:?} only");
+            eprintln!("skipped: this kernel enforces {:?} only", enforced.words().collect::<Vec<_>>());
+        }
+    }
 }

@@ -19,6 +19,8 @@ pub struct Credentials {
     pub login: String,
     /// What it says to prove it.
     pub password: Zeroizing<Vec<u8>>,
+    /// True if it asks to act as another than `login` (an authorization identity, RFC 4616 section 2), which is never right.
+    pub foreign: bool,
 }
 
 /// An exchange that has begun.
@@ -48,8 +50,6 @@ pub enum SaslError {
     Cancelled,
     /// The base64 is wrong, or what it holds is not what the mechanism wants.
     Malformed,
-    /// The client wants to act as somebody else than it is.
-    OtherIdentity,
 }
 
 /// The mechanisms that are offered, as EHLO lists them.
@@ -108,10 +108,11 @@ impl Exchange {
                 let mut parts = decoded.split(|b| *b == 0);
                 match (parts.next(), parts.next(), parts.next(), parts.next()) {
                     (Some(authzid), Some(authcid), Some(password), None) => {
-                        if !authzid.is_empty() && authzid != authcid {
-                            return Err(SaslError::OtherIdentity);
-                        }
-                        credentials(authcid, password).map(Progress::Done)
+                        let mut credentials = credentials(authcid, password)?;
+                        // Logins are compared case-blind.
+                        let same = |text: &str| text.to_lowercase() == credentials.login.to_lowercase();
+                        credentials.foreign = !authzid.is_empty() && !std::str::from_utf8(authzid).is_ok_and(same);
+                        Ok(Progress::Done(credentials))
                     }
                     _ => Err(SaslError::Malformed),
                 }
@@ -122,7 +123,7 @@ impl Exchange {
 
 fn credentials(login: &[u8], password: &[u8]) -> Result<Credentials, SaslError> {
     let login = std::str::from_utf8(login).map_err(|_| SaslError::Malformed)?.to_owned();
-    Ok(Credentials { login, password: Zeroizing::new(password.to_vec()) })
+    Ok(Credentials { login, password: Zeroizing::new(password.to_vec()), foreign: false })
 }
 
 impl fmt::Debug for Credentials {
@@ -140,7 +141,7 @@ mod tests {
     }
 
     fn done(login: &str, password: &str) -> Result<Progress, SaslError> {
-        Ok(Progress::Done(Credentials { login: login.into(), password: Zeroizing::new(password.into()) }))
+        Ok(Progress::Done(Credentials { login: login.into(), password: Zeroizing::new(password.into()), foreign: false }))
     }
 
     #[test]
@@ -152,7 +153,10 @@ mod tests {
         for bad in [&b""[..], b"a", b"a\0b", b"\0a\0b\0", b"\0a\0b\0c", b"\0\xff\0b"] {
             assert_eq!(plain(bad), Err(SaslError::Malformed), "{bad:?}");
         }
-        assert_eq!(plain(b"b\0a\0c"), Err(SaslError::OtherIdentity));
+        for (authzid, foreign) in [("", false), ("a", false), ("A", false), ("b", true), ("a ", true), ("ä", true)] {
+            let Ok(Progress::Done(credentials)) = plain(format!("{authzid}\0a\0c").as_bytes()) else { panic!("{authzid}") };
+            assert_eq!(credentials.foreign, foreign, "{authzid}");
+        }
     }
 
     #[test]

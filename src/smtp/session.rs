@@ -331,7 +331,6 @@ impl Session {
             }
             Err(SaslError::Cancelled) => self.no(Refusal::AuthCancelled),
             Err(SaslError::Malformed) => self.no(Refusal::AuthBadBase64),
-            Err(SaslError::OtherIdentity) => self.no(Refusal::BadCredentials),
         }
     }
 
