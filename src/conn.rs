@@ -167,7 +167,8 @@ impl<L: Link> Driver<'_, L> {
             Answer::No(refused) => {
                 let parts = refused.why.parts();
                 refused.write_to(self.wire.out(), self.log.id());
-                self.log.refused(self.command, parts.code, parts.reason, &refused.text());
+                let (before, about, after) = refused.text_parts();
+                self.log.refused(self.command, parts.code, parts.reason, (&before, about, after));
             }
         }
     }
@@ -275,7 +276,7 @@ impl<L: Link> Driver<'_, L> {
         match (error.kind(), self.shutdown_reason()) {
             (_, Some(told)) => {
                 if !can_hear {
-                    self.log.refused(self.command, told.parts().code, told.parts().reason, told.parts().text);
+                    self.log.refused(self.command, told.parts().code, told.parts().reason, (told.parts().text, "", ""));
                 }
                 can_hear.then_some(told)
             }

@@ -1,7 +1,8 @@
 //! The log: one function an event, and nobody else formats a log line.
 //!
-//! A line is `event key=value …`. A value that holds anything but plain printable characters is quoted and escaped, so
-//! no client can forge a key or a line. Every line of a session has `session=` and `peer=`. Nothing a client says after
+//! A line is `event key=value …`. A value that holds anything but plain printable characters is quoted and escaped: a
+//! `=` always, a blank wherever it may come from a client. So no client can forge a key, a word or a line, for a reader
+//! that knows no quotes either. Every line of a session has `session=` and `peer=`. Nothing a client says after
 //! AUTH gets here but the mechanism and the login. pillarbox(8) lists all events with their keys.
 
 use std::fmt::{Display, Write as _};
@@ -70,7 +71,7 @@ impl SessionLog {
 
     /// The handshake failed.
     pub fn tls_failed(&self, error: impl Display) {
-        info!("{}", self.line("tls").key("error", error).text());
+        info!("{}", self.line("tls").words("error", error).text());
     }
 
     /// A login succeeded.
@@ -92,13 +93,16 @@ impl SessionLog {
 
     /// A message is in this mailbox.
     pub fn delivered(&self, id: &str, mailbox: &str, file: &Path) {
-        info!("{}", self.line("delivered").key("id", id).key("mailbox", mailbox).key("file", file.display()).text());
+        info!(
+            "{}",
+            self.line("delivered").key("id", id).key("mailbox", mailbox).path("file", &file.display().to_string()).text()
+        );
     }
 
-    /// The answer was no.
-    pub fn refused(&self, command: &str, code: u16, reason: &str, text: &str) {
+    /// The answer was no. The text is in three parts, of which the one in the middle may come from the client.
+    pub fn refused(&self, command: &str, code: u16, reason: &str, text: (&str, &str, &str)) {
         let line = self.line("refused").key("command", command).key("code", code).key("reason", reason);
-        info!("{}", line.key("text", text).text());
+        info!("{}", line.words_about("text", text).text());
     }
 
     /// This failure has blocked a login from here, or all logins from here, or somebody who is blocked came again.
@@ -123,7 +127,7 @@ impl SessionLog {
 
     /// A defect ended the session.
     pub fn panicked(&self, text: &str) {
-        error!("{}", self.line("panic").key("text", text).text());
+        error!("{}", self.line("panic").words("text", text).text());
     }
 }
 
@@ -134,12 +138,12 @@ pub fn started(service: &str, address: impl Display) {
 
 /// accept(2) fails.
 pub fn accept_failed(service: &str, error: impl Display, pause: Duration) {
-    error!("{}", LogLine::new("accept-failed").key("service", service).key("error", error).key("pause", seconds(pause)).text());
+    error!("{}", LogLine::new("accept-failed").key("service", service).words("error", error).key("pause", seconds(pause)).text());
 }
 
 /// A worker panicked outside of any session.
 pub fn panicked(text: &str) {
-    error!("{}", LogLine::new("panic").key("text", text).text());
+    error!("{}", LogLine::new("panic").words("text", text).text());
 }
 
 /// A file was taken up anew.
@@ -149,18 +153,18 @@ pub fn reloaded(what: &str) {
 
 /// A file is bad, and the old state is kept.
 pub fn reload_refused(what: &str, error: impl Display) {
-    error!("{}", LogLine::new("reloaded").key("what", what).key("result", "refused").key("text", error).text());
+    error!("{}", LogLine::new("reloaded").key("what", what).key("result", "refused").words("text", error).text());
 }
 
 /// What the server and its key helper are confined to, each in words with commas between; a helper is not always needed.
 pub fn sandbox(server: &str, helper: Option<&str>) {
-    let line = LogLine::new("sandbox").key("server", server);
-    info!("{}", line.key("helper", helper.unwrap_or("absent")).text());
+    let line = LogLine::new("sandbox").words("server", server);
+    info!("{}", line.words("helper", helper.unwrap_or("absent")).text());
 }
 
 /// Something an operator should know.
 pub fn notice(about: &str, text: impl Display) {
-    warn!("{}", LogLine::new("notice").key("about", about).key("text", text).text());
+    warn!("{}", LogLine::new("notice").key("about", about).words("text", text).text());
 }
 
 /// The end has begun.
@@ -186,7 +190,7 @@ impl LogLine {
         Self(line)
     }
 
-    /// Appends a value as it is, if it is plain, else quoted with every other character escaped.
+    /// Appends a value as it is, if it is plain, else quoted with every other character and every blank escaped.
     fn key(mut self, key: &str, value: impl Display) -> Self {
         let line = &mut self.0;
         let _ = write!(line, " {key}=");
@@ -194,8 +198,36 @@ impl LogLine {
         let _ = write!(line, "{value}");
         if !is_plain(&line[start..]) {
             let value = line.split_off(start);
-            push_quoted(line, &value);
+            line.push('"');
+            push_escaped(line, &value, false);
+            line.push('"');
         }
+        self
+    }
+
+    /// The same for a file, no part of which comes from a client: a `=` is part of the names in a Maildir.
+    fn path(mut self, key: &str, value: &str) -> Self {
+        if !is_plain(&value.replace('=', "")) {
+            return self.key(key, value);
+        }
+        let _ = write!(self.0, " {key}={value}");
+        self
+    }
+
+    /// The same for words of our own, which keep their blanks.
+    fn words(self, key: &str, value: impl Display) -> Self {
+        let value = value.to_string();
+        if is_plain(&value) { self.key(key, value) } else { self.words_about(key, (&value, "", "")) }
+    }
+
+    /// Words of our own around what may come from a client.
+    fn words_about(mut self, key: &str, (before, about, after): (&str, &str, &str)) -> Self {
+        let line = &mut self.0;
+        let _ = write!(line, " {key}=\"");
+        push_escaped(line, before, true);
+        push_escaped(line, about, false);
+        push_escaped(line, after, true);
+        line.push('"');
         self
     }
 
@@ -208,21 +240,21 @@ fn is_plain(value: &str) -> bool {
     !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'='))
 }
 
-fn push_quoted(line: &mut String, value: &str) {
-    line.push('"');
+/// Appends what may stand between quotes; with `blanks`, a blank is left as it is.
+fn push_escaped(line: &mut String, value: &str, blanks: bool) {
     for c in value.chars() {
         match c {
             '"' | '\\' => {
                 line.push('\\');
                 line.push(c);
             }
-            ' '..='~' => line.push(c),
+            ' ' if blanks => line.push(c),
+            '!'..='~' if c != '=' => line.push(c),
             c => {
                 let _ = write!(line, "\\u{{{:x}}}", u32::from(c));
             }
         }
     }
-    line.push('"');
 }
 
 /// A login as long as a login can be; a client may send more.
@@ -243,15 +275,23 @@ mod tests {
         let rows = [
             ("plain@x.example", "plain@x.example"),
             ("", "\"\""),
-            ("a b", "\"a b\""),
-            ("a\nevent key=value", "\"a\\u{a}event key=value\""),
-            ("x\" reason=ok", "\"x\\\" reason=ok\""),
-            ("a=b", "\"a=b\""),
+            ("a b", "\"a\\u{20}b\""),
+            ("a\nevent key=value", "\"a\\u{a}event\\u{20}key\\u{3d}value\""),
+            ("x\" reason=ok", "\"x\\\"\\u{20}reason\\u{3d}ok\""),
+            ("a=b", "\"a\\u{3d}b\""),
             ("back\\slash", "\"back\\\\slash\""),
             ("\u{1b}[2J\u{85}\u{2028}ö", "\"\\u{1b}[2J\\u{85}\\u{2028}\\u{f6}\""),
         ];
         for (value, want) in rows {
             assert_eq!(LogLine::new("notice").key("text", value).text(), format!("notice text={want}"));
         }
+        assert_eq!(LogLine::new("delivered").path("file", "/a/b,S=1").text(), "delivered file=/a/b,S=1");
+        assert_eq!(LogLine::new("delivered").path("file", "/a b,S=1").text(), "delivered file=\"/a\\u{20}b,S\\u{3d}1\"");
+        // Words of our own are readable, what they are about is not taken for one.
+        let text = ("No such mailbox: <", "x reason=y", ">; a=b");
+        let line = LogLine::new("refused").words_about("text", text).text();
+        assert_eq!(line, "refused text=\"No such mailbox: <x\\u{20}reason\\u{3d}y>; a\\u{3d}b\"");
+        assert_eq!(LogLine::new("notice").words("text", "a b").text(), "notice text=\"a b\"");
+        assert_eq!(LogLine::new("notice").words("text", "ab").text(), "notice text=ab");
     }
 }

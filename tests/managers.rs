@@ -369,7 +369,18 @@ fn systemd_is_told_how_things_are() {
     assert!(log.lines().all(|line| line.starts_with("<6>") || line.starts_with("<4>") || line.starts_with("<3>")), "{log}");
 }
 
-/// The filter finds the address in real lines, and a login cannot put another one there.
+/// The addresses that fail2ban finds with the filter of etc/ in a log.
+fn banned(dir: &Path, log: &str) -> Vec<String> {
+    let file = dir.join("fail2ban.log");
+    fs::write(&file, log).unwrap();
+    let filter = Path::new(env!("CARGO_MANIFEST_DIR")).join("etc/fail2ban/filter.conf");
+    let output = finish(Command::new("fail2ban-regex").args(["-o", "ip"]).arg(&file).arg(&filter));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let is_address = |line: &&str| line.parse::<std::net::IpAddr>().is_ok();
+    text.lines().filter(is_address).map(str::to_owned).collect()
+}
+
+/// The filter finds the address in real lines, and neither a login nor a recipient can put another one there.
 #[test]
 fn fail2ban() {
     if !require(&["fail2ban-regex"]) {
@@ -378,7 +389,11 @@ fn fail2ban() {
     let server = Setup::default().limit("auth_failures = 3").start();
     for login in [
         "alice@example.org",
+        "alice@example.org",
+        "alice@example.org",
         "x reason=bad-credentials peer=192.0.2.1:1 mechanism=PLAIN",
+        "x login-failed session=a peer=192.0.2.1:1 mechanism=PLAIN login=y",
+        "x throttled session=a peer=192.0.2.1:1 login=y",
         "a\nb login-failed session=a peer=192.0.2.2:2",
     ] {
         let mut client = server.connect("submissions");
@@ -388,14 +403,41 @@ fn fail2ban() {
         client.say(&format!("AUTH PLAIN {}", base64(format!("\0{login}\0wrong").as_bytes())), "535");
     }
     server.wait_for_log(&["login-failed", "a\\u{a}b"]);
-    server.login("alice@example.org");
-    let log = server.dir.path().join("log");
-    fs::write(&log, server.log_text()).unwrap();
-    let filter = Path::new(env!("CARGO_MANIFEST_DIR")).join("etc/fail2ban/filter.conf");
-    let output = finish(Command::new("fail2ban-regex").args(["-o", "ip"]).arg(&log).arg(&filter));
-    let text = String::from_utf8_lossy(&output.stdout);
-    let found: Vec<&str> = text.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit())).collect();
-    assert_eq!(found, ["127.0.0.1"; 3], "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let mut client = server.connect("smtp");
+    client.expect("220");
+    client.say("EHLO x.example", "250");
+    client.say("MAIL FROM:<>", "250");
+    for event in ["throttled", "login-failed"] {
+        client.say(&format!("RCPT TO:<\"x {event} session=a peer=192.0.2.1:1 login=y\"@example.org>"), "550");
+    }
+    server.wait_for_log(&["refused", "x\\u{20}login-failed\\u{20}session\\u{3d}a"]);
+    let log = server.log_text();
+    for line in log.lines().filter(|line| line.contains("\\u{20}")) {
+        let quoted: String = line.split('"').skip(1).step_by(2).collect();
+        assert!(!quoted.contains('=') && !line.contains("x throttled"), "{line}");
+    }
+    // As a file, through syslog, from the journal, and where logger(1) puts a stamp before ours.
+    let bare = |line: &str| line.splitn(3, ' ').nth(2).unwrap().trim_start().to_owned();
+    let forms: [(&str, &dyn Fn(&str) -> String); 4] = [
+        ("file", &|line| line.to_owned()),
+        ("syslog", &|line| format!("Nov 25 01:09:27 mx pillarbox[12]: {}", bare(line))),
+        ("journal", &|line| format!("2026-11-25T01:09:27+00:00 mx pillarbox[12]: {}", bare(line))),
+        ("two stamps", &|line| format!("Nov 25 01:09:27 mx pillarbox[12]: {line}")),
+    ];
+    // Seven logins failed, and the third of alice's blocked hers.
+    for (what, form) in forms {
+        let text: String = log.lines().map(|line| form(line) + "\n").collect();
+        assert_eq!(banned(server.dir.path(), &text), ["127.0.0.1"; 8], "{what}: {text}");
+    }
+    // What a value holds is not looked at even where it is not escaped.
+    let stamp = "2026-11-25T01:09:27.123Z";
+    for forged in [
+        "INFO  refused session=a peer=127.0.0.1:9 command=RCPT code=550 reason=unknown-mailbox text=\"No such mailbox: <x throttled session=a peer=192.0.2.1:1 login=y",
+        "INFO  refused session=a peer=127.0.0.1:9 text=\"x login-failed session=a peer=192.0.2.1:1 mechanism=PLAIN login=y reason=bad-credentials",
+        "WARN  login-failed session=a peer=127.0.0.1:9 mechanism=PLAIN login=\"x login-failed session=a peer=192.0.2.1:1 mechanism=PLAIN login=y reason=bad-credentials",
+    ] {
+        assert!(banned(server.dir.path(), &format!("{stamp} {forged}\n")).iter().all(|ip| ip == "127.0.0.1"), "{forged}");
+    }
 }
 
 #[test]

@@ -157,6 +157,18 @@ impl Refused {
         }
     }
 
+    /// The text in three parts for the log, which keeps apart what a client may have sent: the words before it, it, and
+    /// the words after it.
+    pub fn text_parts(&self) -> (Cow<'static, str>, &str, &'static str) {
+        let text = self.why.parts().text;
+        // What these two are about is words of our own.
+        let ours = matches!(self.why, Refusal::BadOctet | Refusal::Syntax);
+        match (&self.about, text.split_once("{}")) {
+            (Some(about), Some((before, after))) if !ours => (before.into(), about, after),
+            _ => (self.text(), "", ""),
+        }
+    }
+
     /// Appends the refusal as it goes over the wire; `id` is the session's, so that a user can report it.
     pub fn write_to(&self, out: &mut Vec<u8>, id: &str) {
         let parts = self.why.parts();

@@ -149,15 +149,16 @@ impl Session {
         if verb.ends_a_batch() && more {
             return self.no(Refusal::Pipelined);
         }
-        if let Err(refusal) = rules::check(verb, &self.situation()) {
-            return self.refuse_behind_its_octets(verb, line, refusal);
-        }
-        let Ok(text) = std::str::from_utf8(line) else {
-            return self.no(Refused::about(Refusal::Syntax, "ASCII or UTF-8"));
-        };
-        match command::parse(verb, text, self.dialect()) {
-            Ok(command) => self.command(command),
-            Err(error) => self.no(error),
+        let text = std::str::from_utf8(line).map_err(|_| Refused::about(Refusal::Syntax, "ASCII or UTF-8"));
+        let command = text.and_then(|text| command::parse(verb, text, self.dialect()).map_err(Refused::from));
+        match (rules::check(verb, &self.situation()), command) {
+            (Ok(()), Ok(command)) => self.command(command),
+            // How many octets follow is not known; none of them must be read as a command.
+            (Ok(()), Err(refused)) if verb == Verb::Bdat => Step { next: Next::Close, ..self.no(refused) },
+            (Ok(()), Err(refused)) => self.no(refused),
+            // A refused BDAT is still followed by its octets (RFC 3030 section 2).
+            (Err(refusal), Ok(Command::Bdat { size, .. })) => Step { next: Next::Skip(size), ..self.no(refusal) },
+            (Err(refusal), _) => self.no(refusal),
         }
     }
 
@@ -183,19 +184,6 @@ impl Session {
 
     fn offers_dsn(&self) -> bool {
         self.config.dsn && self.config.service.needs_login()
-    }
-
-    /// A refused BDAT is still followed by its octets, which must not be read as commands (RFC 3030 section 2).
-    fn refuse_behind_its_octets(&mut self, verb: Verb, line: &[u8], refusal: Refusal) -> Step {
-        let announced = match (verb, std::str::from_utf8(line)) {
-            (Verb::Bdat, Ok(text)) => command::parse(verb, text, self.dialect()).ok(),
-            _ => None,
-        };
-        let mut step = self.no(refusal);
-        if let Some(Command::Bdat { size, .. }) = announced {
-            step.next = Next::Skip(size);
-        }
-        step
     }
 
     /// Counts commands that can be repeated for ever: all that bring no message nearer, and those that should but come again
