@@ -12,11 +12,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::{Client, Server, Setup, skipped};
+use common::{Client, PATIENCE, Server, Setup, skipped};
 use replay::{AfterCut, Call, each_cut, parse, path_of, string};
 
 /// What is recorded: all that changes files, what makes it durable, and what is said.
@@ -31,20 +31,23 @@ struct Message {
 
 /// A directory of its own for the Maildirs, and a server that is recorded.
 struct Recorded {
-    dir: tempfile::TempDir,
+    dir: Arc<tempfile::TempDir>,
     server: Server,
     log: PathBuf,
 }
 
 impl Recorded {
-    /// `None` where there is no strace.
+    /// In a directory of its own; `None` where there is no strace.
     fn start(inject: &[String]) -> Option<Self> {
+        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), inject)
+    }
+
+    fn start_in(dir: Arc<tempfile::TempDir>, inject: &[String]) -> Option<Self> {
         let works = Command::new("strace").args(["-o", "/dev/null", "true"]).status().is_ok_and(|status| status.success());
         if !works {
             skipped("strace does not work");
             return None;
         }
-        let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let log = tempfile::Builder::new().prefix("powercut").tempfile().unwrap().into_temp_path().keep().unwrap();
         let mut wrapper: Vec<String> =
@@ -73,9 +76,17 @@ impl Recorded {
     fn calls(&self) -> Vec<Call> {
         self.server.wait_for_log(&["disconnect"]);
         thread::sleep(Duration::from_millis(200));
+        Self::parse(&self.text())
+    }
+
+    /// The log up to its last whole line.
+    fn text(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap();
-        // The last line may not be whole.
-        let calls = parse(&text[..text.rfind('\n').map_or(0, |at| at + 1)]);
+        text[..text.rfind('\n').map_or(0, |at| at + 1)].to_owned()
+    }
+
+    fn parse(text: &str) -> Vec<Call> {
+        let calls = parse(text);
         for call in &calls {
             let unknown = ["mkdirat", "link", "ftruncate", "copy_file_range", "sendfile", "sync_file_range"];
             assert!(!unknown.contains(&call.name.as_str()), "the replay does not know {call:?}");
@@ -198,6 +209,24 @@ fn at_any_moment_without_unnamed_files() {
     assert!(refused >= 2 && refused == named, "{refused} {named}");
     let first = calls.iter().position(|call| call.injected).unwrap();
     recorded.each_cut(&calls, first, &messages).unwrap();
+}
+
+/// A server is killed after it has made a Maildir and before that is durable; the next one finds it there.
+#[test]
+fn directories_of_a_server_that_was_killed() {
+    let Some(mut killed) = Recorded::start(&["inject=fsync:signal=KILL:when=1".to_owned()]) else { return };
+    let mut client = killed.client();
+    client.send(b"MAIL FROM:<>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\n").unwrap();
+    ["250", "250", "354"].iter().for_each(|want| drop(client.expect(want)));
+    client.send(b"Subject: x\r\n.\r\n").unwrap();
+    assert_eq!(client.reply(), None, "killed");
+    killed.server.wait(PATIENCE);
+    assert!(killed.dir.path().join("mail/example.org/bob/new").is_dir(), "the Maildir is made");
+    let Some(next) = Recorded::start_in(Arc::clone(&killed.dir), &[]) else { return };
+    let messages = one_by_one(&next, 1);
+    next.calls();
+    let calls = Recorded::parse(&(killed.text() + &next.text()));
+    next.each_cut(&calls, 0, &messages).unwrap();
 }
 
 /// Each fsync of a first delivery is needed, and a disk that does not do it is found out.
