@@ -98,9 +98,8 @@ fn failing_system_calls_are_answered_and_leave_nothing() {
     // At the first use of a Maildir its parents are made durable, then the file, then new/.
     let parents = fsyncs_of_a_delivery() - 2;
     assert!(parents >= 2, "the Maildir and its domain, at least: {parents}");
-    let [first, file, new] = [1, parents + 1, parents + 2];
+    let [file, new] = [parents + 1, parents + 2];
     let rows = [
-        (&*format!("fsync:error=EIO:when={first}"), "451 4.3.0"),
         (&*format!("fsync:error=EIO:when={parents}"), "451 4.3.0"),
         (&*format!("fsync:error=EIO:when={file}"), "451 4.3.0"),
         (&*format!("fsync:error=EIO:when={new}"), "451 4.3.0"),
@@ -147,7 +146,10 @@ fn fsyncs_of_a_delivery() -> usize {
     let server = traced(Setup { mail: Some(dir.path().to_owned()), ..Setup::default() }, "trace=fsync", &[]);
     assert!(send(&mut greeted(&server), "count").starts_with("250"));
     let trace = trace_of(&server);
-    trace.matches("fsync(").count()
+    // strace counts each thread by itself; the first one makes durable what is above the Maildirs, at the start.
+    let threads: Vec<&str> =
+        trace.lines().filter(|line| line.contains("fsync(")).filter_map(|line| line.split(' ').next()).collect();
+    threads.iter().filter(|thread| *thread == threads.last().unwrap()).count()
 }
 
 /// A file system that knows no unnamed files gets the classical way by tmp/, with the same promise.

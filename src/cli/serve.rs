@@ -9,7 +9,7 @@ use super::{Arguments, Exit, Failure, Outcome, StartLog};
 use crate::config::Config;
 use crate::conn::context::{Context, Snapshot};
 use crate::journal;
-use crate::mail::durable::Faults;
+use crate::mail::durable::{self, Faults};
 use crate::net::handover::{self, Inherited};
 use crate::net::listener::Listener;
 use crate::server::keys::KeySource;
@@ -52,6 +52,8 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     }
     privileges::raise_file_limit();
     privileges::drop_to(&user).map_err(|error| Failure::new(Exit::Config, error))?;
+    let root = snapshot.config.maildir.root();
+    durable::sync_above(&root).map_err(|error| Failure::new(Exit::OsError, format!("{}: {error}", root.display())))?;
     // Before any thread is started, as it holds for those that come after it alone.
     let (access, enforced) = confine(&snapshot.config, &arguments.config, keys.is_helper());
     let startup = Startup { path: arguments.config.clone(), keys, access, stamps };

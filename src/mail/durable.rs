@@ -165,22 +165,13 @@ impl Durable {
     /// be read: this process has made nothing there.
     fn settle(&self, directory: &Directory) -> io::Result<()> {
         let mut settled = vec![(directory.path.clone(), directory.identity)];
-        let mut at = directory.path.as_path();
-        while let Some(parent) = at.parent() {
-            let is_here = parent.as_os_str().is_empty();
-            let above = match Directory::open(if is_here { Path::new(".") } else { parent }) {
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => break,
-                other => other?,
-            };
-            if above.identity.device != directory.identity.device {
-                break;
-            }
+        for above in above(directory) {
+            let above = above?;
             self.sync_directory(&above)?;
-            if is_here || self.is_settled(&above) {
+            if self.is_settled(&above) {
                 break;
             }
             settled.push((above.path, above.identity));
-            at = parent;
         }
         let mut known = lock(&self.settled);
         if known.len() + settled.len() > SETTLED_MAX {
@@ -444,6 +435,27 @@ impl std::error::Error for StorageError {
     }
 }
 
+/// Makes the entries of a directory, as far as it is there, and of all above it durable. To be called before the process is
+/// confined to what lies below it: an earlier process may have made it and ended at once.
+pub fn sync_above(path: &Path) -> io::Result<()> {
+    let there = path.ancestors().find(|path| path.is_dir());
+    match there.map(Directory::open) {
+        Some(Err(error)) if error.kind() != ErrorKind::PermissionDenied => Err(error),
+        Some(Ok(directory)) => above(&directory).try_for_each(|above| above?.file.sync_all()),
+        _ => Ok(()),
+    }
+}
+
+/// The directories above one, up to the mount point, the working directory, or one that may not be read.
+fn above(directory: &Directory) -> impl Iterator<Item = io::Result<Directory>> {
+    let device = directory.identity.device;
+    let parents = directory.path.ancestors().skip(1).map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
+    parents.map(Directory::open).take_while(move |above| match above {
+        Ok(above) => above.identity.device == device,
+        Err(error) => error.kind() != ErrorKind::PermissionDenied,
+    })
+}
+
 /// Makes a directory and what is missing above it, mode 0700. Nothing is durable yet.
 pub fn make_directory(directory: &Path) -> io::Result<()> {
     if directory.is_dir() {
@@ -497,7 +509,8 @@ mod tests {
         let durable = Durable::new(Faults::default());
         let here = Directory::open(Path::new("src/mail")).unwrap();
         durable.settle(&here).unwrap();
-        assert!(lock(&durable.settled).len() == 2, "src/mail and src");
+        let known: Vec<PathBuf> = lock(&durable.settled).keys().cloned().collect();
+        assert!(known.len() == 3 && known.contains(&PathBuf::from(".")), "{known:?}");
     }
 
     #[test]
