@@ -251,6 +251,21 @@ fn the_manual_lists_every_key_with_its_default() {
     }
 }
 
+/// The range of each limit is the one that the error for a wrong value names.
+#[test]
+fn the_manual_has_the_range_of_every_limit() {
+    let page = manual("pillarbox.toml.5");
+    for (key, _) in KEYS {
+        let Some(name) = key.strip_prefix("limits.") else { continue };
+        let text = format!("hostname = \"mail.example.org\"\ndomains = [\"example.org\"]\n[limits]\n{name} = \"wrong\"\n");
+        let problems = Config::parse(&text, Path::new("p"), || None).unwrap_err();
+        let said = problems[0].to_string();
+        let range = said.rsplit_once(", from ").unwrap_or_else(|| panic!("{said}")).1;
+        let entry = page.split(&format!(".It Ic {key}\n")).nth(1).unwrap().split("\n.It ").next().unwrap();
+        assert!(entry.replace('\n', " ").contains(&format!("From {range}.")), "{key}: no `From {range}.` in\n{entry}");
+    }
+}
+
 #[test]
 fn the_manual_lists_verbs_options_signals_and_exit_codes() {
     let page = manual("pillarbox.8");
