@@ -391,7 +391,7 @@ fn fail2ban() {
         "alice@example.org",
         "alice@example.org",
         "alice@example.org",
-        "x reason=bad-credentials peer=192.0.2.1:1 mechanism=PLAIN",
+        "x reason=wrong-password peer=192.0.2.1:1 mechanism=PLAIN",
         "x login-failed session=a peer=192.0.2.1:1 mechanism=PLAIN login=y",
         "x throttled session=a peer=192.0.2.1:1 login=y",
         "a\nb login-failed session=a peer=192.0.2.2:2",
@@ -433,8 +433,8 @@ fn fail2ban() {
     let stamp = "2026-11-25T01:09:27.123Z";
     for forged in [
         "INFO  refused session=a peer=127.0.0.1:9 command=RCPT code=550 reason=unknown-mailbox text=\"No such mailbox: <x throttled session=a peer=192.0.2.1:1 login=y",
-        "INFO  refused session=a peer=127.0.0.1:9 text=\"x login-failed session=a peer=192.0.2.1:1 mechanism=PLAIN login=y reason=bad-credentials",
-        "WARN  login-failed session=a peer=127.0.0.1:9 mechanism=PLAIN login=\"x login-failed session=a peer=192.0.2.1:1 mechanism=PLAIN login=y reason=bad-credentials",
+        "INFO  refused session=a peer=127.0.0.1:9 text=\"x login-failed session=a peer=192.0.2.1:1 mechanism=PLAIN login=y reason=wrong-password",
+        "WARN  login-failed session=a peer=127.0.0.1:9 mechanism=PLAIN login=\"x login-failed session=a peer=192.0.2.1:1 mechanism=PLAIN login=y reason=wrong-password",
     ] {
         assert!(banned(server.dir.path(), &format!("{stamp} {forged}\n")).iter().all(|ip| ip == "127.0.0.1"), "{forged}");
     }

@@ -25,15 +25,19 @@ fn session(service: Service) -> Session {
 #[derive(Debug, Default, PartialEq)]
 struct Deeds {
     accepted_without_login: bool,
+    password_in_the_clear: bool,
     stored_without_recipient: bool,
+    /// Messages that a login handed in.
+    submitted: usize,
 }
 
-/// Plays a world in which every password is wrong and only `@example.org` is local.
+/// Plays a world in which the password of `a` is `b`, every other is wrong, and only `@example.org` is local.
 fn play(service: Service, lines: &[Vec<u8>]) -> Deeds {
     let mut session = session(service);
     let mut deeds = Deeds::default();
     let mut lines = lines.iter();
     let mut next = Next::Line;
+    let (mut secured, mut logged_in) = (service == Service::Submissions, false);
     loop {
         let event = match next {
             Next::Close => return deeds,
@@ -41,10 +45,19 @@ fn play(service: Service, lines: &[Vec<u8>]) -> Deeds {
                 Some(line) => Event::Line { line, more: false },
                 None => return deeds,
             },
-            Next::StartTls => Event::Secured,
-            Next::Verify { .. } => Event::Login(Err(Refusal::BadCredentials.into())),
+            Next::StartTls => {
+                // RFC 3207 section 4.2: what was known before TLS is forgotten.
+                (secured, logged_in) = (true, false);
+                Event::Secured
+            }
+            Next::Verify { credentials, .. } => {
+                deeds.password_in_the_clear |= !secured;
+                let right = credentials.login == "a" && *credentials.password == *b"b";
+                logged_in |= right;
+                Event::Login(if right { Ok("a".into()) } else { Err(Refusal::BadCredentials.into()) })
+            }
             Next::Sender(_) => {
-                deeds.accepted_without_login |= service.needs_login();
+                deeds.accepted_without_login |= service.needs_login() && !logged_in;
                 Event::Verdict(Ok(()))
             }
             Next::Recipient(path) => match path {
@@ -60,6 +73,7 @@ fn play(service: Service, lines: &[Vec<u8>]) -> Deeds {
                             |to| matches!(&to.path, ForwardPath::Mailbox(address) if address.domain().to_string() != "example.org"),
                         )
                 });
+                deeds.submitted += usize::from(logged_in);
                 Event::Stored(Ok("id".into()))
             }
             Next::Chunk { .. } => Event::Chunk(Ok(())),
@@ -67,6 +81,25 @@ fn play(service: Service, lines: &[Vec<u8>]) -> Deeds {
         };
         let step = session.step(event);
         next = step.next;
+    }
+}
+
+/// The lines of a client that logs in first.
+fn logged_in(service: Service) -> Vec<Vec<u8>> {
+    let lines: &[&str] = match service {
+        Service::Submission => &["EHLO a.example", "STARTTLS", "EHLO a.example", "AUTH PLAIN AGEAYg=="],
+        _ => &["EHLO a.example", "AUTH PLAIN AGEAYg=="],
+    };
+    lines.iter().map(|line| line.as_bytes().to_vec()).collect()
+}
+
+#[test]
+fn the_world_lets_a_login_in() {
+    let message = ["MAIL FROM:<a@b.example>", "RCPT TO:<x@example.org>", "DATA"].map(|line| line.as_bytes().to_vec());
+    for service in [Service::Submission, Service::Submissions] {
+        let lines = [logged_in(service), message.to_vec()].concat();
+        assert_eq!(play(service, &lines), Deeds { submitted: 1, ..Deeds::default() }, "{service:?}");
+        assert_eq!(play(service, &lines[lines.len() - 3..]), Deeds::default(), "{service:?}");
     }
 }
 
@@ -108,9 +141,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_order_of_lines_relays_or_gets_past_the_login(lines in prop::collection::vec(line(), 0..40)) {
+    fn no_order_of_lines_relays_or_gets_past_the_login(lines in prop::collection::vec(line(), 0..40), login: bool) {
         for service in Service::ALL {
-            prop_assert_eq!(play(service, &lines), Deeds::default());
+            let first = if login { logged_in(service) } else { Vec::new() };
+            let deeds = play(service, &[first, lines.clone()].concat());
+            let want = Deeds { submitted: if service.needs_login() { deeds.submitted } else { 0 }, ..Deeds::default() };
+            prop_assert_eq!(deeds, want);
         }
     }
 

@@ -121,8 +121,8 @@ pub fn check_login(login: &str) -> Result<(), &'static str> {
     if login.len() > LOGIN_MAX || login.contains([':', '/', '"', ' ']) || login.chars().any(char::is_control) {
         return Err("a login has none of : / \" and no spaces");
     }
-    if login.chars().any(is_invisible) {
-        return Err("a login has no invisible characters; write the line anew, without a byte order mark before it");
+    if login.ends_with('.') || login.chars().any(is_invisible) {
+        return Err("a login ends with no dot and has no invisible characters, such as a byte order mark");
     }
     if local.starts_with('.') || local.contains('+') {
         return Err("a login begins with no dot and has no + before the @: that begins a tag");
@@ -130,7 +130,8 @@ pub fn check_login(login: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Characters that show nothing or turn the direction of what follows: a login with one looks like another login.
+/// Characters that cannot be seen, or that change the order in which others are: zero-width ones, separators, marks of
+/// direction, the byte order mark that some editors put before the first line.
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
@@ -211,11 +212,14 @@ mod tests {
             &format!("\u{feff}bom:{good}"),
             &format!("evil\u{202e}@c.example:{good}"),
             "erin:{ARGON2ID}$argon2d$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$c2FsdHNhbHQ",
+            &format!("\u{feff}frank@example.org:{good}"),
+            &format!("gina@exam\u{202e}ple.org:{good}"),
+            &format!("hugo@example.org.:{good}"),
         ]
         .join("\n");
         let errors = Users::parse(&text, 1 << 30).unwrap_err();
         let lines: Vec<_> = errors.iter().map(|error| error.line).collect();
-        assert_eq!(lines, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14], "{errors:?}");
+        assert_eq!(lines, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 15, 16, 17], "{errors:?}");
         assert!(errors.iter().all(|error| !error.text.contains("secret")), "{errors:?}");
     }
 

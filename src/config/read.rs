@@ -298,8 +298,15 @@ struct Kind {
 
 const COUNT: Kind = Kind { form: "a whole number", parse: |text| text.parse().ok(), show: |number| number.to_string() };
 const SIZE: Kind = Kind { form: "a number of octets, or a size such as \"50M\"", parse: parse_size, show: show_size };
-const TIME: Kind =
-    Kind { form: "a time such as \"30s\", \"5m\" or \"1h\"", parse: parse_seconds, show: |number| format!("{number} seconds") };
+const TIME: Kind = Kind { form: "a time such as \"30s\", \"5m\" or \"1h\"", parse: parse_seconds, show: show_time };
+
+/// A time in its largest unit; the ends of ranges are whole ones.
+fn show_time(seconds: u64) -> String {
+    let units = [(DAY, "day"), (3600, "hour"), (60, "minute"), (SECOND, "second")];
+    let (length, unit) = units.into_iter().find(|(length, _)| seconds.is_multiple_of(*length)).unwrap_or((SECOND, "second"));
+    let number = seconds / length;
+    format!("{number} {unit}{}", if number == 1 { "" } else { "s" })
+}
 
 /// A size with the largest unit that leaves it whole.
 fn show_size(octets: u64) -> String {

@@ -16,26 +16,28 @@ impl<L: Link> Driver<'_, L> {
         let limits = &self.snapshot.config.limits;
         let address = self.connection.peer.ip();
         let (context, login) = (self.context, &credentials.login);
-        let failed = |why: Refusal| {
-            self.log.login_failed(mechanism, login, why.parts().reason);
+        let failed = |why: Refusal, reason: &str| {
+            self.log.login_failed(mechanism, login, reason);
             Err(why.into())
         };
         let attempt = match context.throttle.attempt(address, login, limits.auth_failures, WAIT_MAX) {
             Ok(attempt) => attempt,
-            Err(Denied::Blocked) => return failed(Refusal::AuthThrottled),
-            Err(Denied::Busy) => return failed(Refusal::AuthBusy),
+            Err(Denied::Blocked) => return failed(Refusal::AuthThrottled, Refusal::AuthThrottled.parts().reason),
+            Err(Denied::Busy) => return failed(Refusal::AuthBusy, Refusal::AuthBusy.parts().reason),
         };
         let has_failed = context.throttle.has_failed(address, Instant::now());
         let priority = if has_failed { Priority::Failed } else { Priority::Clean };
         // The users of now, not of this session's snapshot: a password that was removed meanwhile is of no use.
         let users = Arc::clone(&context.snapshot().users);
         match context.verifier.verify(&users, credentials, priority) {
-            Verdict::Busy => failed(Refusal::AuthBusy),
+            Verdict::Busy => failed(Refusal::AuthBusy, Refusal::AuthBusy.parts().reason),
             Verdict::Wrong => {
                 if attempt.failed(Instant::now()) {
                     self.log.throttled(login);
                 }
-                failed(Refusal::BadCredentials)
+                // For the operator alone: the client is told the same in the same time, whichever it was.
+                let known = !users.passwords(login).is_empty();
+                failed(Refusal::BadCredentials, if known { "wrong-password" } else { "unknown-login" })
             }
             Verdict::Right { login, label } => {
                 attempt.succeeded();

@@ -36,6 +36,10 @@ pub struct Trace<'a> {
 /// Octets that trace fields usually take.
 const TRACE_SIZE: usize = 512;
 
+/// The `from` clause that RFC 5321 section 4.4 demands, where the client is not to be shown: a name that no host can
+/// have (RFC 6761 section 6.4), so it says nothing that might be untrue.
+const HIDDEN: &str = "client.invalid";
+
 impl Trace<'_> {
     /// Return-Path, Delivered-To and Received (RFC 5321 section 4.4; the protocol words are of RFC 3848 and RFC 6531
     /// section 4.3, the tls clause is RFC 8314's, section 4.3).
@@ -45,14 +49,16 @@ impl Trace<'_> {
         if let Some(recipient) = self.recipient {
             let _ = writeln!(text, "Delivered-To: {recipient}");
         }
-        text.push_str("Received: ");
-        if let Some((name, address)) = self.client {
-            let literal = match address.to_canonical() {
-                IpAddr::V4(v4) => format!("[{v4}]"),
-                IpAddr::V6(v6) => format!("[IPv6:{v6}]"),
-            };
-            let _ = write!(text, "from {name} ({literal})\n\t");
-        }
+        let _ = match self.client {
+            Some((name, address)) => {
+                let literal = match address.to_canonical() {
+                    IpAddr::V4(v4) => format!("[{v4}]"),
+                    IpAddr::V6(v6) => format!("[IPv6:{v6}]"),
+                };
+                write!(text, "Received: from {name} ({literal})\n\t")
+            }
+            None => write!(text, "Received: from {HIDDEN}\n\t"),
+        };
         let _ = write!(text, "by {} with {} id {}", self.hostname, self.protocol(), self.id);
         if let Some(recipient) = self.recipient {
             let _ = write!(text, "\n\tfor <{recipient}>");
@@ -70,7 +76,7 @@ impl Trace<'_> {
             (false, true) => "ESMTP",
             (false, false) => "SMTP",
         };
-        // There is no SMTPS: RFC 3848 knows the letters behind ESMTP alone.
+        // There is no SMTPS: RFC 3848 knows the letters after ESMTP alone.
         if base == "SMTP" && (self.tls.is_some() || self.authenticated) {
             return format!("ESMTP{}", self.letters());
         }
@@ -124,6 +130,7 @@ pub(super) mod tests {
             by mx.example.org with ESMTPS id id1\n\tfor <b@example.org>\n\ttls TLS_AES_256_GCM_SHA384 (TLSv1.3);\n\t\
             Mon, 23 Nov 2026 17:43:50 +0000\n";
         assert_eq!(text, want);
+        assert!(trace(&time).render().contains("\nReceived: from client.invalid\n\tby mx.example.org with ESMTPSA id id1\n"));
         let protocols = [
             (true, false, true, true, "ESMTPSA"),
             (true, false, false, false, "ESMTP"),

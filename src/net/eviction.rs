@@ -254,7 +254,7 @@ mod tests {
         // A quarter of eight is two.
         assert_eq!(order(&candidates, 8), [1, 3]);
         assert_eq!(order(&candidates, 4), [1, 2, 3], "a quarter of four is one");
-        assert_eq!(order(&candidates[..3], 64), [], "within its share, and lately active");
+        assert_eq!(order(&candidates[..3], 64), [0_usize; 0], "within its share, and lately active");
     }
 
     #[test]
@@ -262,7 +262,7 @@ mod tests {
         let candidates = [login("a", 60, false), login("b", 600, true), login("c", 9, false), login("d", 30, false)];
         assert_eq!(order(&candidates, 16), [0, 3, 1]);
         let new = Candidate { served: Duration::ZERO, ..session(1, 0) };
-        assert_eq!(order(&[&candidates[..], &[new]].concat(), 16), [], "one without a login can leave soon");
+        assert_eq!(order(&[&candidates[..], &[new]].concat(), 16), [0_usize; 0], "one without a login can leave soon");
     }
 
     #[test]

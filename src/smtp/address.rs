@@ -39,7 +39,7 @@ pub struct Address {
     domain: Domain,
 }
 
-/// The part behind the `@`.
+/// The part after the `@`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Domain {
     /// An address literal, with its brackets, in lower case.
@@ -177,7 +177,10 @@ pub fn is_domain(text: &str, utf8: bool) -> bool {
 /// address (RFC 3696 section 2). The labels themselves are held to [`is_domain`]'s rules when an address is read.
 pub fn is_mail_domain(name: &str) -> bool {
     let is_number = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
-    name.len() <= 253 && is_domain(name, true) && name.rsplit_once('.').is_some_and(|(_, last)| !is_number(last))
+    name.len() <= 253
+        && is_written_domain(name, true)
+        && !name.ends_with('.')
+        && name.rsplit_once('.').is_some_and(|(_, last)| !is_number(last))
 }
 
 /// True if `text` is an address literal in its brackets (RFC 5321 section 4.1.3).
@@ -234,15 +237,22 @@ fn parse_mailbox(text: &str, utf8: bool) -> Result<Address, AddressError> {
     }
     let domain = if is_literal(domain) {
         Domain::Literal(domain.to_ascii_lowercase())
-    } else if is_domain(domain, utf8) {
-        Domain::Name(domain.to_lowercase())
+    } else if is_written_domain(domain, utf8) {
+        Domain::Name(domain.strip_suffix('.').unwrap_or(domain).to_lowercase())
     } else {
         return Err(AddressError::Syntax);
     };
     Ok(Address { local, domain })
 }
 
-/// Reads a Quoted-string behind its opening quote; gives its content and what follows the closing quote.
+/// True for a domain as real addresses have it: with underscores, which DNS allows, or with the root's final dot.
+fn is_written_domain(text: &str, utf8: bool) -> bool {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let label = |label: &str| label == "_" || label.split('_').all(|part| part.is_empty() || is_label(part, utf8));
+    name.len() <= DOMAIN_MAX && name.split('.').all(|text| !text.is_empty() && text.len() <= 63 && label(text))
+}
+
+/// Reads a Quoted-string after its opening quote; gives its content and what follows the closing quote.
 fn parse_quoted(text: &str) -> Result<(String, &str), AddressError> {
     let mut local = String::new();
     let mut chars = text.char_indices();
@@ -306,6 +316,10 @@ mod tests {
             ("<a@[IPv6:2001:DB8::1]>", "a@[ipv6:2001:db8::1]"),
             ("<a@[x-tag:content]>", "a@[x-tag:content]"),
             ("<a@localhost>", "a@localhost"),
+            // Not RFC 5321's, and common.
+            ("<a@b_c.example>", "a@b_c.example"),
+            ("<a@_b.c_.example>", "a@_b.c_.example"),
+            ("<a@B.example.>", "a@b.example"),
         ];
         for (path, want) in rows {
             assert_eq!(key(path, false).as_deref(), Ok(want), "{path}");
@@ -332,12 +346,12 @@ mod tests {
             "<a.@b.example>",
             "<a..b@b.example>",
             "<a b@c.example>",
-            "<a@b_c.example>",
             "<a@-b.example>",
             "<a@b-.example>",
             "<a@b..example>",
             "<a@.example>",
-            "<a@b.example.>",
+            "<a@b.example..>",
+            "<a@.>",
             "<a@[1.2.3]>",
             "<a@[1.2.3.4>",
             "<a@1.2.3.4]>",
