@@ -705,7 +705,7 @@ fn a_clock_that_jumps_ahead_returns_nothing_for_an_hour() {
         assert_eq!(world.count(|action| matches!(action, Action::Expire { .. })), 0, "{jump}");
         world.run(4 * DAY);
         let over = world.times(|action| matches!(action, Action::Expire { id, .. } if id.bits() == 1));
-        assert_eq!(over.is_empty(), false, "{jump}");
+        assert!(!over.is_empty(), "{jump}");
         assert!(jump == HOUR || over[0] >= at + HOUR && over[0] <= at + 5 * HOUR, "{jump}: {over:?}");
         // What was accepted in this life of the server is as old as it is.
         assert_eq!(world.count(|action| matches!(action, Action::Expire { id, .. } if *id == fresh)), 0);

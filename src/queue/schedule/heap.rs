@@ -137,10 +137,9 @@ mod tests {
                 let item = heap.items()[random() as usize % heap.len()];
                 heap.remove(item, &mut keys);
             }
-            let (left, _) = heap.items().split_at(heap.len());
-            left.to_vec().iter().for_each(|item| keys.0[*item as usize].0 = random() % 100);
+            heap.items().to_vec().iter().for_each(|item| keys.0[*item as usize].0 = random() % 100);
             heap.rebuild(&mut keys);
-            let drained: Vec<u32> = std::iter::from_fn(|| heap.pop(&mut keys)).map(|item| keys.0[item as usize].0).collect();
+            let drained: Vec<u32> = std::iter::from_fn(|| heap.pop(&mut keys).map(|item| keys.0[item as usize].0)).collect();
             assert_eq!(drained.len(), 120);
             assert!(drained.is_sorted(), "{drained:?}");
         }

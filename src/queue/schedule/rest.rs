@@ -89,7 +89,7 @@ impl Schedule {
         self.unpark(number, false);
         // A refusal that is not decided yet was perhaps the first sign of this.
         for Kept { part, .. } in std::mem::take(&mut self.hops[number].breaker.kept) {
-            self.wait(part);
+            self.wait_now(part);
         }
         if reason.needs_a_person() {
             self.tell(number);
@@ -218,7 +218,7 @@ impl Schedule {
         for part in std::mem::take(&mut self.hops[number].parked) {
             let flow = self.table.parts[part].flow;
             pairs.insert(flow);
-            if well { self.wait(part) } else { self.make_ready(part) }
+            if well { self.wait_now(part) } else { self.make_ready(part) }
         }
         pairs.extend(self.hops[number].flows.iter().copied());
         for flow in pairs {

@@ -252,6 +252,15 @@ impl Schedule {
         self.actions.push_back(Action::Wait { id, recipients, waits, due: self.clock.unix_of(due) });
     }
 
+    /// The same some time after the attempt, so the file's time stamp follows here.
+    pub(super) fn wait_now(&mut self, part: u32) {
+        let (message, id) = (self.table.parts[part].message, self.id_of(part));
+        self.wait(part);
+        if self.table.messages.get(message).is_some_and(|entry| entry.id == id) {
+            self.set_due(message);
+        }
+    }
+
     /// The recipients of a part are refused for good.
     pub(super) fn fail(&mut self, part: u32) {
         let (message, id) = (self.table.parts[part].message, self.id_of(part));
