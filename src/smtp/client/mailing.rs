@@ -177,6 +177,8 @@ impl Mailing {
             Said::Mail if refuses => self.refused = Some(reply.clone()),
             Said::Mail => {}
             Said::Recipient(index) => self.recipient_reply(index, reply),
+            // After a refused MAIL this says no more than that.
+            Said::Data if refuses && self.refused.is_some() => {}
             Said::Data if refuses => self.settle_all(Outcome::Refused { stage: Stage::Data, reply: reply.clone() }),
             Said::Data if !self.accepts_content() => {
                 self.expected.push_back(Said::Dot);
