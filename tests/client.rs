@@ -28,6 +28,42 @@ fn transcripts_one_octet_at_a_time() {
     each_case(1);
 }
 
+/// An event that is not owed ends the connection, and accepts nothing.
+#[test]
+fn events_that_are_not_owed() {
+    let envelope =
+        Envelope { reverse_path: ReversePath::Null, recipients: Vec::new(), body: None, utf8: false, ret: None, envid: None };
+    let recipients = vec![Recipient::plain(ForwardPath::Postmaster)];
+    let message = Message { envelope: Envelope { recipients, ..envelope }, size: 5, auth: None };
+    let config = ClientConfig { helo: "me.example".into(), tls: TlsUse::None, credentials: None, message_size: None };
+    let told = ["220 there", "250 there", "250 mail"];
+    for heard in 0..=told.len() {
+        let events: [fn() -> Event<'static>; 5] =
+            [|| Event::ContentSent, || Event::Secured, || Event::Connected, || Event::Quit, || Event::Probe(ReversePath::Null)];
+        for (at, event) in events.into_iter().enumerate() {
+            let mut client = Client::new(config.clone());
+            let mut step = client.step(Event::Connected);
+            for line in &told[..heard] {
+                let response = ReplyReader::new().feed(format!("{line}\r\n").as_bytes()).unwrap().response.unwrap();
+                step = client.step(Event::Reply { response: &response, more: false });
+                if step.next == Next::Ready {
+                    step = client.step(Event::Begin(Box::new(message.clone())));
+                }
+            }
+            assert!(matches!(step.next, Next::Reply(_)));
+            match client.step(event()).next {
+                Next::Close(Some(failure)) => assert_eq!(failure.fault, Fault::Defect, "{heard} {at}"),
+                Next::Finished(Finished { outcomes, reusable: false, .. }) => {
+                    let lost =
+                        |outcome: &Outcome| matches!(outcome, Outcome::Lost { after_dot: false, fault: Fault::Defect, .. });
+                    assert!(outcomes.iter().all(lost), "{heard} {at}: {outcomes:?}");
+                }
+                other => panic!("{heard} {at}: {other:?}"),
+            }
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Case {
     title: String,
