@@ -116,6 +116,7 @@ fn each_case(run: impl Fn(&Case) -> Outcome + Sync) {
 fn cases() -> Vec<Case> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dialogue");
     let mut files: Vec<PathBuf> = fs::read_dir(directory).unwrap().flatten().map(|entry| entry.path()).collect();
+    files.retain(|file| file.is_file());
     files.sort();
     files.iter().flat_map(|file| parse(file)).collect()
 }

@@ -177,6 +177,8 @@ impl Mailing {
             Said::Mail if refuses => self.refused = Some(reply.clone()),
             Said::Mail => {}
             Said::Recipient(index) => self.recipient_reply(index, reply),
+            // After a refused MAIL this says no more than that.
+            Said::Data if refuses && self.refused.is_some() => {}
             Said::Data if refuses => self.settle_all(Outcome::Refused { stage: Stage::Data, reply: reply.clone() }),
             Said::Data if !self.accepts_content() => {
                 self.expected.push_back(Said::Dot);
@@ -296,11 +298,12 @@ impl Mailing {
     }
 
     fn accepts_content(&self) -> bool {
-        self.refused.is_none() && !self.accepted.is_empty()
+        !self.accepted.is_empty()
     }
 
+    /// Once it was said plainly there are no parameters any more.
     fn may_be_said_plainly(&self, reply: &RemoteReply) -> bool {
-        NOT_UNDERSTOOD.contains(&reply.code) && !self.plain && !self.needs_utf8() && self.has_parameters()
+        NOT_UNDERSTOOD.contains(&reply.code) && !self.needs_utf8() && self.has_parameters()
     }
 
     fn has_parameters(&self) -> bool {
@@ -397,3 +400,23 @@ fn is_ascii(path: &ReversePath) -> bool {
 const DATA: &str = "DATA\r\n";
 /// The server closes the connection (RFC 5321 section 3.8).
 const CLOSING: u16 = 421;
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::command::Recipient;
+    use super::super::super::event::Envelope;
+    use super::*;
+
+    /// More would fill the buffers between two sides of which neither reads.
+    #[test]
+    fn no_server_is_told_more_than_a_hundred_recipients_at_once() {
+        let recipients = vec![Recipient::plain(ForwardPath::Postmaster); 101];
+        let reverse_path = ReversePath::Null;
+        let envelope = Envelope { reverse_path, recipients, body: None, utf8: false, ret: None, envid: None };
+        let message = Message { envelope, size: 1, auth: None };
+        for (rcpt_max, want) in [(None, 100), (Some(1000), 100), (Some(99), 99)] {
+            let offer = Offer { rcpt_max, ..Offer::default() };
+            assert_eq!(Mailing::new(message.clone(), offer, None, false, false).chosen.len(), want, "{rcpt_max:?}");
+        }
+    }
+}

@@ -21,20 +21,25 @@ pub enum Fault {
     Certificate(String),
     /// The server closed the connection, or it was reset.
     Closed,
-    /// The content could not be read, or holds an octet that no message may hold; why, for people.
-    Content(String),
     /// The driver or this client did what it should not.
     Defect,
+    /// The name could not be looked up; why, for people.
+    Dns(String),
     /// Octets came in the clear between the 220 to STARTTLS and the handshake.
     EarlyOctets,
     /// The server sent what is no reply.
     Garbage(ReplyError),
-    /// The system's word for it: no name, no connection, no permission.
+    /// The system's word for it: no connection, no permission.
     Io(String),
+    /// Something of this server's own: the message cannot be read, holds an octet that no message may hold, or its record
+    /// cannot be written; why, for people.
+    Local(String),
     /// A login is needed, and neither PLAIN nor LOGIN is offered.
     NoMechanism,
     /// TLS is needed, and STARTTLS is not offered.
     NoStartTls,
+    /// The password's file cannot be used; why, for people.
+    Password(String),
     /// The server refused.
     Refused(RemoteReply),
     /// This server is being stopped.
@@ -91,8 +96,10 @@ pub enum Outcome {
 pub enum Unreached {
     /// The server takes no more recipients in one transaction: this one belongs into the next.
     NextTransaction,
-    /// A connection that was used before did not live to see this transaction: another will do.
+    /// A connection that was used before ended before this transaction had an answer: another will do.
     Stale,
+    /// This server is being stopped.
+    Stopped,
 }
 
 /// Why a message cannot be sent to a server.
@@ -116,13 +123,15 @@ impl Fault {
         match self {
             Self::Certificate(_) => "certificate",
             Self::Closed => "closed",
-            Self::Content(_) => "content",
             Self::Defect => "defect",
+            Self::Dns(_) => "dns",
             Self::EarlyOctets => "early-octets",
             Self::Garbage(_) => "garbage",
             Self::Io(_) => "io",
+            Self::Local(_) => "local",
             Self::NoMechanism => "no-mechanism",
             Self::NoStartTls => "no-starttls",
+            Self::Password(_) => "password",
             Self::Refused(_) => "refused",
             Self::Stopped => "stopped",
             Self::Timeout => "timeout",
@@ -147,11 +156,10 @@ impl Display for Fault {
         match self {
             Self::Certificate(why) => write!(f, "certificate: {why}"),
             Self::Closed => f.write_str("the server closed the connection"),
-            Self::Content(why) => write!(f, "the message cannot be read: {why}"),
             Self::Defect => f.write_str("a defect of this program"),
             Self::EarlyOctets => f.write_str("octets came in the clear before the TLS handshake"),
             Self::Garbage(error) => error.fmt(f),
-            Self::Io(why) => f.write_str(why),
+            Self::Dns(why) | Self::Io(why) | Self::Local(why) | Self::Password(why) => f.write_str(why),
             Self::NoMechanism => f.write_str("the server offers neither AUTH PLAIN nor AUTH LOGIN"),
             Self::NoStartTls => f.write_str("the server does not offer STARTTLS"),
             Self::Refused(reply) | Self::Unexpected(reply) => reply.fmt(f),
