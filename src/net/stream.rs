@@ -18,6 +18,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 use rustls::{ServerConnection, StreamOwned};
 use socket2::SockRef;
+use zeroize::Zeroize as _;
 
 use super::admission::{Admission, Slot};
 use super::deadline::{Clock, Wait};
@@ -34,6 +35,8 @@ pub trait Link: Read + Write {
     fn expect_much(&mut self);
     /// Nothing comes: gives memory back.
     fn release_buffers(&mut self);
+    /// Overwrites input that was read and is kept where the buffers of TLS are, such as a password.
+    fn wipe_input(&mut self) {}
     /// Does the TLS handshake.
     fn start_tls(&mut self, acceptor: &TlsServer) -> io::Result<TlsInfo>;
     /// What TLS agreed on, once it is there.
@@ -175,6 +178,13 @@ impl Link for Stream {
         }
     }
 
+    fn wipe_input(&mut self) {
+        if let Inner::Tls(tls) = &mut self.inner {
+            // What the library has decrypted stays where the next record will be read to.
+            let _ = tls.conn.read_tls(&mut Wipe);
+        }
+    }
+
     fn start_tls(&mut self, acceptor: &TlsServer) -> io::Result<TlsInfo> {
         let socket = match &self.inner {
             Inner::Plain(socket) => socket.clone(),
@@ -218,6 +228,16 @@ impl Link for Stream {
                 break;
             }
         }
+    }
+}
+
+/// Overwrites the buffer that it is to read into, and reads nothing.
+struct Wipe;
+
+impl Read for Wipe {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        buffer.zeroize();
+        Err(ErrorKind::WouldBlock.into())
     }
 }
 

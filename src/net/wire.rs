@@ -138,9 +138,10 @@ impl<L: Link> Wire<L> {
         &self.buffer[line]
     }
 
-    /// Overwrites octets of the buffer.
+    /// Overwrites octets of the buffer, and what the link still has of them.
     pub fn wipe(&mut self, range: Range<usize>) {
         self.buffer[range].zeroize();
+        self.link.wipe_input();
     }
 
     /// True if the client has sent more than what was read as lines, whether it has been looked at or not.
@@ -225,7 +226,10 @@ impl<L: Link> Wire<L> {
     fn fill(&mut self, room: usize, mode: ReadMode) -> io::Result<Option<usize>> {
         if self.start > 0 && (self.start == self.end || self.buffer.len() - self.start < room) {
             self.buffer.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
+            // What has moved may be a part of a password.
+            let moved = self.end - self.start;
+            self.buffer[self.start.max(moved)..self.end].zeroize();
+            (self.start, self.end) = (0, moved);
         }
         if self.buffer.len() < room {
             self.grow(room);
