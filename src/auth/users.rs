@@ -1,6 +1,6 @@
 //! The users file: a Dovecot passwd-file, so that IMAP and SMTP share it.
 //!
-//! `login:{ARGON2ID}$argon2id$…:uid:gid:label:home:shell:extra`, everything behind the hash optional. A login may stand
+//! `login:{ARGON2ID}$argon2id$…:uid:gid:label:home:shell:extra`, everything after the hash optional. A login may stand
 //! on several lines, each one more password; the label says which. Anything that is not understood makes the whole file
 //! refused, with every line named: half a users file would lock people out without a word.
 
@@ -10,11 +10,11 @@ use super::argon::{COST, Cost, Hash};
 use crate::problem::Problem;
 use crate::smtp::address::Address;
 
-/// Everybody who may log in.
+/// All logins with their passwords.
 #[derive(Clone, Debug, Default)]
 pub struct Users {
     by_login: HashMap<String, Vec<Password>>,
-    /// How many hashes of each cost a failed login takes, whoever it is for.
+    /// How many hashes of each cost a failed login takes, known or unknown.
     profile: Vec<(Cost, usize)>,
 }
 
@@ -52,7 +52,7 @@ impl Users {
         if errors.is_empty() { Ok(users) } else { Err(errors) }
     }
 
-    /// True if nobody can log in.
+    /// True if there is no login.
     pub fn is_empty(&self) -> bool {
         self.by_login.is_empty()
     }
@@ -140,7 +140,7 @@ fn parse_line(line: &str, memory_max: u64) -> Result<(String, String, Hash), Str
     let mut fields = line.split(':');
     let login = fields.next().unwrap_or_default();
     check_login(login).map_err(|why| format!("login `{}`: {why}", printable(login)))?;
-    let field = fields.next().ok_or("no password field behind the login; a line is LOGIN:{ARGON2ID}HASH")?;
+    let field = fields.next().ok_or("no password field after the login; a line is LOGIN:{ARGON2ID}HASH")?;
     let hash = Hash::parse(field)?;
     if hash.cost().octets() > memory_max {
         return Err(format!(

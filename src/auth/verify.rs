@@ -33,7 +33,7 @@ pub enum Verdict {
         /// The label of the password that fitted; may be empty.
         label: String,
     },
-    /// Unknown login or wrong password; nobody is told which.
+    /// Unknown login or wrong password; the client is not told which.
     Wrong,
 }
 
