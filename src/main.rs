@@ -1,4 +1,4 @@
-//! Arguments in, exit code out; and where the log goes.
+//! The program: hands its arguments to [`pillarbox::cli`], and sets up the log, the allocator and the panic hook.
 
 use std::alloc::System;
 use std::io::Write as _;
@@ -6,7 +6,7 @@ use std::os::unix::net::UnixDatagram;
 
 use zeroizing_alloc::ZeroAlloc;
 
-/// Memory is wiped when it is freed: a password also passes through buffers of the TLS library, which nobody else wipes.
+/// Memory is wiped when it is freed: a password also passes through buffers of the TLS library, which does not wipe them.
 #[global_allocator]
 static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
@@ -43,7 +43,7 @@ fn start_log(level: usize, syslog: bool) {
     builder.filter_level(filter).parse_default_env();
     builder.write_style(env_logger::WriteStyle::Never);
     builder.format(move |out, record| {
-        // Libraries have words of their own at the lower levels; nobody has looked at what is in them.
+        // Libraries log at the lower levels too, and what they log has not been checked for secrets.
         if !record.target().starts_with("pillarbox") {
             return Ok(());
         }

@@ -159,7 +159,7 @@ fn set_up(case: &mut Case, line: &str) {
         "login" => {
             let (login, password) = rest.split_once(' ').unwrap();
             let password = expand(password).into_bytes();
-            case.config.credentials = Some(Credentials { login: login.into(), password: password.into() });
+            case.config.credentials = Some(Credentials { login: login.into(), password: password.into(), foreign: false });
         }
         "limit" => case.config.message_size = Some(rest.parse().unwrap()),
         "from" => envelope.reverse_path = ReversePath::Mailbox(address(rest)),

@@ -14,7 +14,7 @@ use crate::smtp::address::Address;
 #[derive(Clone, Debug, Default)]
 pub struct Users {
     by_login: HashMap<String, Vec<Password>>,
-    /// How many hashes of each cost a failed login takes, whatever the login.
+    /// How many hashes of each cost a failed login takes, known or unknown.
     profile: Vec<(Cost, usize)>,
 }
 

@@ -219,7 +219,7 @@ impl Verb {
         Self::ALL.into_iter().find(|verb| verb.name().as_bytes().eq_ignore_ascii_case(&line[..end]))
     }
 
-    /// True if nothing may be sent behind this command before its reply has come: the reply changes what the following
+    /// True if nothing may be sent after this command before its reply has come: the reply changes what the following
     /// octets mean (RFC 2920 section 3.1, RFC 3207 section 4.2, RFC 4954 section 4).
     pub fn ends_a_batch(self) -> bool {
         matches!(self, Self::Auth | Self::Data | Self::Ehlo | Self::Helo | Self::StartTls)
@@ -346,7 +346,7 @@ fn parse_mail(args: &str, dialect: Dialect) -> Result<Command<'_>, CommandError>
             ("SIZE", Some(value)) => mail.size = Some(decimal(value).ok_or_else(bad)?),
             ("BODY", Some(value)) => mail.body = Some(Body::parse(value).ok_or_else(bad)?),
             ("SMTPUTF8", None) => mail.utf8 = true,
-            // RFC 4954 section 5: understood where AUTH is offered, and ignored, as nobody is trusted to name another.
+            // RFC 4954 section 5: understood where AUTH is offered, and ignored, as no client is trusted to name another.
             ("AUTH", Some(value)) if grammar == Grammar::Lenient => check_xtext(value).ok_or_else(bad)?,
             ("SIZE" | "BODY" | "SMTPUTF8", _) => return Err(bad()),
             ("AUTH", None) if grammar == Grammar::Lenient => return Err(bad()),
@@ -416,7 +416,7 @@ fn decimal(text: &str) -> Option<u64> {
     if digits { Some(text.parse().unwrap_or(u64::MAX)) } else { None }
 }
 
-/// xtext of RFC 3461 section 4; `<>` stands for nobody (RFC 4954 section 5).
+/// xtext of RFC 3461 section 4; `<>` stands for no address (RFC 4954 section 5).
 fn check_xtext(value: &str) -> Option<()> {
     if value == "<>" {
         return Some(());
