@@ -241,7 +241,8 @@ fn exchange(service: Service, shown: u16, content: &[u8], cuts: &[usize]) {
         Service::Submission => TlsUse::Required,
         Service::Submissions => TlsUse::Implicit,
     };
-    let credentials = with_login.then(|| Credentials { login: "alice".into(), password: b"se\xffcret".to_vec().into() });
+    let credentials =
+        with_login.then(|| Credentials { login: "alice".into(), password: b"se\xffcret".to_vec().into(), foreign: false });
     let config = ClientConfig { helo: "me.example".into(), tls, credentials, message_size: None };
     let result = send(&mut server, config, &message, content, cuts);
     if tls == TlsUse::Required && !server.shows("STARTTLS") {
