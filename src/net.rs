@@ -4,10 +4,14 @@
 //! on a client; every wait of a worker has a deadline that sits beneath TLS.
 
 pub mod admission;
+pub mod connector;
 pub mod deadline;
+pub mod dial;
 pub mod handover;
 pub mod listener;
+pub mod outbound;
 pub mod pool;
+pub mod stop;
 pub mod stream;
 pub mod tls;
 pub mod wire;
