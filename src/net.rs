@@ -4,14 +4,18 @@
 //! on a client; every wait of a worker has a deadline that sits beneath TLS.
 
 pub mod admission;
+pub mod connector;
 pub mod deadline;
+pub mod dial;
 pub mod eviction;
 pub mod handover;
 pub mod history;
 pub mod listener;
 pub mod network;
+pub mod outbound;
 pub mod pool;
 pub mod slot;
+pub mod stop;
 pub mod stream;
 pub mod tls;
 pub mod waiting;

@@ -34,7 +34,7 @@ fn events_that_are_not_owed() {
     let envelope =
         Envelope { reverse_path: ReversePath::Null, recipients: Vec::new(), body: None, utf8: false, ret: None, envid: None };
     let recipients = vec![Recipient::plain(ForwardPath::Postmaster)];
-    let message = Message { envelope: Envelope { recipients, ..envelope }, size: 5, auth: None };
+    let message = Message { envelope: Envelope { recipients, ..envelope }, size: 5, auth: None, plain: false };
     let config = ClientConfig { helo: "me.example".into(), tls: TlsUse::None, credentials: None, message_size: None };
     let told = ["220 there", "250 there", "250 mail"];
     for heard in 0..=told.len() {
@@ -107,7 +107,7 @@ fn parse(text: &str) -> Vec<Case> {
     let mut base = Case {
         title: String::new(),
         config: ClientConfig { helo: "me.example".into(), tls: TlsUse::None, credentials: None, message_size: None },
-        message: Message { envelope, size: 5, auth: None },
+        message: Message { envelope, size: 5, auth: None, plain: false },
         content: b"a\n.b\n".to_vec(),
         items: Vec::new(),
     };

@@ -228,6 +228,7 @@ fn message(content: &[u8]) -> Message {
         },
         size: (content.len() + lines) as u64,
         auth: Some("alice@me.example".into()),
+        plain: false,
     }
 }
 

@@ -82,9 +82,10 @@ fn imports_point_down_only() {
 
 #[test]
 fn crates_are_named_where_they_belong() {
-    let places: [(&str, &[&str]); 17] = [
-        ("rustls", &["net/stream.rs", "net/tls.rs"]),
-        ("rustls_pemfile", &["net/tls.rs"]),
+    let places: [(&str, &[&str]); 18] = [
+        ("rustls", &["net/connector.rs", "net/outbound.rs", "net/stream.rs", "net/tls.rs"]),
+        ("rustls_native_certs", &["net/connector.rs"]),
+        ("rustls_pemfile", &["net/connector.rs", "net/tls.rs"]),
         ("webpki", &["net/tls.rs"]),
         ("x509_cert", &["net/tls.rs"]),
         ("argon2", &["auth/argon.rs"]),

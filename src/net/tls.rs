@@ -104,7 +104,7 @@ impl TlsServer {
 }
 
 impl TlsInfo {
-    pub(super) fn of(connection: &rustls::ServerConnection) -> Option<Self> {
+    pub(super) fn of(connection: &rustls::CommonState) -> Option<Self> {
         let version = match connection.protocol_version()? {
             rustls::ProtocolVersion::TLSv1_3 => "TLSv1.3",
             _ => "TLSv1.2",

@@ -201,6 +201,7 @@ impl Client {
         match (reply.code, login) {
             (235, _) => {
                 self.logged_in = true;
+                self.config.credentials = None;
                 self.state = State::Ready;
                 Step { write: Zeroizing::default(), next: Next::Ready }
             }
@@ -309,7 +310,7 @@ impl Client {
         match purpose {
             Purpose::Mail(message) => {
                 let outcomes = message.envelope.recipients.iter().map(|_| Outcome::NotTried(Unreached::Stale)).collect();
-                write("", Next::Finished(Finished { outcomes, reusable: false, dsn: false }))
+                write("", Next::Finished(Finished { outcomes, ..Finished::default() }))
             }
             Purpose::Probe(_) => self.abandon(Stage::End, fault),
         }

@@ -45,6 +45,8 @@ pub struct Message {
     pub size: u64,
     /// AUTH=: the mailbox of the login that handed the message in, or empty if it is not known (RFC 4954 section 5).
     pub auth: Option<String>,
+    /// Say no parameters, since the server did not understand them before; SMTPUTF8 is said where it is needed.
+    pub plain: bool,
 }
 
 /// What happened.

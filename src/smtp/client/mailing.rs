@@ -87,6 +87,7 @@ const NOT_UNDERSTOOD: [u16; 3] = [501, 504, 555];
 impl Mailing {
     /// Chooses the recipients that the server can take in one transaction.
     pub(super) fn new(message: Message, offer: Offer, message_size: Option<u64>, auth: bool, reused: bool) -> Self {
+        let plain = message.plain;
         let envelope = &message.envelope;
         let most = offer.rcpt_max.unwrap_or(RECIPIENTS_MAX).min(RECIPIENTS_MAX);
         let size_max = [message_size, offer.size_max].into_iter().flatten().min();
@@ -120,7 +121,7 @@ impl Mailing {
             offer,
             auth,
             reused,
-            plain: false,
+            plain,
             chosen,
             outcomes,
             expected: VecDeque::new(),
@@ -239,9 +240,10 @@ impl Mailing {
     /// What to tell.
     pub(super) fn finish(self) -> End {
         let dsn = self.offer.dsn && !self.plain;
+        let (accepted, parameters) = (self.accepts_content(), self.mail_line().contains("> "));
         let outcomes = self.outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::NotTried(Unreached::NextTransaction)));
         End {
-            told: Finished { outcomes: outcomes.collect(), reusable: false, dsn },
+            told: Finished { outcomes: outcomes.collect(), reusable: false, accepted, parameters, dsn },
             needs_reset: !matches!(self.phase, Phase::Delivered | Phase::Silent),
         }
     }
@@ -331,29 +333,26 @@ impl Mailing {
     fn mail_line(&self) -> String {
         let envelope = &self.message.envelope;
         let mut line = format!("MAIL FROM:<{}>", envelope.reverse_path);
-        if !self.plain {
-            if self.offer.size {
-                let _ = write!(line, " SIZE={}", self.message.size);
-            }
-            if self.offer.eight_bit && envelope.body == Some(Body::EightBitMime) {
-                let _ = write!(line, " BODY={}", Body::EightBitMime);
-            }
-            if self.needs_utf8() {
-                line.push_str(" SMTPUTF8");
-            }
-            if let (true, Some(ret)) = (self.offer.dsn, envelope.ret) {
-                let _ = write!(line, " RET={ret}");
-            }
-            if let (true, Some(envid)) = (self.offer.dsn, &envelope.envid) {
-                let _ = write!(line, " ENVID={}", encode_xtext(envid));
-            }
-            match &self.message.auth {
-                Some(login) if self.auth && login.is_ascii() && !login.is_empty() => {
-                    let _ = write!(line, " AUTH={}", encode_xtext(login));
-                }
-                Some(_) if self.auth => line.push_str(" AUTH=<>"),
-                _ => {}
-            }
+        let said = !self.plain;
+        if said && self.offer.size {
+            let _ = write!(line, " SIZE={}", self.message.size);
+        }
+        if said && self.offer.eight_bit && envelope.body == Some(Body::EightBitMime) {
+            let _ = write!(line, " BODY={}", Body::EightBitMime);
+        }
+        if self.needs_utf8() {
+            line.push_str(" SMTPUTF8");
+        }
+        if let (true, Some(ret)) = (said && self.offer.dsn, envelope.ret) {
+            let _ = write!(line, " RET={ret}");
+        }
+        if let (true, Some(envid)) = (said && self.offer.dsn, &envelope.envid) {
+            let _ = write!(line, " ENVID={}", encode_xtext(envid));
+        }
+        if let (true, Some(login)) = (said && self.auth, &self.message.auth) {
+            let is_known = login.is_ascii() && !login.is_empty();
+            let login = if is_known { encode_xtext(login) } else { "<>".into() };
+            let _ = write!(line, " AUTH={login}");
         }
         line.push_str("\r\n");
         line
@@ -413,7 +412,7 @@ mod tests {
         let recipients = vec![Recipient::plain(ForwardPath::Postmaster); 101];
         let reverse_path = ReversePath::Null;
         let envelope = Envelope { reverse_path, recipients, body: None, utf8: false, ret: None, envid: None };
-        let message = Message { envelope, size: 1, auth: None };
+        let message = Message { envelope, size: 1, auth: None, plain: false };
         for (rcpt_max, want) in [(None, 100), (Some(1000), 100), (Some(99), 99)] {
             let offer = Offer { rcpt_max, ..Offer::default() };
             assert_eq!(Mailing::new(message.clone(), offer, None, false, false).chosen.len(), want, "{rcpt_max:?}");

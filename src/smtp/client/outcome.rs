@@ -53,12 +53,16 @@ pub enum Fault {
 }
 
 /// The end of a transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Finished {
     /// One for each recipient of the message, in their order.
     pub outcomes: Vec<Outcome>,
     /// True if another transaction may begin on this connection.
     pub reusable: bool,
+    /// True if a RCPT was accepted, whatever came after it.
+    pub accepted: bool,
+    /// True if the last MAIL had parameters.
+    pub parameters: bool,
     /// True if NOTIFY, ORCPT, RET and ENVID were handed on: the server answers for reports from now on
     /// (RFC 3461 section 5.2).
     pub dsn: bool,

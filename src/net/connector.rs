@@ -1,0 +1,125 @@
+//! TLS towards a server elsewhere. TLS 1.3 and 1.2, nothing older (RFC 8996); the certificate is always verified against
+//! the host's name (RFC 6125), by the system's authorities or by those of a file.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+/// Ready for handshakes with servers. Sessions are resumed where a server allows it.
+#[derive(Clone)]
+pub struct TlsClient {
+    config: Arc<ClientConfig>,
+}
+
+/// Why there can be no handshakes; names the file.
+#[derive(Debug)]
+pub enum TrustError {
+    /// The file holds no certificate.
+    Empty(PathBuf),
+    /// The file cannot be read, or is no PEM.
+    Read(PathBuf, io::Error),
+    /// The system has no authorities.
+    System,
+    /// The TLS library refuses the settings.
+    Library(String),
+}
+
+/// Why a handshake failed.
+#[derive(Debug)]
+pub enum HandshakeError {
+    /// The certificate is not one that is trusted for this name.
+    Certificate(String),
+    /// The connection failed.
+    Io(io::Error),
+    /// Anything else.
+    Protocol(String),
+}
+
+impl TlsClient {
+    /// Trusts the authorities of a PEM file, or the system's. `only_v13` leaves TLS 1.2 out.
+    pub fn new(ca: Option<&Path>, only_v13: bool) -> Result<Self, TrustError> {
+        let roots = match ca {
+            Some(path) => from_file(path)?,
+            None => from_system()?,
+        };
+        let versions =
+            if only_v13 { &[&rustls::version::TLS13][..] } else { &[&rustls::version::TLS13, &rustls::version::TLS12] };
+        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(versions)
+            .map_err(|error| TrustError::Library(error.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self { config: Arc::new(config) })
+    }
+
+    /// The start of a handshake with the host of this name, which may be an IP address.
+    pub(super) fn connection(&self, host: &str) -> Result<ClientConnection, HandshakeError> {
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| HandshakeError::Protocol(error.to_string()))?;
+        ClientConnection::new(Arc::clone(&self.config), name).map_err(|error| HandshakeError::Protocol(error.to_string()))
+    }
+}
+
+impl HandshakeError {
+    /// Tells the certificate from the rest.
+    pub(super) fn of(error: io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(rustls::Error::InvalidCertificate(why)) => Self::Certificate(why.to_string()),
+            Some(rustls::Error::NoCertificatesPresented) => Self::Certificate("the server has none".into()),
+            Some(other) => Self::Protocol(other.to_string()),
+            None => Self::Io(error),
+        }
+    }
+}
+
+fn from_file(path: &Path) -> Result<RootCertStore, TrustError> {
+    let read = |error| TrustError::Read(path.to_owned(), error);
+    let pem = std::fs::read(path).map_err(read)?;
+    let mut roots = RootCertStore::empty();
+    for certificate in rustls_pemfile::certs(&mut &pem[..]) {
+        roots
+            .add(certificate.map_err(read)?)
+            .map_err(|error| read(io::Error::new(io::ErrorKind::InvalidData, error.to_string())))?;
+    }
+    if roots.is_empty() { Err(TrustError::Empty(path.to_owned())) } else { Ok(roots) }
+}
+
+/// A certificate of the system's that the library does not understand is left out, as others may be enough.
+fn from_system() -> Result<RootCertStore, TrustError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() { Err(TrustError::System) } else { Ok(roots) }
+}
+
+impl fmt::Debug for TlsClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsClient").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for TrustError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty(path) => write!(f, "{}: holds no PEM certificate; give the authority's", path.display()),
+            Self::Read(path, error) => write!(f, "{}: {error}; check the path, its rights and that it is PEM", path.display()),
+            Self::System => f.write_str("the system has no certificate authorities; install ca-certificates, or give `ca`"),
+            Self::Library(error) => f.write_str(error),
+        }
+    }
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Certificate(why) | Self::Protocol(why) => f.write_str(why),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for TrustError {}
+impl std::error::Error for HandshakeError {}
