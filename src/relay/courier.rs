@@ -73,7 +73,7 @@ impl Courier {
             Some((login, path)) => {
                 let password = read_password(path)
                     .map_err(|error| Unreachable::before_any(Stage::Auth, Fault::Password(error.to_string())))?;
-                Some(Credentials { login: login.clone(), password })
+                Some(Credentials { login: login.clone(), password, foreign: false })
             }
         };
         let mut attempts = Vec::new();
