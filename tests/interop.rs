@@ -381,6 +381,11 @@ fn postfix() {
             assert!(got.contains("with ESMTPSA"), "{got}");
             sent += 1;
         }
+        // The message is in the mailbox before Postfix writes that it was sent.
+        let begun = Instant::now();
+        while log().matches("status=sent").count() < sent && begun.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         assert_eq!(log().matches("status=sent").count(), sent, "{}", log());
         // The same for port 25, a stream of messages from Postfix's own load generator.
         fs::write(etc.join("transport"), format!("example.org smtp:[{}]:{}\n", smtp.ip(), smtp.port())).unwrap();

@@ -33,6 +33,14 @@ pub struct Letter {
     pub utf8: bool,
 }
 
+impl Letter {
+    /// The file of a letter in a mailbox here: the fields of final delivery on top (RFC 5321 section 4.4), the reverse path
+    /// being the null one.
+    pub fn delivered_to(&self, mailbox: &Address) -> Vec<u8> {
+        [format!("Return-Path: <>\nDelivered-To: {mailbox}\n").as_bytes(), &self.text].concat()
+    }
+}
+
 /// Columns of a line of text, at most, where words allow.
 pub const WIDTH: usize = 78;
 
@@ -173,6 +181,14 @@ mod tests {
         field(&mut out, "X", &"word ".repeat(40));
         assert!(out.lines().all(|line| line.len() <= WIDTH && !line.trim().is_empty()));
         assert!(out.lines().skip(1).all(|line| line.starts_with(" word")));
+    }
+
+    #[test]
+    fn a_letter_that_is_delivered_here_says_from_nobody_and_to_whom() {
+        let letter = Letter { text: b"Subject: x\n\ny\n".to_vec(), eight_bit: false, utf8: false };
+        let mailbox = Address::parse("alice@example.org").unwrap();
+        let want = b"Return-Path: <>\nDelivered-To: alice@example.org\nSubject: x\n\ny\n";
+        assert_eq!(letter.delivered_to(&mailbox), want);
     }
 
     #[test]
