@@ -556,11 +556,14 @@ fn a_rate_is_kept() {
         settings.routes[0].rate = Some(rate);
         settings.routes[0].connections = 50;
         let mut world = World::new(settings, 100, |_| (0, Reply::Yes));
+        // What is not used is not saved up.
+        world.run(1000);
         for n in 0..3000 {
             world.accept(&format!("login{}", n % 7), &[provider()]);
         }
         world.run(seconds - 1);
         let begun = world.times(|action| matches!(action, Action::Send(_)));
+        let begun: Vec<u64> = begun.into_iter().map(|time| time - 1000).collect();
         assert!(begun.len() <= most && begun.len() + most / 20 >= most, "{rate:?}: {}", begun.len());
         for start in 0..seconds - u64::from(rate.seconds) {
             let inside = begun.iter().filter(|time| (start..start + u64::from(rate.seconds)).contains(time)).count();
@@ -870,4 +873,265 @@ fn five_days_pass() {
     assert_eq!(world.count(|action| matches!(action, Action::Settled { .. })) as u64, messages);
     assert_eq!((world.schedule.counts().messages, world.schedule.counts().pairs), (0, 0));
     assert_eq!(world.schedule.routes().len(), 1, "destinations are let go: {:?}", world.schedule.routes());
+}
+
+/// Probes of dead destinations hold few couriers, and never two turns in a row while a login waits.
+#[test]
+fn probes_leave_the_couriers_to_mail() {
+    for (couriers, most) in [(1, 1), (8, 2)] {
+        let mut world = World::new(settings(), couriers, live("provider"));
+        for n in 0..100 {
+            world.accept(&format!("login{n}"), &[Destination::mx(&format!("dead{n}.example"))]);
+        }
+        world.run(2 * HOUR);
+        let probes = world.times(|action| matches!(action, Action::Probe { .. }));
+        for start in &probes {
+            let inside = probes.iter().filter(|time| (*start..start + 30).contains(time)).count();
+            assert!(inside <= most, "{couriers} couriers, {inside} probes at once");
+        }
+        for _ in 0..10 {
+            world.accept("shop", &[provider()]);
+        }
+        let accepted = world.time();
+        world.run(20 * MINUTE);
+        let begun: Vec<u64> = world.times(|action| matches!(action, Action::Send(job) if job.destination == provider()));
+        assert!(begun[0] - accepted <= 30 && begun[9] - accepted <= 10 * 31, "{couriers}: {accepted} {begun:?}");
+    }
+}
+
+/// One login with endless mail does not keep the only courier from a probe that is due.
+#[test]
+fn a_courier_does_not_stay_when_a_probe_is_due() {
+    let mut world = World::new(settings(), 1, live("example.net"));
+    world.accept("shop", &[provider()]);
+    world.run(31);
+    for _ in 0..500 {
+        world.accept("news", &[Destination::mx("example.net")]);
+    }
+    world.run(100);
+    assert_eq!(world.times(|action| matches!(action, Action::Probe { .. })).len(), 1);
+}
+
+/// Within a login the destination that was not served for the longest time comes next.
+#[test]
+fn destinations_of_a_login_take_turns() {
+    let mut world = World::new(settings(), 1, |_| (1, Reply::Yes));
+    for _ in 0..20 {
+        world.accept("other", &[Destination::mx("other.example")]);
+    }
+    for n in 0..20 {
+        world.accept("shop", &[Destination::mx(["x.example", "y.example"][n / 10])]);
+    }
+    world.run(30);
+    let hops: Vec<String> = world
+        .log
+        .iter()
+        .filter_map(|(_, action)| match action {
+            Action::Send(job) if &*job.destination.name != "other.example" => Some(job.destination.name.to_string()),
+            _ => None,
+        })
+        .collect();
+    assert!(hops.len() > 10 && hops.windows(2).all(|pair| pair[0] != pair[1]), "{hops:?}");
+}
+
+/// What waits by itself is due too when its route is well again.
+#[test]
+fn a_route_that_is_well_again_makes_its_messages_due() {
+    let mut world = World::new(settings(), 4, |asked| match asked.time {
+        0..10 => (1, status(Stage::Recipient, 452, (4, 2, 2))),
+        10..60 => (1, Reply::No(Stage::Connect, Trouble::Dropped)),
+        _ => (1, Reply::Yes),
+    });
+    let id = world.accept("shop", &[provider()]);
+    world.run(10);
+    world.accept("shop", &[provider()]);
+    world.run(100);
+    assert_eq!(world.begun(id), [0, 72], "its own wait would have been 400 s");
+}
+
+/// After a recovery a rest begins with the shortest pause; and each kind of rest with its own.
+#[test]
+fn pauses_begin_anew_after_an_acceptance_and_for_another_kind() {
+    let mut world = World::new(settings(), 4, |asked| match asked.time {
+        0..1000 | 10_000..20_000 => (0, Reply::No(Stage::Connect, Trouble::Dropped)),
+        20_000..30_000 if asked.id.is_some() => (0, code(Stage::Mail, 451)),
+        _ => (0, Reply::Yes),
+    });
+    world.accept("shop", &[provider()]);
+    world.run(10_000);
+    world.accept("shop", &[provider()]);
+    world.run(10_000);
+    for _ in 0..20 {
+        world.accept("shop", &[provider()]);
+    }
+    world.run(5000);
+    let rests: Vec<(Reason, u64)> = world
+        .log
+        .iter()
+        .filter_map(|(time, action)| match action {
+            Action::RouteRests { reason, next, .. } => Some((*reason, next - 1_700_000_000 - time)),
+            _ => None,
+        })
+        .collect();
+    // Between the last two there was no acceptance: the probe was empty.
+    assert_eq!(rests, [(Reason::Connect, 60), (Reason::Connect, 60), (Reason::Temporary, 10)]);
+}
+
+/// Several in work when the rest begins: that is one step, not one each.
+#[test]
+fn refusals_of_one_moment_are_one_step() {
+    let mut settings = settings();
+    settings.routes[0].connections = 20;
+    let mut world = World::new(settings, 40, |_| (1, code(Stage::Mail, 451)));
+    for n in 0..100 {
+        world.accept(&format!("login{}", n % 20), &[provider()]);
+    }
+    world.run(8);
+    assert_eq!(world.schedule.routes()[0].rest.unwrap().next, 1_700_000_000 + 11);
+    // A domain that refuses for the moment is no smarthost: every message has its own attempt.
+    let mut world = World::new(self::settings(), 40, |_| (1, code(Stage::Mail, 451)));
+    for n in 0..20 {
+        world.accept(&format!("login{n}"), &[Destination::mx("example.net")]);
+    }
+    world.run(MINUTE);
+    assert_eq!(world.count(|action| matches!(action, Action::Send(_))), 20);
+}
+
+/// The probes of a smarthost that refuses everything come from one login after the other.
+#[test]
+fn probing_messages_are_of_all_logins() {
+    let mut world = World::new(settings(), 1, |_| (1, code(Stage::Mail, 550)));
+    for n in 0..90 {
+        world.accept(["a", "b", "c"][n / 30], &[provider()]);
+    }
+    world.run(DAY);
+    let owner = |id: QueueId| (id.bits() - (1_700_000_000 << 20) - 1) / 30;
+    let owners: Vec<u64> = world
+        .log
+        .iter()
+        .filter_map(|(time, action)| match action {
+            Action::Send(job) if *time > MINUTE => Some(owner(job.id)),
+            _ => None,
+        })
+        .collect();
+    assert!(owners.len() > 15 && owners.windows(3).all(|three| three[0] != three[1] && three[1] != three[2]), "{owners:?}");
+}
+
+/// A refusal is not decided by time while something else is sent that will show whose fault it was.
+#[test]
+fn a_refusal_waits_for_what_is_being_sent() {
+    let mut world = World::new(settings(), 4, |asked| match asked.time {
+        0 => (100, Reply::Yes),
+        _ => (1, code(Stage::Dot, 554)),
+    });
+    world.accept("a", &[provider()]);
+    world.run(1);
+    world.accept("b", &[provider()]);
+    world.run(HOUR);
+    assert_eq!(world.times(|action| matches!(action, Action::Fail { .. })), [100]);
+}
+
+/// A courier that says MAIL had parameters although it was told to send none: no endless repetition.
+#[test]
+fn without_parameters_is_tried_once_whatever_the_courier_says() {
+    let now = Now { unix: 1_700_000_000, boot: 5 };
+    let mut schedule = Schedule::new(settings(), 1, now);
+    let part = Part { destination: Destination::mx("example.net"), recipients: vec![0], waits: 0, due: 0 };
+    let id = QueueId::from_bits(1);
+    let (since, login) = (now.unix, "a".into());
+    let queued = Queued { id, login, since, scanned: false, asks_delay: false, warned: false, held: None, parts: vec![part] };
+    assert!(schedule.accepted(&queued, now));
+    assert!(!schedule.accepted(&queued, now), "known already");
+    let mut sends = 0;
+    while let Some(action) = schedule.action() {
+        if let Action::Send(Job { courier, .. }) = action {
+            sends += 1;
+            let trouble = Trouble::Reply { code: 501, status: None };
+            let others = Some((Stage::Mail, trouble));
+            let done = Finished { courier, results: Vec::new(), others, parameters: true, accepted: false, open: true };
+            schedule.finished(&done, now);
+        }
+    }
+    assert_eq!((sends, schedule.counts().messages), (2, 0));
+}
+
+/// Late while it is being sent: told when the attempt is over, if it still waits.
+#[test]
+fn what_becomes_late_while_it_is_sent_is_told_after_it() {
+    for last in [Reply::Yes, code(Stage::Recipient, 450)] {
+        let mut world = World::new(settings(), 4, move |asked| match asked.time {
+            0..HOUR => (1, code(Stage::Recipient, 450)),
+            _ => (5 * HOUR, last.clone()),
+        });
+        let id = world.accept("a", &[Destination::mx("example.net")]);
+        world.run(10 * HOUR);
+        let late = world.times(|action| matches!(action, Action::Late { .. }));
+        if world.sent.contains_key(&id) {
+            assert!(late.is_empty(), "{late:?}");
+        } else {
+            let begun = world.begun(id).into_iter().find(|time| *time >= HOUR);
+            assert_eq!(late, [begun.unwrap() + 5 * HOUR]);
+        }
+    }
+}
+
+/// A pair whose line is cut again and again rests longer each time.
+#[test]
+fn a_pair_rests_longer_each_time() {
+    let mut world = World::new(settings(), 4, |asked| match asked.id {
+        Some(_) => (0, Reply::No(Stage::Data, Trouble::Dropped)),
+        None => (0, Reply::Yes),
+    });
+    for _ in 0..200 {
+        world.accept("a", &[provider()]);
+    }
+    world.run(4 * HOUR);
+    let begun = world.times(|action| matches!(action, Action::Send(_)));
+    let pauses: Vec<u64> = begun.windows(2).map(|pair| pair[1] - pair[0]).filter(|pause| *pause > 0).collect();
+    assert_eq!(pauses[..6], [60, 120, 240, 480, 960, 1920]);
+}
+
+/// May have arrived, while another part of the message is being sent: held after that.
+#[test]
+fn what_may_have_arrived_is_held_when_nothing_of_it_is_being_sent() {
+    let settings = Settings { hold_unanswered: true, ..settings() };
+    let mut world = World::new(settings, 4, |asked| match asked.hop.as_str() {
+        "provider" => (1, Reply::No(Stage::Dot, Trouble::Unanswered)),
+        _ => (100, code(Stage::Recipient, 450)),
+    });
+    world.accept("a", &[provider(), Destination::mx("example.net")]);
+    world.run(DAY);
+    assert_eq!(world.times(|action| matches!(action, Action::Hold { .. })), [100]);
+    assert_eq!(world.count(|action| matches!(action, Action::Send(_))), 2);
+}
+
+/// Old messages of a resting route: not after a jump of the clock, and not while another route sends them.
+#[test]
+fn old_messages_of_a_resting_route_are_returned_with_care() {
+    let mut world = World::new(settings(), 4, |_| (1, Reply::No(Stage::Connect, Trouble::Dropped)));
+    let (since, due) = (world.unix - DAY, world.unix);
+    scanned(&mut world, 1, since, due);
+    world.run(10 * HOUR);
+    world.unix += 30 * DAY;
+    let at = world.time();
+    world.run(5 * HOUR);
+    let over = world.times(|action| matches!(action, Action::Expire { .. }));
+    assert!(over.len() == 1 && over[0] >= at + HOUR, "{at} {over:?}");
+
+    let mut settings = settings();
+    settings.routes[0].then = Some("other".to_owned());
+    settings.routes.push(RouteSettings { connections: 1, ..RouteSettings::new("other") });
+    let mut world = World::new(settings, 4, |asked| match asked.hop.as_str() {
+        "provider" => (1, Reply::No(Stage::Connect, Trouble::Dropped)),
+        _ => (100, Reply::Yes),
+    });
+    for n in 0..50 {
+        let (id, part) = (QueueId::from_bits(n + 1), Part { destination: provider(), recipients: vec![0], waits: 0, due: 0 });
+        let (since, login) = (world.unix - 6 * DAY, "shop".into());
+        let queued = Queued { id, login, since, scanned: true, asks_delay: false, warned: true, held: None, parts: vec![part] };
+        let now = world.now();
+        world.schedule.accepted(&queued, now);
+    }
+    world.run(3 * HOUR);
+    assert_eq!((world.sent.len(), world.count(|action| matches!(action, Action::Expire { .. }))), (50, 0));
 }

@@ -6,7 +6,7 @@
 //!
 //! - Every message is sent, or there is an action that tells its sender or the operator.
 //! - A fault of a route ([`divide`]) writes nothing per message; its messages keep their recipients and their place.
-//! - A login does not wait for another one's mail: [`Schedule::pick`](Schedule) gives turns by login, within a bound.
+//! - A login does not wait for another one's mail: turns go by login, with a bound on the wait for the first message.
 //! - Nothing is returned without an attempt, or a probe of its resting route, in the hour before.
 //!
 //! A pair of message and destination takes less than 100 octets; addresses and replies are not kept.
@@ -168,6 +168,7 @@ impl Schedule {
                 .fold(0, |flags, flag| flags | flag),
             held: queued.held,
         });
+        let mut room = false;
         for part in queued.parts.iter().filter(|part| !part.recipients.is_empty()) {
             let hop = self.hop(&part.destination);
             let flow = self.flow(login, hop);
@@ -177,12 +178,20 @@ impl Schedule {
             }
             // A time stamp from a clock that was ahead holds nothing up for longer than a wait can be.
             let wait = part.due.saturating_sub(self.clock.unix).min(u64::from(WAIT_MAX)) as Time;
-            if wait == 0 { self.make_ready(number) } else { self.make_wait(number, self.clock.now + wait) }
+            if wait == 0 {
+                self.make_ready(number)
+            } else {
+                self.make_wait(number, self.clock.now + wait)
+            }
+            room |= self.room(flow).is_some();
         }
         if !queued.warned && queued.held.is_none() {
             self.watch_late(message);
         }
-        self.dispatch();
+        // Nothing else can have become possible, so with a full destination no turn is looked for.
+        if room || !self.probes.is_empty() {
+            self.dispatch();
+        }
         true
     }
 

@@ -130,6 +130,7 @@ impl World {
     /// Lets time pass.
     pub fn run(&mut self, seconds: u64) {
         let end = self.boot + seconds;
+        self.obey();
         loop {
             let event = self.busy.keys().next().map(|(time, _)| *time);
             let next = event.into_iter().chain(self.schedule.wakes()).min().unwrap_or(end).min(end).max(self.boot);

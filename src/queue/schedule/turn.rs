@@ -91,7 +91,7 @@ impl Schedule {
     }
 
     /// The hop that may take a transaction of the flow now.
-    fn room(&self, flow: u32) -> Option<u32> {
+    pub(super) fn room(&self, flow: u32) -> Option<u32> {
         let state = &self.flows[flow];
         let via = self.via(state.hop)?;
         let hop = &self.hops[via];

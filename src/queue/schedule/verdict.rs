@@ -183,12 +183,16 @@ impl Schedule {
         }
         let rests = self.hops[sending.via].rest.is_some();
         if parked != NONE || unanswered != NONE {
-            if !rests {
+            let until = self.flows[sending.flow].rest.as_ref().map_or(0, |rest| rest.until);
+            // Several lines cut at one moment are one rest.
+            if !rests && until <= self.clock.now {
                 self.rest_pair(sending.flow);
                 self.ask_probe(sending.via);
             }
             if parked != NONE && rests {
                 self.make_ready(parked);
+            } else if parked != NONE && until > self.clock.now && until != NONE {
+                self.wait(parked);
             } else if parked != NONE {
                 self.table.parts[parked].state = State::Parked;
                 self.hops[sending.via].parked.push(parked);
