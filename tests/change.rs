@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Client, PATIENCE, Server, Setup, base64, finish, hash, require, skipped};
+use common::{Client, Logged, PATIENCE, Server, Setup, base64, finish, hash, require, skipped};
 use nix::sys::signal::Signal;
 use pillarbox::smtp::reply::Refusal;
 
@@ -184,34 +184,21 @@ fn tls_stays_while_a_handed_socket_needs_it() {
     let config = Setup { services: Vec::new(), ..Setup::default() }.write(dir.path());
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_pillarbox"))
-        .arg("-c")
-        .arg(&config)
-        .args(["serve", "-s", "submissions"])
-        .stdin(std::process::Stdio::from(std::os::fd::OwnedFd::from(socket)))
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pillarbox"));
+    command.arg("-c").arg(&config).args(["serve", "-s", "submissions"]);
+    let mut server = Logged::spawn(command.stdin(std::process::Stdio::from(std::os::fd::OwnedFd::from(socket))));
     common::give_to_nobody(dir.path());
-    let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
-    let mut wait_for = |part: &str| {
-        let mut line = String::new();
-        while !line.contains(part) {
-            line.clear();
-            assert_ne!(std::io::BufRead::read_line(&mut log, &mut line).unwrap(), 0, "ended without {part}");
-        }
-    };
-    wait_for("started service=submissions");
+    server.wait_for_log("started service=submissions");
     let toml = fs::read_to_string(&config).unwrap();
     let (start, end) = (toml.find("[tls]").unwrap(), toml.find("[limits]").unwrap());
     replace(&config, &format!("{}{}", &toml[..start], &toml[end..]));
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGHUP).unwrap();
-    wait_for("what=configuration result=refused text=");
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log("tls: must be given while submissions is served");
     let mut client = Client::connect(address, &dir.path().join("cert.pem"));
     client.tls().unwrap();
     client.expect("220");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
 }
 
 /// Renewed without signal or restart; a pair that does not match is refused and the old one serves on.

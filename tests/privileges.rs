@@ -3,14 +3,13 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Client, PATIENCE, Server, Setup, finish, require, require_root, said, skipped};
+use common::{Client, Logged, PATIENCE, Server, Setup, finish, require, require_root, said, skipped};
 use nix::sys::signal::Signal;
 
 fn status(pid: &str) -> String {
@@ -235,39 +234,31 @@ fn the_helper_is_confined_under_the_rules_of_the_unit() {
         fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o644)).unwrap();
     }
     fs::set_permissions(dir.path().join("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
-    let mut child = Command::new("setpriv")
-        .args(["--bounding-set=-all,+net_bind_service,+setuid,+setgid", "--no-new-privs"])
-        .args([env!("CARGO_BIN_EXE_pillarbox"), "-c", &config.display().to_string(), "serve"])
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut log = BufReader::new(child.stderr.take().unwrap());
-    let mut wait_for = |part: &str| {
-        let mut line = String::new();
-        while !line.contains(part) {
-            line.clear();
-            assert_ne!(log.read_line(&mut line).unwrap(), 0, "ended without {part}");
-        }
-        line
-    };
-    let line = wait_for("sandbox ");
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-all,+net_bind_service,+setuid,+setgid", "--no-new-privs"]).args([
+        env!("CARGO_BIN_EXE_pillarbox"),
+        "-c",
+        &config.display().to_string(),
+        "serve",
+    ]);
+    let mut server = Logged::spawn(command.stdin(Stdio::null()));
+    let line = server.wait_for_log("sandbox ");
     assert!(line.contains("helper=capabilities"), "{line}");
     if line.contains("server=none") {
         skipped("no Landlock");
     } else {
         assert!(line.contains("helper=capabilities,files"), "{line}");
     }
-    wait_for("started service=submissions");
-    let helper = children(child.id() as i32).split_whitespace().next().expect("a key helper").to_owned();
+    server.wait_for_log("started service=submissions");
+    let helper = children(server.child.id() as i32).split_whitespace().next().expect("a key helper").to_owned();
     let of_helper = status(&helper);
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
         assert_eq!(field(&of_helper, set).trim_matches('0'), "", "{set}");
     }
     renew(dir.path());
-    wait_for("what=certificate result=ok");
-    send(Signal::SIGTERM, &child.id().to_string());
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    server.wait_for_log("what=certificate result=ok");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
 }
 
 /// What every user of the machine can read or write is said at a start and by `check`.
@@ -291,14 +282,9 @@ fn wide_modes_are_warned_of() {
     let text = said(&output);
     assert!(wanted.iter().all(|part| text.contains(part)), "{text}");
     assert_eq!(text.matches("every user of this machine").count(), wanted.len(), "{text}");
-    let mut child = run("serve").stderr(Stdio::piped()).spawn().unwrap();
-    let mut log = BufReader::new(child.stderr.take().unwrap());
-    let mut text = String::new();
-    while !text.contains("started service") {
-        assert_ne!(log.read_line(&mut text).unwrap(), 0, "{text}");
-    }
-    send(Signal::SIGTERM, &child.id().to_string());
-    child.wait().unwrap();
+    let server = Logged::spawn(&mut run("serve"));
+    server.wait_for_log("started service");
+    let text = server.log_text();
     assert!(wanted.iter().all(|part| text.contains(part)), "{text}");
 }
 

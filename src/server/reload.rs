@@ -184,16 +184,16 @@ impl Files {
             let text = "needs a directory outside the sandbox of this process; restart it to apply";
             return Err(vec![Problem::with(path, text)].into());
         }
-        if keys.is_helper() && config.tls != old.config.tls {
-            let text = "tls: the key helper reads the files that were named at the start; restart to name others";
-            return Err(vec![Problem::with(path, text)].into());
-        }
         // Sockets that were handed over are not in [listen], where the parser would have seen it.
         if config.tls.is_none()
             && let Some(service) = self.services.iter().find(|service| service.needs_login())
         {
             let text =
                 format!("tls: must be given while {} is served; put [tls] back, or restart without that socket", service.name());
+            return Err(vec![Problem::with(path, text)].into());
+        }
+        if keys.is_helper() && config.tls != old.config.tls {
+            let text = "tls: the key helper reads the files that were named at the start; restart to name others";
             return Err(vec![Problem::with(path, text)].into());
         }
         for text in fixed_until_restart(&old.config, &config) {

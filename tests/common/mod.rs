@@ -267,6 +267,55 @@ impl Drop for Server {
     }
 }
 
+/// A process and its log; dropping it ends it. For a server that [`Server`] cannot start.
+pub struct Logged {
+    pub child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Logged {
+    pub fn spawn(command: &mut Command) -> Self {
+        let child = command.stderr(Stdio::piped()).spawn();
+        let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (lines, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                lines.lock().unwrap().push(line);
+            }
+        });
+        Self { child, log }
+    }
+
+    pub fn log_text(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// Waits for a log line with this part.
+    pub fn wait_for_log(&self, part: &str) -> String {
+        let begun = Instant::now();
+        loop {
+            let found = self.log.lock().unwrap().iter().find(|line| line.contains(part)).cloned();
+            if let Some(line) = found {
+                return line;
+            }
+            assert!(begun.elapsed() < PATIENCE, "no line with {part} in the log:\n{}", self.log_text());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+}
+
+impl Drop for Logged {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 fn started(line: &str) -> Option<(String, SocketAddr)> {
     let rest = line.split_once("started service=")?.1;
     let (service, address) = rest.split_once(" address=")?;
