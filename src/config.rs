@@ -210,6 +210,16 @@ impl Config {
         (config, reader.problems)
     }
 
+    /// True if the domain of an address is one of `domains`, so that mail for it is delivered here.
+    pub fn is_local(&self, address: &str) -> bool {
+        address.rsplit_once('@').is_some_and(|(_, domain)| self.domains.contains(&domain.to_lowercase()))
+    }
+
+    /// True if an IPv4 address with this port is listened on, so that `[::]` with the same port must leave IPv4 to it.
+    pub fn lists_ipv4(&self, port: u16) -> bool {
+        self.listen.iter().any(|(address, _)| address.is_ipv4() && address.port() == port)
+    }
+
     /// True if a service is listened on.
     pub fn serves(&self, service: Service) -> bool {
         self.listen.iter().any(|(_, known)| *known == service)
@@ -223,6 +233,27 @@ mod tests {
     fn parse(text: &str) -> Result<Config, Vec<String>> {
         Config::parse(text, Path::new("p.toml"), || Some("own.example.org".into()))
             .map_err(|problems| problems.iter().map(Problem::to_string).collect())
+    }
+
+    /// What stands in KEYS is what is taken where a key is absent.
+    #[test]
+    fn the_listed_defaults_are_the_defaults() {
+        let mut text = "domains = [\"x.example\"]\n".to_owned();
+        for section in ["", "listen.", "limits."] {
+            let keys = KEYS.iter().filter_map(|(key, default)| Some((key.strip_prefix(section)?, *default)));
+            let written = |(key, default): &(&str, &str)| {
+                !key.contains('.') && (default.starts_with(['"', '[']) || default.parse::<u32>().is_ok())
+            };
+            if !section.is_empty() {
+                text.push_str(&format!("[{}]\n", section.trim_end_matches('.')));
+            }
+            keys.filter(written).for_each(|(key, default)| text.push_str(&format!("{key} = {default}\n")));
+        }
+        assert!(
+            text.contains("user = \"pillarbox\"") && text.contains("drain = \"30s\"") && text.contains("smtp = []"),
+            "{text}"
+        );
+        assert_eq!(parse(&text).unwrap(), parse("domains = [\"x.example\"]").unwrap(), "{text}");
     }
 
     #[test]

@@ -337,7 +337,7 @@ fn check_names_everything_at_once() {
         (
             "no certificate file",
             |dir, toml| toml.replace(&format!("{}/cert.pem", dir.display()), "/no/cert.pem"),
-            &["/no/cert.pem: No such file", "check the path"],
+            &["/no/cert.pem: No such file", "issue the certificate, or correct the path"],
         ),
         (
             "key of another certificate",
@@ -466,6 +466,14 @@ fn serve_refuses_a_broken_configuration_with_the_same_words() {
     let output = pillarbox(&["-c", path.to_str().unwrap()], "");
     assert_eq!(output.status.code(), Some(78));
     assert_eq!(text(&output.stderr).matches("unknown key").count(), 2, "{}", text(&output.stderr));
+    fs::write(&path, &toml).unwrap();
+    fs::write(dir.path().join("aliases"), "a: b\nb: a\nc: nosuch\nd: x@elsewhere.example\n").unwrap();
+    let output = pillarbox(&["-c", path.to_str().unwrap()], "");
+    assert_eq!(output.status.code(), Some(78));
+    for want in ["aliases:1: ", "aliases:2: ", "aliases:3: alias `c`: nosuch@example.org", "nothing is forwarded"] {
+        assert!(text(&output.stderr).contains(want), "all that is wrong with the aliases: {want} in {}", said(&output));
+    }
+    fs::write(dir.path().join("aliases"), "a: alice\n").unwrap();
     fs::write(&path, toml.replace("\"nobody\"", "\"no-such-user\"")).unwrap();
     if require_root() {
         let output = pillarbox(&["-c", path.to_str().unwrap()], "");

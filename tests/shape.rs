@@ -82,7 +82,7 @@ fn imports_point_down_only() {
 
 #[test]
 fn crates_are_named_where_they_belong() {
-    let places: [(&str, &[&str]); 18] = [
+    let places: [(&str, &[&str]); 19] = [
         ("rustls", &["net/connector.rs", "net/outbound.rs", "net/stream.rs", "net/tls.rs"]),
         ("rustls_native_certs", &["net/connector.rs"]),
         ("rustls_pemfile", &["net/connector.rs", "net/tls.rs"]),
@@ -94,6 +94,7 @@ fn crates_are_named_where_they_belong() {
         ("resolv_conf", &["relay/resolve.rs"]),
         ("pem", &["mail/dkim.rs"]),
         ("getopts", &["cli.rs"]),
+        ("tempfile", &["cli/user.rs"]),
         ("log", &["journal.rs", "main.rs"]),
         ("env_logger", &["main.rs"]),
         ("toml", &["config.rs", "config/read.rs", "config/read/outgoing.rs"]),

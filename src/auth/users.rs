@@ -121,11 +121,11 @@ pub fn check_login(login: &str) -> Result<(), &'static str> {
     if login.len() > LOGIN_MAX || login.contains([':', '/', '"', ' ']) || login.chars().any(char::is_control) {
         return Err("a login has none of : / \" and no spaces");
     }
-    if login.ends_with('.') || login.chars().any(is_invisible) {
-        return Err("a login ends with no dot and has no invisible characters, such as a byte order mark");
+    if login.chars().any(is_invisible) {
+        return Err("a login has no invisible characters; write the line anew, without a byte order mark before it");
     }
-    if local.starts_with('.') || local.contains('+') {
-        return Err("a login begins with no dot and has no + before the @: that begins a tag");
+    if local.starts_with('.') || login.ends_with('.') || local.contains('+') {
+        return Err("a login begins and ends with no dot and has no + before the @: that begins a tag");
     }
     Ok(())
 }

@@ -102,7 +102,7 @@ fn everything(config: &Config, file: &Path, report: &mut Report) {
             report.warning("senders", format!("`{login}` is no login of the users file; correct or remove it"));
         }
         // Without any domain, that is what must be corrected first.
-        let foreign = |login: &&String| !config.domains.is_empty() && config_has_no_domain_of(config, login);
+        let foreign = |login: &&String| !config.domains.is_empty() && login.contains('@') && !config.is_local(login);
         for login in logins.iter().filter(foreign) {
             report
                 .warning("users", format!("`{login}` has a domain that is not in `domains`: it can log in, and has no mailbox"));
@@ -220,10 +220,6 @@ fn space(config: &Config, report: &mut Report) {
     }
 }
 
-fn config_has_no_domain_of(config: &Config, login: &str) -> bool {
-    login.rsplit_once('@').is_some_and(|(_, domain)| !config.domains.iter().any(|known| known == domain))
-}
-
 /// The account that mail is served as, if it is another than this process has: `user` for root.
 fn run_as(config: &Config, report: &mut Report) -> Option<User> {
     if !geteuid().is_root() {
@@ -299,7 +295,7 @@ fn maildirs(config: &Config, logins: &[String], account: Option<&User>, report: 
 /// What cannot be written of the Maildirs that are there, and of the place where the others will be made.
 fn unwritable(config: &Config, logins: &[String], account: Option<&User>) -> Vec<String> {
     let mut places: Vec<PathBuf> = vec![config.maildir.root()];
-    let local = logins.iter().filter(|login| login.contains('@') && !config_has_no_domain_of(config, login));
+    let local = logins.iter().filter(|login| config.is_local(login));
     places.extend(local.map(|login| config.maildir.of(login).join("new")).filter(|path| path.exists()));
     let wrong = |place: PathBuf| {
         let there = place.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
@@ -318,9 +314,8 @@ fn ports(config: &Config, report: &mut Report) {
         report.error("ports", "[listen] names no address; give one for smtp, submission or submissions");
     }
     for (address, service) in &config.listen {
-        let v4_too = config.listen.iter().any(|(other, _)| other.is_ipv4() && other.port() == address.port());
         let name = format!("{} {address}", service.name());
-        match handover::bind(*address, v4_too) {
+        match handover::bind(*address, config.lists_ipv4(address.port())) {
             Ok(_) => report.ok("ports", name),
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => match holder(address.port()) {
                 Some((process, _)) if process == "pillarbox" => {

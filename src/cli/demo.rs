@@ -27,7 +27,7 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     let password = read_password(&directory)?;
     let path = directory.join("pillarbox.toml");
     let config = load::config(&path).map_err(Failure::problems)?;
-    let listeners = super::serve::bind_all(&config.listen)?;
+    let listeners = super::serve::bind_all(&config)?;
     // Without it the server goes on, and says so.
     let _ = state::prepare(&config.state, &config.user);
     let stamps = Stamps::of(&config, &KeySource::default());

@@ -35,7 +35,7 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     start_log(arguments.verbosity() + 1, handover::stderr_is_a_connection());
     let config = arguments.load()?;
     let bound = match &inherited {
-        Inherited::Nothing => bind_all(&config.listen)?,
+        Inherited::Nothing => bind_all(&config)?,
         _ => Vec::new(),
     };
     let keys = match &config.tls {
@@ -149,12 +149,11 @@ pub(super) fn service_option(arguments: &Arguments) -> Result<Option<Service>, F
 }
 
 /// Binds all addresses; everything that fails is named at once.
-pub(super) fn bind_all(addresses: &[(SocketAddr, Service)]) -> Result<Vec<Listener>, Failure> {
+pub(super) fn bind_all(config: &Config) -> Result<Vec<Listener>, Failure> {
     let mut listeners = Vec::new();
     let mut lines = Vec::new();
-    for (address, service) in addresses {
-        let v4_too = addresses.iter().any(|(other, _)| other.is_ipv4() && other.port() == address.port());
-        match handover::bind(*address, v4_too) {
+    for (address, service) in &config.listen {
+        match handover::bind(*address, config.lists_ipv4(address.port())) {
             Ok(socket) => listeners.push(Listener { socket, service: *service }),
             Err(error) => lines.push(format!("listen.{}: {address}: {error}; {}", service.name(), cure(&error))),
         }

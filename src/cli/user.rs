@@ -177,7 +177,7 @@ fn verify(arguments: &Arguments, login: &str) -> Outcome {
 fn warn(config: &Config, login: &str, password: &Password) {
     match login.rsplit_once('@') {
         None => tell(format_args!("warning: {login} has no domain, so it has no mailbox; it sends as [senders] grants")),
-        Some((_, domain)) if !config.domains.contains(&domain.to_lowercase()) => {
+        Some((_, domain)) if !config.is_local(login) => {
             tell(format_args!(
                 "warning: {domain} is not in `domains`, so {login} has no mailbox; correct the login or `domains`"
             ));

@@ -20,17 +20,18 @@ impl<L: Link> Driver<'_, L> {
             self.log.login_failed(mechanism, login, reason);
             Err(why.into())
         };
+        let refused = |why: Refusal| failed(why, why.parts().reason);
         let attempt = match context.throttle.attempt(address, login, limits.auth_failures, WAIT_MAX) {
             Ok(attempt) => attempt,
-            Err(Denied::Blocked) => return failed(Refusal::AuthThrottled, Refusal::AuthThrottled.parts().reason),
-            Err(Denied::Busy) => return failed(Refusal::AuthBusy, Refusal::AuthBusy.parts().reason),
+            Err(Denied::Blocked) => return refused(Refusal::AuthThrottled),
+            Err(Denied::Busy) => return refused(Refusal::AuthBusy),
         };
         let has_failed = context.throttle.has_failed(address, Instant::now());
         let priority = if has_failed { Priority::Failed } else { Priority::Clean };
         // The users of now, not of this session's snapshot: a password that was removed meanwhile is of no use.
         let users = Arc::clone(&context.snapshot().users);
         match context.verifier.verify(&users, credentials, priority) {
-            Verdict::Busy => failed(Refusal::AuthBusy, Refusal::AuthBusy.parts().reason),
+            Verdict::Busy => refused(Refusal::AuthBusy),
             Verdict::Wrong => {
                 if attempt.failed(Instant::now()) {
                     self.log.throttled(login);

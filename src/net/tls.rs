@@ -146,7 +146,14 @@ impl fmt::Display for TlsError {
                 key.display(),
                 certificate.display()
             ),
-            Self::Read(path, error) => write!(f, "{}: {error}; check the path, its rights and that it is PEM", path.display()),
+            Self::Read(path, error) => {
+                let cure = match error.kind() {
+                    io::ErrorKind::NotFound => "issue the certificate, or correct the path",
+                    io::ErrorKind::PermissionDenied => "start as root, or correct its owner and mode",
+                    _ => "correct the path, or what stands there",
+                };
+                write!(f, "{}: {error}; {cure}", path.display())
+            }
             Self::Refused(certificate, key, error) => {
                 write!(f, "{} and {}: {error}; issue them anew", certificate.display(), key.display())
             }
