@@ -8,6 +8,7 @@ mod content;
 pub mod context;
 mod incoming;
 mod login;
+mod refusals;
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use crate::smtp::sasl::SASL_LINE_MAX;
 use crate::smtp::session::{Answer, Event, Next, Service, Session, SessionConfig, Step};
 use context::{Context, Snapshot};
 use incoming::Incoming;
+use refusals::Refusals;
 
 /// From when a worker takes the connection up to MAIL on port 25; the `login` limit is for ports where there is a login.
 const MAIL_LIMIT: std::time::Duration = std::time::Duration::from_secs(300);
@@ -65,7 +67,7 @@ pub fn fresh_id() -> String {
 
 /// Serves one connection to its end.
 pub fn serve<L: Link>(link: L, connection: &Connection<'_>, context: &Context, snapshot: Arc<Snapshot>) {
-    let log = SessionLog::new(fresh_id(), connection.peer, connection.service.name());
+    let log = SessionLog::new(fresh_id(), connection.peer, connection.service.name(), &context.log_budget);
     log.connect();
     let guard = PanicLog(&log);
     let driver = Driver {
@@ -79,6 +81,8 @@ pub fn serve<L: Link>(link: L, connection: &Connection<'_>, context: &Context, s
         spare: Vec::new(),
         messages: 0,
         command: "connect",
+        refusals: Refusals::default(),
+        open: false,
     };
     driver.run();
     drop(guard);
@@ -111,6 +115,9 @@ struct Driver<'a, L> {
     messages: u64,
     /// The last command, for the log.
     command: &'static str,
+    refusals: Refusals,
+    /// True if a transaction was open when the last line was waited for.
+    open: bool,
 }
 
 // Not inlined: what these need of the stack must not lie beneath the handshake, the deepest use of it. A worker keeps each page
@@ -145,6 +152,7 @@ impl<L: Link> Driver<'_, L> {
         }
         self.incoming = None;
         self.wire.link().close();
+        self.sum_up_refusals();
         self.log.disconnect(self.messages, self.connection.opened.elapsed());
     }
 
@@ -167,9 +175,18 @@ impl<L: Link> Driver<'_, L> {
             Answer::No(refused) => {
                 let parts = refused.why.parts();
                 refused.write_to(self.wire.out(), self.log.id());
-                let (before, about, after) = refused.text_parts();
-                self.log.refused(self.command, parts.code, parts.reason, (&before, about, after));
+                if self.refusals.is_new(self.command, refused) {
+                    let (before, about, after) = refused.text_parts();
+                    self.log.refused(self.command, parts.code, parts.reason, (&before, about, after));
+                }
             }
+        }
+    }
+
+    fn sum_up_refusals(&mut self) {
+        for repeat in self.refusals.take() {
+            let parts = repeat.why.parts();
+            self.log.refused_again(repeat.command, parts.code, parts.reason, repeat.count);
         }
     }
 
@@ -212,6 +229,9 @@ impl<L: Link> Driver<'_, L> {
     #[inline(never)]
     fn line(&mut self, wait: Wait) -> io::Result<Step> {
         let open = self.session.envelope().is_some();
+        if std::mem::replace(&mut self.open, open) && !open {
+            self.sum_up_refusals();
+        }
         if let Some(slot) = self.connection.slot {
             slot.set_in_transaction(open);
         }

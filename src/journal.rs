@@ -3,14 +3,20 @@
 //! A line is `event key=value …`. A value that holds anything but plain printable characters is quoted and escaped: a
 //! `=` always, a blank wherever it may come from a client. So no client can forge a key, a word or a line, for a reader
 //! that knows no quotes either. Every line of a session has `session=` and `peer=`. Nothing a client says after
-//! AUTH gets here but the mechanism and the login. pillarbox(8) lists all events with their keys.
+//! AUTH gets here but the mechanism and the login. How much one network can make it write is bounded ([`budget`]); mail
+//! that was accepted and logins are always written. pillarbox(8) lists all events with their keys.
+
+pub mod budget;
 
 use std::fmt::{Display, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use log::{error, info, warn};
+use log::{Level, error, info, log, warn};
+
+use budget::LogBudget;
 
 /// Writes the lines of one session.
 #[derive(Clone, Debug)]
@@ -18,22 +24,37 @@ pub struct SessionLog {
     id: String,
     peer: SocketAddr,
     service: &'static str,
+    budget: Arc<LogBudget>,
+    /// True if the lines of the connection itself are left out.
+    quiet: bool,
+}
+
+/// Whether a line may be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    /// Never.
+    Always,
+    /// Once its network has written enough.
+    Bounded,
+    /// The same, and where a network has had connections enough in this second.
+    Connection,
 }
 
 /// Every event with its keys; the manual is held against it.
-pub const EVENTS: [(&str, &[&str]); 19] = [
+pub const EVENTS: [(&str, &[&str]); 20] = [
     ("accept-failed", &["service", "error", "pause"]),
     ("accepted", &["session", "peer", "id", "from", "to", "size", "seconds"]),
     ("connect", &["session", "peer", "service"]),
     ("delivered", &["session", "peer", "id", "mailbox", "file"]),
     ("disconnect", &["session", "peer", "messages", "seconds"]),
     ("draining", &["sessions", "seconds"]),
+    ("left-out", &["network", "connections", "lines"]),
     ("login", &["session", "peer", "mechanism", "login", "label"]),
     ("login-failed", &["session", "peer", "mechanism", "login", "reason"]),
     ("notice", &["about", "text"]),
     ("overloaded", &["session", "peer", "service", "reason"]),
     ("panic", &["session", "peer", "text"]),
-    ("refused", &["session", "peer", "command", "code", "reason", "text"]),
+    ("refused", &["session", "peer", "command", "code", "reason", "text", "count"]),
     ("reloaded", &["what", "result", "text"]),
     ("sandbox", &["server", "helper"]),
     ("started", &["service", "address"]),
@@ -44,9 +65,11 @@ pub const EVENTS: [(&str, &[&str]); 19] = [
 ];
 
 impl SessionLog {
-    /// A log for a session with a fresh id.
-    pub fn new(id: String, peer: SocketAddr, service: &'static str) -> Self {
-        Self { id, peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()), service }
+    /// A log for a session with a fresh id; counts its connection.
+    pub fn new(id: String, peer: SocketAddr, service: &'static str, budget: &Arc<LogBudget>) -> Self {
+        let quiet = !budget.connection(peer.ip(), Instant::now());
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        Self { id, peer, service, budget: Arc::clone(budget), quiet }
     }
 
     /// The session's id.
@@ -58,76 +81,106 @@ impl SessionLog {
         LogLine::new(event).key("session", &self.id).key("peer", self.peer)
     }
 
+    fn write(&self, level: Level, class: Class, line: LogLine) {
+        let (text, now) = (line.text(), Instant::now());
+        if class == Class::Connection && self.quiet {
+            self.budget.leave_out(self.peer.ip(), now);
+        } else if class == Class::Always || self.budget.line(self.peer.ip(), text.len(), now) {
+            log!(level, "{text}");
+        }
+    }
+
     /// The connection is taken up.
     pub fn connect(&self) {
-        info!("{}", self.line("connect").key("service", self.service).text());
+        self.write(Level::Info, Class::Connection, self.line("connect").key("service", self.service));
     }
 
     /// The handshake is done.
     pub fn tls(&self, version: &str, cipher: &str, resumed: bool) {
         let line = self.line("tls").key("version", version).key("cipher", cipher);
-        info!("{}", line.key("resumed", if resumed { "yes" } else { "no" }).text());
+        self.write(Level::Info, Class::Connection, line.key("resumed", if resumed { "yes" } else { "no" }));
     }
 
     /// The handshake failed.
     pub fn tls_failed(&self, error: impl Display) {
-        info!("{}", self.line("tls").words("error", error).text());
+        self.write(Level::Info, Class::Connection, self.line("tls").words("error", error));
     }
 
     /// A login succeeded.
     pub fn login(&self, mechanism: &str, login: &str, label: &str) {
         let line = self.line("login").key("mechanism", mechanism).key("login", login);
-        info!("{}", if label.is_empty() { line } else { line.key("label", label) }.text());
+        self.write(Level::Info, Class::Always, if label.is_empty() { line } else { line.key("label", label) });
     }
 
     /// A login failed.
     pub fn login_failed(&self, mechanism: &str, login: &str, reason: &str) {
-        warn!("{}", self.line("login-failed").key("mechanism", mechanism).key("login", clip(login)).key("reason", reason).text());
+        let line = self.line("login-failed").key("mechanism", mechanism).key("login", clip(login));
+        self.write(Level::Warn, Class::Bounded, line.key("reason", reason));
     }
 
     /// A message is durable.
     pub fn accepted(&self, id: &str, from: &str, to: &[String], size: u64, took: Duration) {
         let line = self.line("accepted").key("id", id).key("from", from).key("to", to.join(","));
-        info!("{}", line.key("size", size).key("seconds", seconds(took)).text());
+        self.write(Level::Info, Class::Always, line.key("size", size).key("seconds", seconds(took)));
     }
 
     /// A message is in this mailbox.
     pub fn delivered(&self, id: &str, mailbox: &str, file: &Path) {
-        info!(
-            "{}",
-            self.line("delivered").key("id", id).key("mailbox", mailbox).path("file", &file.display().to_string()).text()
-        );
+        let line = self.line("delivered").key("id", id).key("mailbox", mailbox);
+        self.write(Level::Info, Class::Always, line.path("file", &file.display().to_string()));
     }
 
     /// The answer was no. The text is in three parts, of which the one in the middle may come from the client.
     pub fn refused(&self, command: &str, code: u16, reason: &str, text: (&str, &str, &str)) {
         let line = self.line("refused").key("command", command).key("code", code).key("reason", reason);
-        info!("{}", line.words_about("text", text).text());
+        self.write(Level::Info, Class::Bounded, line.words_about("text", text));
     }
 
-    /// This failure has blocked a login from here, or all logins from here, or somebody who is blocked came again.
+    /// The answer was the same no, so many times more.
+    pub fn refused_again(&self, command: &str, code: u16, reason: &str, count: u64) {
+        let line = self.line("refused").key("command", command).key("code", code).key("reason", reason);
+        self.write(Level::Info, Class::Bounded, line.key("count", count));
+    }
+
+    /// This failure has blocked a login from here, or all logins from here; without a login, a connection was turned away.
     pub fn throttled(&self, login: &str) {
-        warn!("{}", self.line("throttled").key("login", clip(login)).text());
+        let class = if login.is_empty() { Class::Connection } else { Class::Bounded };
+        self.write(Level::Warn, class, self.line("throttled").key("login", clip(login)));
     }
 
-    /// Somebody was turned away for want of room.
+    /// A connection was turned away for want of room.
     pub fn overloaded(&self, reason: &str) {
-        warn!("{}", self.line("overloaded").key("service", self.service).key("reason", reason).text());
+        let line = self.line("overloaded").key("service", self.service).key("reason", reason);
+        self.write(Level::Warn, Class::Connection, line);
     }
 
     /// A deadline passed.
     pub fn timeout(&self, place: &str, after: Duration) {
-        info!("{}", self.line("timeout").key("where", place).key("seconds", seconds(after)).text());
+        let line = self.line("timeout").key("where", place).key("seconds", seconds(after));
+        self.write(Level::Info, Class::Connection, line);
     }
 
     /// The session is over.
     pub fn disconnect(&self, messages: u64, took: Duration) {
-        info!("{}", self.line("disconnect").key("messages", messages).key("seconds", seconds(took)).text());
+        let line = self.line("disconnect").key("messages", messages).key("seconds", seconds(took));
+        self.write(Level::Info, Class::Connection, line);
     }
 
     /// A defect ended the session.
     pub fn panicked(&self, text: &str) {
-        error!("{}", self.line("panic").words("text", text).text());
+        self.write(Level::Error, Class::Always, self.line("panic").words("text", text));
+    }
+}
+
+/// Sums up the lines that were left out: those of a second, or all at the end.
+pub fn left_out(budget: &LogBudget, end: bool) {
+    for summary in budget.summaries(Instant::now(), end) {
+        let network = match summary.network {
+            IpAddr::V4(v4) => v4.to_string(),
+            IpAddr::V6(v6) => format!("{v6}/64"),
+        };
+        let line = LogLine::new("left-out").key("network", network).key("connections", summary.connections);
+        warn!("{}", line.key("lines", summary.lines).text());
     }
 }
 

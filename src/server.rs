@@ -121,6 +121,7 @@ impl Server {
                 }
                 Err(RecvTimeoutError::Timeout) => files.look(&self.context, Instant::now()),
             }
+            journal::left_out(&self.context.log_budget, false);
             self.context.verifier.release_idle_memory();
             self.state.tick();
             readiness.tick(self.admission.sessions(), self.context.messages());
@@ -146,6 +147,7 @@ impl Server {
         }
         let _ = self.watcher.join();
         self.state.save();
+        journal::left_out(&self.context.log_budget, true);
         journal::stopped(self.context.messages(), self.begun.elapsed());
         empty
     }
@@ -224,7 +226,7 @@ impl AcceptPolicy for ServerPolicy<'_> {
     }
 
     fn turned_away(&self, peer: SocketAddr, service: Service, why: TurnedAway) -> Option<Vec<u8>> {
-        let log = SessionLog::new(conn::fresh_id(), peer, service.name());
+        let log = SessionLog::new(conn::fresh_id(), peer, service.name(), &self.context.log_budget);
         let why = match why {
             TurnedAway::Blocked => Refusal::AddressThrottled,
             TurnedAway::Draining => Refusal::Draining,

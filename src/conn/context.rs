@@ -11,6 +11,7 @@ use crate::auth::throttle::Throttle;
 use crate::auth::users::Users;
 use crate::auth::verify::Verifier;
 use crate::config::Config;
+use crate::journal::budget::LogBudget;
 use crate::mail::durable::Faults;
 use crate::mail::maildir::Store;
 use crate::net::tls::TlsServer;
@@ -41,6 +42,8 @@ pub struct Context {
     pub verifier: Verifier,
     /// Where mail goes.
     pub store: Store,
+    /// What each network may make the log say.
+    pub log_budget: Arc<LogBudget>,
     zone: TimeZone,
     messages: AtomicU64,
     /// StoredCallback of every file in which a message was stored.
@@ -60,6 +63,7 @@ impl Context {
             verifier,
             store: Store::new(&snapshot.config.hostname, faults),
             snapshot: RwLock::new(Arc::new(snapshot)),
+            log_budget: Arc::default(),
             zone: TimeZone::system(),
             messages: AtomicU64::new(0),
             stored: None,

@@ -27,7 +27,13 @@ pub struct Session {
     pub(super) junk: u32,
     /// MAIL was said since the last message.
     pub(super) tried: bool,
+    /// Refusals that are not the client's fault, since a message was stored.
+    pub(super) deferrals: u32,
 }
+
+/// Refusals that are not the client's fault after which the session ends. Honest servers send long lists of recipients
+/// without having read LIMITS.
+const DEFERRALS_MAX: u32 = 1000;
 
 #[derive(Debug)]
 pub(super) enum State {
@@ -55,7 +61,7 @@ impl Session {
     /// A session on a fresh connection; on `submissions` the handshake is done already.
     pub fn new(config: SessionConfig) -> Self {
         let secured = config.service == Service::Submissions;
-        Self { config, state: State::Silent, secured, hello: None, login: None, errors: 0, junk: 0, tried: false }
+        Self { config, state: State::Silent, secured, hello: None, login: None, errors: 0, junk: 0, tried: false, deferrals: 0 }
     }
 
     /// What the port is for.
@@ -121,7 +127,7 @@ impl Session {
 
     /// True if the next line is answered with the end of the session, whatever it says.
     fn has_erred_enough(&self) -> bool {
-        self.errors >= self.config.errors
+        self.errors >= self.config.errors || self.deferrals >= DEFERRALS_MAX
     }
 
     fn opened(&mut self, early: &[u8]) -> Step {
@@ -341,9 +347,8 @@ impl Session {
 
     pub(super) fn no(&mut self, refused: impl Into<Refused>) -> Step {
         let refused = refused.into();
-        if refused.why.is_clients_fault() {
-            self.errors = self.errors.saturating_add(1);
-        }
+        let counter = if refused.why.is_clients_fault() { &mut self.errors } else { &mut self.deferrals };
+        *counter = counter.saturating_add(1);
         let next = if refused.why.closes() { Next::Close } else { Next::Line };
         Step { answer: Some(Answer::No(refused)), next }
     }

@@ -110,7 +110,7 @@ impl Session {
         self.state = State::Idle;
         match outcome {
             Ok(id) => {
-                (self.junk, self.tried) = (0, false);
+                (self.junk, self.tried, self.deferrals) = (0, false, 0);
                 say(Reply::ok(250, (2, 0, 0), format!("Ok: stored as {id}")), Next::Line)
             }
             Err(refused) => self.no(refused),
