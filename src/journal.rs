@@ -21,7 +21,7 @@ pub struct SessionLog {
 }
 
 /// Every event with its keys; the manual is held against it.
-pub const EVENTS: [(&str, &[&str]); 19] = [
+pub const EVENTS: [(&str, &[&str]); 20] = [
     ("accept-failed", &["service", "error", "pause"]),
     ("accepted", &["session", "peer", "id", "from", "to", "size", "seconds"]),
     ("connect", &["session", "peer", "service"]),
@@ -33,6 +33,7 @@ pub const EVENTS: [(&str, &[&str]); 19] = [
     ("notice", &["about", "text"]),
     ("overloaded", &["session", "peer", "service", "reason"]),
     ("panic", &["session", "peer", "text"]),
+    ("queued", &["session", "peer", "id", "login", "from", "to", "size"]),
     ("refused", &["session", "peer", "command", "code", "reason", "text"]),
     ("reloaded", &["what", "result", "text"]),
     ("sandbox", &["server", "helper"]),
@@ -89,6 +90,12 @@ impl SessionLog {
     pub fn accepted(&self, id: &str, from: &str, to: &[String], size: u64, took: Duration) {
         let line = self.line("accepted").key("id", id).key("from", from).key("to", to.join(","));
         info!("{}", line.key("size", size).key("seconds", seconds(took)).text());
+    }
+
+    /// A message for recipients elsewhere is in the spool.
+    pub fn queued(&self, id: &str, login: &str, from: &str, to: &[String], size: u64) {
+        let line = self.line("queued").key("id", id).key("login", login).key("from", from).key("to", to.join(","));
+        info!("{}", line.key("size", size).text());
     }
 
     /// A message is in this mailbox.

@@ -151,7 +151,7 @@ impl Spool {
     }
 
     /// Begins a message with this envelope; its text is written to the draft, with LF line ends.
-    pub fn begin(&self, envelope: &Envelope) -> Result<Draft<'_>, StorageError> {
+    pub fn begin(self: &Arc<Self>, envelope: &Envelope) -> Result<Draft, StorageError> {
         Draft::begin(self, envelope)
     }
 
@@ -357,5 +357,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! A message on its way into the spool.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
@@ -12,8 +13,8 @@ use crate::queue::QueueId;
 
 /// A message that is being written. Dropping it leaves nothing.
 #[derive(Debug)]
-pub struct Draft<'a> {
-    spool: &'a Spool,
+pub struct Draft {
+    spool: Arc<Spool>,
     file: durable::Draft,
     id: QueueId,
     place: TextPlace,
@@ -30,13 +31,13 @@ pub struct Committed {
     link: Link,
 }
 
-impl<'a> Draft<'a> {
-    pub(super) fn begin(spool: &'a Spool, envelope: &Envelope) -> Result<Self, StorageError> {
+impl Draft {
+    pub(super) fn begin(spool: &Arc<Spool>, envelope: &Envelope) -> Result<Self, StorageError> {
         let id = spool.ids.fresh();
         let file = spool.durable.create(&spool.queue, &spool.path.join("tmp"), || id.to_string())?;
         let text = envelope.render();
         let place = TextPlace { envelope: (FIRST_LINE + text.len()) as u64, octets: 0, lines: 0 };
-        let mut draft = Draft { spool, file, id, place, signatures: Vec::new() };
+        let mut draft = Self { spool: Arc::clone(spool), file, id, place, signatures: Vec::new() };
         // In its place until the numbers are known.
         let first = place.render().ok_or_else(too_large)?;
         draft.file.write_all(first.as_bytes())?;
@@ -82,7 +83,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-impl Write for Draft<'_> {
+impl Write for Draft {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         let written = self.file.write(text)?;
         self.place.octets += written as u64;
