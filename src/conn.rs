@@ -8,6 +8,7 @@ mod content;
 pub mod context;
 mod incoming;
 mod login;
+pub mod outbox;
 mod refusals;
 
 use std::io::{self, ErrorKind};
@@ -212,9 +213,7 @@ impl<L: Link> Driver<'_, L> {
                 }
                 Event::Verdict(verdict)
             }
-            Next::Recipient(path) => {
-                Event::Verdict(incoming::destinations(&self.snapshot, self.connection.service.needs_login(), &path).map(drop))
-            }
+            Next::Recipient(path) => Event::Verdict(self.recipient(&path)),
             Next::Verify { mechanism, credentials } => Event::Login(self.verify(mechanism, &credentials)),
             Next::Content => Event::Stored(self.content()?),
             Next::Chunk { size, last } => self.chunk(size, last)?,

@@ -41,7 +41,7 @@ enum Class {
 }
 
 /// Every event with its keys; the manual is held against it.
-pub const EVENTS: [(&str, &[&str]); 20] = [
+pub const EVENTS: [(&str, &[&str]); 21] = [
     ("accept-failed", &["service", "error", "pause"]),
     ("accepted", &["session", "peer", "id", "from", "to", "size", "seconds"]),
     ("connect", &["session", "peer", "service"]),
@@ -54,6 +54,7 @@ pub const EVENTS: [(&str, &[&str]); 20] = [
     ("notice", &["about", "text"]),
     ("overloaded", &["session", "peer", "service", "reason"]),
     ("panic", &["session", "peer", "text"]),
+    ("queued", &["session", "peer", "id", "login", "from", "to", "size"]),
     ("refused", &["session", "peer", "command", "code", "reason", "text", "count"]),
     ("reloaded", &["what", "result", "text"]),
     ("sandbox", &["server", "helper"]),
@@ -122,6 +123,12 @@ impl SessionLog {
     pub fn accepted(&self, id: &str, from: &str, to: &[String], size: u64, took: Duration) {
         let line = self.line("accepted").key("id", id).key("from", from).key("to", to.join(","));
         self.write(Level::Info, Class::Always, line.key("size", size).key("seconds", seconds(took)));
+    }
+
+    /// A message for recipients elsewhere is in the spool.
+    pub fn queued(&self, id: &str, login: &str, from: &str, to: &[String], size: u64) {
+        let line = self.line("queued").key("id", id).key("login", login).key("from", from).key("to", to.join(","));
+        self.write(Level::Info, Class::Always, line.key("size", size));
     }
 
     /// A message is in this mailbox.

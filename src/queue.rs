@@ -2,7 +2,8 @@
 //!
 //! [`schedule`] decides what is sent, when, and by which connection; it is pure. [`QueueId`] names a message. [`explain`]
 //! says in sentences what happened to one, [`report`] and [`notice`] tell its sender and the postmaster. [`control`] is how an
-//! operator asks a running server, [`listing`] what is shown.
+//! operator asks a running server, [`listing`] what is shown. [`spool`] keeps
+//! messages until they are settled.
 
 pub mod control;
 pub mod explain;
@@ -12,5 +13,6 @@ pub mod listing;
 pub mod notice;
 pub mod report;
 pub mod schedule;
+pub mod spool;
 
 pub use id::QueueId;

@@ -53,6 +53,7 @@ fn stored(login: &str, fields: &str) -> String {
     authors::check(&mut header, login, &policy()).unwrap();
     let (time, mut out) = (jiff::Zoned::default(), Vec::new());
     let trace = Trace {
+        final_delivery: true,
         reverse_path: "",
         recipient: None,
         client: None,

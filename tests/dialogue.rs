@@ -9,16 +9,20 @@ use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use common::{Setup, base64};
 use pillarbox::conn::context::Context;
+use pillarbox::conn::outbox::Outbox;
 use pillarbox::conn::{self, Connection};
 use pillarbox::mail::durable::{DeliveryStep, Faults};
 use pillarbox::net::deadline::Clock;
 use pillarbox::net::stream::{Link, ReadMode};
 use pillarbox::net::tls::{TlsInfo, TlsServer};
+use pillarbox::queue::QueueId;
+use pillarbox::queue::spool::Spool;
 use pillarbox::server::load;
 use pillarbox::smtp::command::Verb;
 use pillarbox::smtp::reply::Refusal;
@@ -36,7 +40,7 @@ fn in_memory_one_octet_at_a_time() {
 
 #[test]
 fn against_the_binary() {
-    each_case(|case| if case.fault.is_some() { Ok(()) } else { live(case) });
+    each_case(|case| if case.fault.is_some() || case.outbox.is_some() { Ok(()) } else { live(case) });
 }
 
 /// What no transcript can bring about is shown by a live test that names it.
@@ -73,9 +77,20 @@ struct Case {
     title: String,
     setup: Setup,
     service: Service,
-    fault: Option<(DeliveryStep, nix::errno::Errno)>,
+    fault: Option<Fault>,
+    /// Mail for other domains goes into a spool of the test's own, in memory alone.
+    outbox: Option<Outgoing>,
     folders: Vec<String>,
     items: Vec<Item>,
+}
+
+type Fault = (DeliveryStep, nix::errno::Errno);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Outgoing {
+    /// As much mail waits as may wait.
+    full: bool,
+    fault: Option<Fault>,
 }
 
 #[derive(Clone, Debug)]
@@ -131,6 +146,7 @@ fn parse(path: &Path) -> Vec<Case> {
         setup: fresh(),
         service: Service::Smtp,
         fault: None,
+        outbox: None,
         folders: Vec::new(),
         items: Vec::new(),
     };
@@ -143,13 +159,14 @@ fn parse(path: &Path) -> Vec<Case> {
             continue;
         }
         if let Some(title) = line.strip_prefix("== ") {
-            let Case { setup, service, folders, .. } = &base;
+            let Case { setup, service, folders, outbox, .. } = &base;
             cases.push(Case {
                 file: file.clone(),
                 title: title.into(),
                 setup: setup.clone(),
                 service: *service,
                 fault: None,
+                outbox: *outbox,
                 folders: folders.clone(),
                 items: Vec::new(),
             });
@@ -211,30 +228,38 @@ fn set_up(case: &mut Case, rest: &str, place: &str) {
         "domains" => case.setup.domains = rest.split(' ').map(str::to_owned).collect(),
         "sender" => case.setup.senders.push(rest.into()),
         "outgoing" => case.setup = std::mem::take(&mut case.setup).outgoing(),
+        "outbox" => {
+            case.setup = std::mem::take(&mut case.setup).outgoing();
+            let fault = rest.strip_prefix("fail ").map(|fault| fault_of(fault, place));
+            case.outbox = Some(Outgoing { full: rest == "full", fault });
+        }
         "limit" => case.setup.limits.push(rest.into()),
         "folder" => case.folders.push(rest.into()),
-        "fail" => {
-            let (step, errno) = rest.split_once(' ').unwrap_or((rest, "EIO"));
-            let step = match step {
-                "space" => DeliveryStep::Space,
-                "open" => DeliveryStep::Directory,
-                "create" => DeliveryStep::Create,
-                "write" => DeliveryStep::Write,
-                "fsync" => DeliveryStep::SyncFile,
-                "link" => DeliveryStep::Link,
-                "fsync-directory" => DeliveryStep::SyncDirectory,
-                _ => fail("no such step"),
-            };
-            let errno = match errno {
-                "EIO" => nix::errno::Errno::EIO,
-                "ENOSPC" => nix::errno::Errno::ENOSPC,
-                "EDQUOT" => nix::errno::Errno::EDQUOT,
-                _ => fail("no such error"),
-            };
-            case.fault = Some((step, errno));
-        }
+        "fail" => case.fault = Some(fault_of(rest, place)),
         _ => fail("no such setting"),
     }
+}
+
+fn fault_of(text: &str, place: &str) -> Fault {
+    let fail = |why: &str| -> ! { panic!("{place}: {why}") };
+    let (step, errno) = text.split_once(' ').unwrap_or((text, "EIO"));
+    let step = match step {
+        "space" => DeliveryStep::Space,
+        "open" => DeliveryStep::Directory,
+        "create" => DeliveryStep::Create,
+        "write" => DeliveryStep::Write,
+        "fsync" => DeliveryStep::SyncFile,
+        "link" => DeliveryStep::Link,
+        "fsync-directory" => DeliveryStep::SyncDirectory,
+        _ => fail("no such step"),
+    };
+    let errno = match errno {
+        "EIO" => nix::errno::Errno::EIO,
+        "ENOSPC" => nix::errno::Errno::ENOSPC,
+        "EDQUOT" => nix::errno::Errno::EDQUOT,
+        _ => fail("no such error"),
+    };
+    (step, errno)
 }
 
 /// Puts in `${plain login password}`, `${base64 text}`, `${repeat n text}`; leaves `${id}` and `${date}` alone.
@@ -298,6 +323,8 @@ fn same(want: &str, got: &str, is_reply: bool) -> bool {
         let (value, tail) = tail.split_at(end);
         let fits = match name {
             "id" => is_id(value),
+            "octets" => value.bytes().all(|b| b.is_ascii_digit()),
+            "queue-id" => value.parse::<QueueId>().is_ok(),
             "date" => jiff::fmt::rfc2822::parse(value).is_ok(),
             "file" => value.contains(",S="),
             "seconds" => value.parse::<f64>().is_ok(),
@@ -344,12 +371,32 @@ fn in_memory_by(case: &Case, step: usize) -> Outcome {
     LOG.with(|log| log.borrow_mut().clear());
     let dir = tempfile::tempdir().unwrap();
     let config = load::config(&case.setup.write(dir.path())).map_err(|problems| format!("{problems:?}"))?;
-    let faults = match case.fault {
+    let faults = |fault: Option<Fault>| match fault {
         Some((at, errno)) => Faults::new(move |step| if step == at { Err(errno.into()) } else { Ok(()) }),
         None => Faults::default(),
     };
     make_folders(case, &dir.path().join("mail"));
-    let context = Context::new(load::snapshot(config, &Default::default()).map_err(|problems| format!("{problems:?}"))?, faults);
+    let snapshot = load::snapshot(config, &Default::default()).map_err(|problems| format!("{problems:?}"))?;
+    let mut context = Context::new(snapshot, faults(case.fault));
+    let handed = Arc::new(Mutex::new(Vec::new()));
+    if let Some(Outgoing { full, fault }) = case.outbox {
+        // The fault is one of accepting, not of opening the spool.
+        drop(Spool::open(&dir.path().join("spool"), Faults::default()).map_err(|error| error.to_string())?);
+        let armed = Arc::new(AtomicBool::new(false));
+        let is_armed = Arc::clone(&armed);
+        let faults = Faults::new(move |step| match fault {
+            Some((at, errno)) if step == at && is_armed.load(Ordering::SeqCst) => Err(errno.into()),
+            _ => Ok(()),
+        });
+        let (spool, ..) = Spool::open(&dir.path().join("spool"), faults).map_err(|error| error.to_string())?;
+        armed.store(true, Ordering::SeqCst);
+        let accepted = Arc::clone(&handed);
+        context = context.with_outbox(Outbox::new(
+            Arc::new(spool),
+            move |_| !full,
+            move |one| accepted.lock().unwrap().push(one.id.to_string()),
+        ));
+    }
     let snapshot = context.snapshot();
     let opened = Instant::now();
     let peer = SocketAddr::from(([127, 0, 0, 1], 4321));
@@ -369,6 +416,15 @@ fn in_memory_by(case: &Case, step: usize) -> Outcome {
     conn::serve(&mut link, &connection, &context, snapshot);
     link.finish();
     let log = LOG.with(|log| log.borrow().clone());
+    let queued: Vec<String> = fs::read_dir(dir.path().join("spool/queue"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|file| file.file_name().into_string().unwrap())
+        .collect();
+    if *handed.lock().unwrap() != queued {
+        return Err(format!("{queued:?} are in the spool, {handed:?} were handed over"));
+    }
     if let Some(wrong) = link.wrong {
         return Err(format!("{wrong}\n{}\n{}", link.transcript, log.join("\n")));
     }
@@ -553,8 +609,11 @@ fn check_aftermath(case: &Case, mail: &Path, log: &[String]) -> Outcome {
 
 fn check_mail(mail: &Path, mailbox: &str, want: Option<&[String]>) -> Outcome {
     let (mailbox, folder) = mailbox.split_once('/').unwrap_or((mailbox, ""));
-    let (user, domain) = mailbox.split_once('@').ok_or("a mailbox has an @")?;
-    let directory = mail.join(domain).join(user).join(folder).join("new");
+    let directory = match mailbox.split_once('@') {
+        Some((user, domain)) => mail.join(domain).join(user).join(folder).join("new"),
+        None if mailbox == "spool" => mail.with_file_name("spool").join("queue"),
+        None => return Err("a mailbox has an @".into()),
+    };
     let files: Vec<PathBuf> =
         fs::read_dir(directory).map(|dir| dir.flatten().map(|entry| entry.path()).collect()).unwrap_or_default();
     match (want, &files[..]) {

@@ -99,7 +99,7 @@ impl Server {
                     assert_eq!(std::mem::replace(&mut self.decoder, Decoder::new(Framing::Dots)).finish(), None);
                     let envelope = self.session.envelope().unwrap().clone();
                     self.stored.push((envelope, std::mem::take(&mut self.content)));
-                    self.happens(event::Event::Stored(Ok("id".into())));
+                    self.happens(event::Event::Stored(Ok(event::Receipt::Stored("id".into()))));
                 }
                 event::Next::Recipient(path) => {
                     let verdict = if path.to_string().starts_with("no") { Err(Refusal::UnknownMailbox.into()) } else { Ok(()) };

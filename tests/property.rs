@@ -3,7 +3,7 @@
 use pillarbox::smtp::address::{Address, ForwardPath, ReversePath};
 use pillarbox::smtp::data::{Decoder, Framing};
 use pillarbox::smtp::reply::Refusal;
-use pillarbox::smtp::session::{Event, Next, Service, Session, SessionConfig};
+use pillarbox::smtp::session::{Event, Next, Receipt, Service, Session, SessionConfig};
 use proptest::prelude::*;
 
 fn session(service: Service) -> Session {
@@ -74,7 +74,7 @@ fn play(service: Service, lines: &[Vec<u8>]) -> Deeds {
                         )
                 });
                 deeds.submitted += usize::from(logged_in);
-                Event::Stored(Ok("id".into()))
+                Event::Stored(Ok(Receipt::Stored("id".into())))
             }
             Next::Chunk { .. } => Event::Chunk(Ok(())),
             Next::Skip(_) => Event::Skipped,

@@ -3,12 +3,14 @@
 use std::io;
 
 use super::Driver;
-use super::incoming::{Incoming, MessageContext, storage_refused};
+use super::incoming::{self, Incoming, MessageContext, storage_refused};
 use crate::mail::durable::StorageError;
 use crate::net::deadline::Wait;
 use crate::net::stream::Link;
+use crate::policy::Destination;
+use crate::smtp::address::ForwardPath;
 use crate::smtp::data::Framing;
-use crate::smtp::event::Event;
+use crate::smtp::event::{Event, Receipt};
 use crate::smtp::reply::{Refusal, Refused};
 
 impl<L: Link> Driver<'_, L> {
@@ -25,9 +27,21 @@ impl<L: Link> Driver<'_, L> {
         })
     }
 
+    /// Whether mail for this recipient is taken.
+    #[inline(never)]
+    pub(super) fn recipient(&self, path: &ForwardPath) -> Result<(), Refused> {
+        let submitted = self.connection.service.needs_login();
+        let destinations = incoming::destinations(self.context, &self.snapshot, submitted, path)?;
+        let is_remote = destinations.iter().any(|to| matches!(to, Destination::Remote(_)));
+        match self.context.outbox.as_ref().filter(|_| is_remote) {
+            Some(outbox) => outbox.check(self.session.envelope().map_or(1, |open| open.recipients.len() + 1)),
+            None => Ok(()),
+        }
+    }
+
     /// Reads dot-stuffed content to its end and stores it.
     #[inline(never)]
-    pub(super) fn content(&mut self) -> io::Result<Result<String, Refused>> {
+    pub(super) fn content(&mut self) -> io::Result<Result<Receipt, Refused>> {
         let mut incoming = self.new_incoming(Framing::Dots);
         self.pass(Wait::Data, u64::MAX, |around, input| incoming.feed(input, around))?;
         Ok(self.store(incoming))
@@ -73,7 +87,7 @@ impl<L: Link> Driver<'_, L> {
         Ok(())
     }
 
-    fn store(&mut self, incoming: Incoming) -> Result<String, Refused> {
+    fn store(&mut self, incoming: Incoming) -> Result<Receipt, Refused> {
         let Self { wire, session, connection, context, snapshot, .. } = &mut *self;
         let around = MessageContext { context, snapshot, session, tls: wire.link().tls(), client: connection.peer.ip() };
         let (stored, spare) = incoming.finish(around);
@@ -92,7 +106,14 @@ impl<L: Link> Driver<'_, L> {
             slot.succeed();
         }
         self.context.count_message(stored.files.iter().map(|(_, file)| file.as_path()));
-        Ok(stored.id)
+        let Some(queued) = stored.queued else { return Ok(Receipt::Stored(stored.id)) };
+        let (login, from) = (&queued.envelope.login, queued.envelope.reverse_path.to_string());
+        let to: Vec<String> = queued.envelope.recipients.iter().map(|to| to.address.to_string()).collect();
+        self.log.queued(&stored.id, login, &from, &to, queued.octets);
+        if let Some(outbox) = &self.context.outbox {
+            outbox.accept(queued);
+        }
+        Ok(Receipt::Queued(stored.id))
     }
 
     fn new_incoming(&mut self, framing: Framing) -> Incoming {

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
+use super::outbox::Outbox;
 use crate::auth::throttle::Throttle;
 use crate::auth::users::Users;
 use crate::auth::verify::Verifier;
@@ -40,10 +41,12 @@ pub struct Context {
     pub throttle: Throttle,
     /// The check of passwords.
     pub verifier: Verifier,
-    /// Where mail goes.
+    /// Where mail for mailboxes goes.
     pub store: Store,
     /// What each network may make the log say.
     pub log_budget: Arc<LogBudget>,
+    /// Where mail for other domains goes; without it, none is taken.
+    pub outbox: Option<Outbox>,
     zone: TimeZone,
     messages: AtomicU64,
     /// StoredCallback of every file in which a message was stored.
@@ -67,7 +70,14 @@ impl Context {
             zone: TimeZone::system(),
             messages: AtomicU64::new(0),
             stored: None,
+            outbox: None,
         }
+    }
+
+    /// Takes mail for other domains, where the policy does.
+    pub fn with_outbox(mut self, outbox: Outbox) -> Self {
+        self.outbox = Some(outbox);
+        self
     }
 
     /// Allows so many failed logins, whatever the login, for a process that serves one connection alone.

@@ -1,4 +1,4 @@
-//! The content of one message, from the wire to a durable file.
+//! The content of one message, from the wire to durable files: one for mailboxes, one in the spool for recipients elsewhere.
 //!
 //! Whatever is wrong with it, it is read to its true end, in bounded memory: the first refusal is remembered and
 //! nothing is written any more. The disk is touched only once the header section has been found acceptable.
@@ -10,13 +10,16 @@ use std::time::Instant;
 
 use super::authors;
 use super::context::{Context, Snapshot};
+use super::outbox::{self, Accepted};
 use crate::mail::durable::{Draft, StorageError};
-use crate::mail::maildir;
+use crate::mail::maildir::{self, Delivered};
 use crate::mail::message::{HEADER_MAX, Header, HeaderReader, HeaderTooLarge, RECEIVED_MAX};
 use crate::mail::trace::Trace;
 use crate::net::tls::TlsInfo;
-use crate::policy::{Destination, LocalMailbox};
+use crate::policy::Destination;
+use crate::queue::spool::{self, QueuedRecipient};
 use crate::smtp::address::ForwardPath;
+use crate::smtp::command::Recipient;
 use crate::smtp::data::{Decoder, Framing};
 use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::session::{Envelope, Session};
@@ -29,7 +32,10 @@ pub struct Incoming {
     decoder: Decoder,
     header: Option<HeaderReader>,
     boxes: Vec<(String, PathBuf)>,
+    /// For the mailboxes.
     draft: Option<Draft>,
+    /// For recipients elsewhere.
+    queued: Option<(spool::Draft, spool::Envelope)>,
     refused: Option<Refused>,
     /// What is to be looked at or written next.
     text: Vec<u8>,
@@ -57,7 +63,9 @@ pub struct Stored {
     pub id: String,
     /// Each mailbox with the file in it.
     pub files: Vec<(String, PathBuf)>,
-    /// Octets of the file.
+    /// What is in the spool, if there are recipients elsewhere.
+    pub queued: Option<Accepted>,
+    /// Octets of a file.
     pub octets: u64,
     /// When the content began to come.
     pub begun: Instant,
@@ -77,6 +85,7 @@ impl Incoming {
             header: Some(HeaderReader::default()),
             boxes: Vec::new(),
             draft: None,
+            queued: None,
             refused: None,
             text: buffer,
         }
@@ -105,7 +114,7 @@ impl Incoming {
         fault.map(|fault| Refused::about(Refusal::BadOctet, fault)).or_else(|| self.refused.clone())
     }
 
-    /// The content is complete: makes it durable in every mailbox. Gives back the memory that was lent.
+    /// The content is complete: makes it durable in every mailbox and in the spool, or in none. Gives back the memory that was lent.
     pub fn finish(mut self, around: MessageContext<'_>) -> (Result<Stored, Refused>, Vec<u8>) {
         let stored = self.store(around);
         (stored, self.text)
@@ -119,16 +128,33 @@ impl Incoming {
             self.begin_file(reader.end(), 0, around)?;
         }
         self.write()?;
-        let draft = self.draft.take().ok_or(Refusal::Internal)?;
-        let octets = draft.octets();
         let (mailboxes, paths): (Vec<String>, Vec<PathBuf>) = self.boxes.drain(..).unzip();
-        let files = around.context.store.commit(draft, &paths).map_err(storage_refused)?;
-        Ok(Stored { id: self.id.clone(), files: mailboxes.into_iter().zip(files).collect(), octets, begun: self.begun })
+        let mut octets = None;
+        let delivered = match self.draft.take() {
+            Some(draft) => {
+                octets = Some(draft.octets());
+                Some(around.context.store.deliver(draft, &paths).map_err(storage_refused)?)
+            }
+            None => None,
+        };
+        // The spool comes last: what is in it may be sent at any moment, while mailboxes give back what they were given.
+        let queued = match self.queued.take() {
+            Some((draft, envelope)) => {
+                let committed = draft.commit().map_err(outbox::refused)?;
+                octets = octets.or(Some(committed.octets));
+                Some(Accepted { octets: committed.octets, id: committed.keep(), envelope })
+            }
+            None => None,
+        };
+        let files = delivered.map(Delivered::keep).unwrap_or_default();
+        let octets = octets.ok_or(Refusal::Internal)?;
+        let files = mailboxes.into_iter().zip(files).collect();
+        Ok(Stored { id: self.id.clone(), files, queued, octets, begun: self.begun })
     }
 
     fn refuse(&mut self, refused: Refused) {
         self.refused.get_or_insert(refused);
-        self.draft = None;
+        (self.draft, self.queued) = (None, None);
         self.header = None;
     }
 
@@ -157,50 +183,88 @@ impl Incoming {
         if let Some(login) = session.login() {
             authors::check(&mut header, login, &snapshot.policy)?;
         }
-        self.boxes = mailboxes(envelope, snapshot, session.service().needs_login())?;
-        let (_, first) = self.boxes.first().ok_or(Refusal::NoRecipients)?;
-        let draft = context.store.begin(first).map_err(storage_refused)?;
-        self.draft = Some(draft);
-        let mut top = Vec::with_capacity(2048);
-        write_header(&header, envelope, &self.id, around, &mut top);
-        self.text.splice(..used, top);
+        let (boxes, elsewhere) = places(envelope, around)?;
+        self.boxes = boxes;
+        if let Some(outbox) = context.outbox.as_ref().filter(|_| !elsewhere.is_empty()) {
+            let session_id = self.id.split('.').next().unwrap_or_default();
+            let envelope = outbox::envelope(session, session_id, elsewhere).ok_or(Refusal::Internal)?;
+            let draft = outbox.spool().begin(&envelope).map_err(outbox::refused)?;
+            // One id for all copies: a missing Message-ID is made of it.
+            self.id = draft.id().to_string();
+            self.queued = Some((draft, envelope));
+        }
+        if let Some((_, first)) = self.boxes.first() {
+            self.draft = Some(context.store.begin(first).map_err(storage_refused)?);
+        }
+        let top = |final_delivery| render_header(&header, envelope, &self.id, around, final_delivery);
+        match (&mut self.draft, &mut self.queued) {
+            (Some(_), None) => drop(self.text.splice(..used, top(true))),
+            (None, Some(_)) => drop(self.text.splice(..used, top(false))),
+            (Some(draft), Some((queued, _))) => {
+                draft.write_all(&top(true)).map_err(|error| storage_refused(error.into()))?;
+                queued.write_all(&top(false)).map_err(|error| outbox::refused(error.into()))?;
+                drop(self.text.drain(..used));
+            }
+            (None, None) => return Err(Refusal::NoRecipients.into()),
+        }
         Ok(())
     }
 
     fn write(&mut self) -> Result<(), Refused> {
-        let draft = self.draft.as_mut().ok_or(Refusal::Internal)?;
-        draft.write_all(&self.text).map_err(|error| storage_refused(error.into()))?;
+        if let Some(draft) = &mut self.draft {
+            draft.write_all(&self.text).map_err(|error| storage_refused(error.into()))?;
+        }
+        if let Some((draft, _)) = &mut self.queued {
+            draft.write_all(&self.text).map_err(|error| outbox::refused(error.into()))?;
+        }
         self.text.clear();
         Ok(())
     }
 }
 
-/// Where mail for a recipient goes. There is no spool yet: this is the one place that refuses what it would take.
-pub fn destinations(snapshot: &Snapshot, submitted: bool, path: &ForwardPath) -> Result<Vec<LocalMailbox>, Refused> {
-    let local = |to| match to {
-        Destination::Mailbox(mailbox) => Ok(mailbox),
-        Destination::Remote(address) => Err(Refused::about(Refusal::Relay, address)),
-    };
-    snapshot.policy.recipient(submitted, path)?.into_iter().map(local).collect()
+/// Where mail for a recipient goes. Without an outbox, what is for other domains is refused.
+pub fn destinations(
+    context: &Context,
+    snapshot: &Snapshot,
+    submitted: bool,
+    path: &ForwardPath,
+) -> Result<Vec<Destination>, Refused> {
+    let destinations = snapshot.policy.recipient(submitted, path)?;
+    match &destinations[..] {
+        [Destination::Remote(address)] if context.outbox.is_none() => Err(Refused::about(Refusal::Relay, address)),
+        _ => Ok(destinations),
+    }
 }
 
-/// Every mailbox that the recipients lead to, each once, with its Maildir or the folder within it.
-fn mailboxes(envelope: &Envelope, snapshot: &Snapshot, submitted: bool) -> Result<Vec<(String, PathBuf)>, Refused> {
-    let mut boxes: Vec<(String, PathBuf)> = Vec::new();
-    let mut known: HashSet<PathBuf> = HashSet::new();
-    for recipient in &envelope.recipients {
-        for to in destinations(snapshot, submitted, &recipient.path)? {
-            let inbox = snapshot.config.maildir.of(&to.mailbox);
-            let folder = to.tag.and_then(|tag| maildir::folder(&inbox, &tag)).unwrap_or(inbox);
-            if known.insert(folder.clone()) {
-                boxes.push((to.mailbox, folder));
+/// Every mailbox that the recipients lead to, each once, with its Maildir or the folder within it; and every recipient
+/// elsewhere, each once, with the reports that were asked for first.
+fn places(envelope: &Envelope, around: MessageContext<'_>) -> Result<(Vec<(String, PathBuf)>, Vec<QueuedRecipient>), Refused> {
+    let MessageContext { context, snapshot, session, .. } = around;
+    let (mut boxes, mut elsewhere) = (Vec::new(), Vec::new());
+    let (mut known, mut addresses) = (HashSet::new(), HashSet::new());
+    for Recipient { path, notify, orcpt } in &envelope.recipients {
+        for to in destinations(context, snapshot, session.service().needs_login(), path)? {
+            match to {
+                Destination::Mailbox(to) => {
+                    let inbox = snapshot.config.maildir.of(&to.mailbox);
+                    let folder = to.tag.and_then(|tag| maildir::folder(&inbox, &tag)).unwrap_or(inbox);
+                    if known.insert(folder.clone()) {
+                        boxes.push((to.mailbox, folder));
+                    }
+                }
+                Destination::Remote(address) => {
+                    if addresses.insert(address.clone()) {
+                        elsewhere.push(QueuedRecipient { address, notify: *notify, orcpt: orcpt.clone() });
+                    }
+                }
             }
         }
     }
-    Ok(boxes)
+    Ok((boxes, elsewhere))
 }
 
-fn write_header(header: &Header, envelope: &Envelope, id: &str, around: MessageContext<'_>, out: &mut Vec<u8>) {
+/// The header section as it is written: for mailboxes, or for the spool.
+fn render_header(header: &Header, envelope: &Envelope, id: &str, around: MessageContext<'_>, final_delivery: bool) -> Vec<u8> {
     let MessageContext { context, snapshot, session, tls, client } = around;
     let reverse_path = envelope.reverse_path.to_string();
     let recipient = match &envelope.recipients[..] {
@@ -210,6 +274,7 @@ fn write_header(header: &Header, envelope: &Envelope, id: &str, around: MessageC
     let hello = session.hello();
     let time = context.now();
     let trace = Trace {
+        final_delivery,
         reverse_path: &reverse_path,
         recipient: recipient.as_deref(),
         // Behind a login, where somebody sits is nobody's business.
@@ -222,7 +287,9 @@ fn write_header(header: &Header, envelope: &Envelope, id: &str, around: MessageC
         id,
         time: &time,
     };
-    header.write(&trace, session.service().needs_login(), out);
+    let mut out = Vec::with_capacity(2048);
+    header.write(&trace, session.service().needs_login(), &mut out);
+    out
 }
 
 fn too_large(_: HeaderTooLarge) -> Refused {

@@ -267,6 +267,16 @@ impl Durable {
         self.faults.check(DeliveryStep::Link)
     }
 
+    /// The fault of the step [`DeliveryStep::Write`], for callers that write otherwise than by a draft.
+    pub fn before_write(&self) -> io::Result<()> {
+        self.faults.check(DeliveryStep::Write)
+    }
+
+    /// The fault of the step [`DeliveryStep::SyncFile`], for callers that sync otherwise than by a draft.
+    pub fn before_sync(&self) -> io::Result<()> {
+        self.faults.check(DeliveryStep::SyncFile)
+    }
+
     /// fsync of a directory in which a final name was made or taken away, shared by all that wait for the same one.
     pub fn sync_names(&self, directory: &Directory) -> io::Result<()> {
         self.faults.check(DeliveryStep::SyncDirectory)?;

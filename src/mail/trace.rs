@@ -11,6 +11,8 @@ use jiff::Zoned;
 /// What goes into the trace fields.
 #[derive(Debug)]
 pub struct Trace<'a> {
+    /// This is final delivery: Return-Path and Delivered-To are written too (RFC 5321 section 4.4).
+    pub final_delivery: bool,
     /// The reverse path without brackets; empty for the null sender.
     pub reverse_path: &'a str,
     /// The recipient, if there is but one.
@@ -45,9 +47,11 @@ impl Trace<'_> {
     /// section 4.3, the tls clause is RFC 8314's, section 4.3).
     pub(super) fn render(&self) -> String {
         let mut text = String::with_capacity(TRACE_SIZE);
-        let _ = writeln!(text, "Return-Path: <{}>", self.reverse_path);
-        if let Some(recipient) = self.recipient {
-            let _ = writeln!(text, "Delivered-To: {recipient}");
+        if self.final_delivery {
+            let _ = writeln!(text, "Return-Path: <{}>", self.reverse_path);
+            if let Some(recipient) = self.recipient {
+                let _ = writeln!(text, "Delivered-To: {recipient}");
+            }
         }
         let _ = match self.client {
             Some((name, address)) => {
@@ -108,6 +112,7 @@ pub(super) mod tests {
 
     pub(in super::super) fn trace(time: &Zoned) -> Trace<'_> {
         Trace {
+            final_delivery: true,
             reverse_path: "a@example.org",
             recipient: Some("b@example.org"),
             client: None,
@@ -130,6 +135,8 @@ pub(super) mod tests {
             by mx.example.org with ESMTPS id id1\n\tfor <b@example.org>\n\ttls TLS_AES_256_GCM_SHA384 (TLSv1.3);\n\t\
             Mon, 23 Nov 2026 17:43:50 +0000\n";
         assert_eq!(text, want);
+        let passed_on = Trace { final_delivery: false, client, authenticated: false, ..trace(&time) }.render();
+        assert_eq!(passed_on, want[want.find("Received:").unwrap()..]);
         assert!(trace(&time).render().contains("\nReceived: from client.invalid\n\tby mx.example.org with ESMTPSA id id1\n"));
         let protocols = [
             (true, false, true, true, "ESMTPSA"),

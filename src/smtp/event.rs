@@ -55,12 +55,21 @@ pub enum Event<'a> {
     Secured,
     /// The octets of a refused chunk have gone by.
     Skipped,
-    /// The message is durable in every mailbox, under this id, or why not.
-    Stored(Result<String, Refused>),
+    /// The message is durable, under this id, or why not.
+    Stored(Result<Receipt, Refused>),
     /// The driver ends the session for a reason of its own.
     Abort(Refusal),
     /// The policy's answer about the sender or the recipient that was asked about.
     Verdict(Result<(), Refused>),
+}
+
+/// Under which id a message is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Receipt {
+    /// In the spool, for recipients elsewhere, and in the mailbox of every other.
+    Queued(String),
+    /// In the mailbox of every recipient.
+    Stored(String),
 }
 
 /// What to say and what to do next.

@@ -8,7 +8,7 @@
 use std::mem;
 
 use super::command::{self, COMMAND_MAX, Command, Dialect, Mail, Recipient, Verb};
-pub use super::event::{Answer, Envelope, Event, Hello, Next, SessionConfig, Step};
+pub use super::event::{Answer, Envelope, Event, Hello, Next, Receipt, SessionConfig, Step};
 use super::reply::{Refusal, Refused, Reply};
 pub use super::rules::Service;
 use super::rules::{self, Situation, Transaction};

@@ -3,7 +3,7 @@
 use std::mem;
 
 use super::command::{Mail, Recipient};
-use super::event::{Envelope, Next, Step};
+use super::event::{Envelope, Next, Receipt, Step};
 use super::reply::{Refusal, Refused, Reply};
 use super::session::{Session, State, say};
 
@@ -106,12 +106,16 @@ impl Session {
         }
     }
 
-    pub(super) fn stored(&mut self, outcome: Result<String, Refused>) -> Step {
+    pub(super) fn stored(&mut self, outcome: Result<Receipt, Refused>) -> Step {
         self.state = State::Idle;
         match outcome {
-            Ok(id) => {
+            Ok(receipt) => {
                 (self.junk, self.tried, self.deferrals) = (0, false, 0);
-                say(Reply::ok(250, (2, 0, 0), format!("Ok: stored as {id}")), Next::Line)
+                let text = match receipt {
+                    Receipt::Queued(id) => format!("Ok: queued as {id}"),
+                    Receipt::Stored(id) => format!("Ok: stored as {id}"),
+                };
+                say(Reply::ok(250, (2, 0, 0), text), Next::Line)
             }
             Err(refused) => self.no(refused),
         }

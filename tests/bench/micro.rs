@@ -10,7 +10,7 @@ use pillarbox::mail::maildir::Store;
 use pillarbox::mail::message::HeaderReader;
 use pillarbox::smtp::command::{self, Dialect, Grammar, Verb};
 use pillarbox::smtp::data::{Decoder, Framing};
-use pillarbox::smtp::session::{Event, Service, Session, SessionConfig};
+use pillarbox::smtp::session::{Event, Receipt, Service, Session, SessionConfig};
 
 fn main() {
     divan::main();
@@ -64,7 +64,7 @@ fn session_steps(bencher: Bencher) {
         session.step(Event::Line { line: b"RCPT TO:<alice@example.org>", more: true });
         session.step(Event::Verdict(Ok(())));
         session.step(Event::Line { line: b"DATA", more: false });
-        session.step(Event::Stored(Ok("id".into())))
+        session.step(Event::Stored(Ok(Receipt::Stored("id".into()))))
     });
 }
 

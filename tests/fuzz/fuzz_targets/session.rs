@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use pillarbox::smtp::address::ForwardPath;
 use pillarbox::smtp::reply::Refusal;
-use pillarbox::smtp::session::{Event, Next, Service, Session, SessionConfig};
+use pillarbox::smtp::session::{Event, Next, Receipt, Service, Session, SessionConfig};
 
 fn is_local(path: &ForwardPath) -> bool {
     !matches!(path, ForwardPath::Mailbox(address) if address.domain().to_string() != "example.org")
@@ -47,7 +47,7 @@ fuzz_target!(|input: (u8, &[u8])| {
             Next::Content | Next::Chunk { last: true, .. } => {
                 let envelope = session.envelope().expect("a transaction");
                 assert!(!envelope.recipients.is_empty() && envelope.recipients.iter().all(|to| is_local(&to.path)));
-                Event::Stored(Ok("id".into()))
+                Event::Stored(Ok(Receipt::Stored("id".into())))
             }
             Next::Chunk { .. } => Event::Chunk(Ok(())),
             Next::Skip(_) => Event::Skipped,

@@ -1,0 +1,95 @@
+//! Accepts mail for other domains: into the spool, and from there it is the dispatcher's.
+
+use std::sync::Arc;
+
+use crate::mail::durable::StorageError;
+use crate::queue::QueueId;
+use crate::queue::spool::{Envelope, QueuedRecipient, Spool};
+use crate::smtp::reply::{Refusal, Refused};
+use crate::smtp::session::Session;
+
+/// Where mail for other domains goes.
+pub struct Outbox {
+    spool: Arc<Spool>,
+    has_room: Box<HasRoom>,
+    accepted: Box<AcceptedCallback>,
+}
+
+/// A message that is in the spool, durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its id.
+    pub id: QueueId,
+    /// Its envelope.
+    pub envelope: Envelope,
+    /// Octets of its text.
+    pub octets: u64,
+}
+
+type HasRoom = dyn Fn(usize) -> bool + Send + Sync;
+type AcceptedCallback = dyn Fn(Accepted) + Send + Sync;
+
+impl Outbox {
+    /// `has_room` says whether so many pairs of message and destination more may wait; `accepted` is told of every message
+    /// before its 250 is said.
+    pub fn new(
+        spool: Arc<Spool>,
+        has_room: impl Fn(usize) -> bool + Send + Sync + 'static,
+        accepted: impl Fn(Accepted) + Send + Sync + 'static,
+    ) -> Self {
+        Self { spool, has_room: Box::new(has_room), accepted: Box::new(accepted) }
+    }
+
+    /// The spool.
+    pub fn spool(&self) -> &Arc<Spool> {
+        &self.spool
+    }
+
+    /// Whether a transaction may have so many recipients elsewhere.
+    pub fn check(&self, recipients: usize) -> Result<(), Refused> {
+        if !(self.has_room)(recipients) {
+            return Err(Refusal::QueueFull.into());
+        }
+        self.spool.check_space(0).map_err(|error| match error {
+            // A full disk is no news with every RCPT; the log has the refusal.
+            StorageError::DiskFull(_) => Refusal::SpoolFull.into(),
+            error => refused(error),
+        })
+    }
+
+    /// Hands a message over.
+    pub fn accept(&self, accepted: Accepted) {
+        (self.accepted)(accepted);
+    }
+}
+
+/// The envelope that the spool keeps; none without an open transaction.
+pub fn envelope(session: &Session, id: &str, recipients: Vec<QueuedRecipient>) -> Option<Envelope> {
+    let open = session.envelope()?;
+    Some(Envelope {
+        reverse_path: open.reverse_path.clone(),
+        login: session.login().unwrap_or_default().to_owned(),
+        session: id.to_owned(),
+        body: open.body,
+        utf8: open.utf8,
+        ret: open.ret,
+        envid: open.envid.clone(),
+        recipients,
+    })
+}
+
+/// What a client is told when a message can't be put into the spool: always to come again.
+pub fn refused(error: StorageError) -> Refused {
+    crate::journal::notice("spool", &error);
+    match error {
+        StorageError::DiskFull(_) | StorageError::Quota(_) => Refusal::SpoolFull,
+        StorageError::Unwritable(_) => Refusal::LocalError,
+    }
+    .into()
+}
+
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbox").field("spool", &self.spool).finish_non_exhaustive()
+    }
+}

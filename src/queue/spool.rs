@@ -1,0 +1,363 @@
+//! The spool: one file a message that is to be sent on, written once, then appended to until every recipient is settled.
+//!
+//! When [`Draft::commit`] returns `Ok`, every octet and every recipient is on the disk and survives a power cut. What
+//! happens later is appended as records; a record that was cut short is ignored. The place of a file says whether the message
+//! waits for a person (`held/`) or is sent (`queue/`), its time stamp when it is tried next; its records are the truth. A
+//! file that cannot be understood goes to `held/` and stays there. One process has a spool at a time.
+
+mod draft;
+mod envelope;
+mod error;
+mod ids;
+mod message;
+mod record;
+
+use std::collections::HashSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, RenameFlags, openat, renameat2};
+use nix::sys::stat::{Mode, UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{UnlinkatFlags, syncfs, unlinkat};
+
+use super::QueueId;
+use crate::mail::durable::{Directory, Durable, Faults, StorageError, make_directory};
+
+pub use draft::{Committed, Draft};
+pub use envelope::{Envelope, QueuedRecipient};
+pub use error::SpoolError;
+use error::missing;
+use ids::Ids;
+pub use ids::arrived;
+use message::FIRST_LINE;
+pub use message::{Damaged, QueuedMessage, State, TextPlace};
+pub use record::{Happened, RECORD_MAX, Record, Told, Verdict};
+
+/// How long a record or an unlink may stay undurable at most, if [`Spool::sweep`] is called as often.
+pub const SWEEP: std::time::Duration = std::time::Duration::from_millis(200);
+/// Files that are made durable one by one; more of them at once, with all of their file system.
+const SYNC_MAX: usize = 4;
+
+/// The spool of this process.
+#[derive(Debug)]
+pub struct Spool {
+    path: PathBuf,
+    queue: Arc<Directory>,
+    held: Arc<Directory>,
+    durable: Durable,
+    ids: Ids,
+    unsynced: Mutex<Unsynced>,
+    _lock: Flock<File>,
+}
+
+/// What is not durable yet.
+#[derive(Debug, Default)]
+struct Unsynced {
+    records: HashSet<QueueId>,
+    unlinked_in_queue: bool,
+    unlinked_in_held: bool,
+}
+
+/// A file that was there at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its id.
+    pub id: QueueId,
+    /// It is in `held/`.
+    pub held: bool,
+    /// Seconds since 1970 of the next attempt.
+    pub due: u64,
+    /// Octets of the file.
+    pub octets: u64,
+}
+
+/// Reads the text of a message, exactly that.
+#[derive(Debug)]
+pub struct TextReader {
+    file: File,
+    at: u64,
+    left: u64,
+}
+
+impl Spool {
+    /// Makes the spool where it is missing, takes its lock, empties `tmp/`, and gives what is there, oldest first, with what
+    /// is in it under a name that is no id.
+    pub fn open(path: &Path, faults: Faults) -> Result<(Self, Vec<Found>, Vec<PathBuf>), SpoolError> {
+        Self::over(path, Durable::new(faults))
+    }
+
+    fn over(path: &Path, durable: Durable) -> Result<(Self, Vec<Found>, Vec<PathBuf>), SpoolError> {
+        make_directory(path)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
+        let lock = options.open(path.join("lock"))?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+            Errno::EWOULDBLOCK => SpoolError::Locked(path.to_owned()),
+            errno => errno.into(),
+        })?;
+        let make = || ["tmp", "held", "queue"].iter().try_for_each(|part| make_directory(&path.join(part)));
+        let queue = durable.open(&path.join("queue"), make)?;
+        let held = durable.open(&path.join("held"), || Ok(()))?;
+        for left in fs::read_dir(path.join("tmp"))? {
+            fs::remove_file(left?.path())?;
+        }
+        let spool =
+            Self { path: path.to_owned(), queue, held, durable, ids: Ids::default(), unsynced: Mutex::default(), _lock: lock };
+        let (mut found, mut strange) = (Vec::new(), Vec::new());
+        spool.scan(&spool.queue, &mut found, &mut strange)?;
+        spool.scan(&spool.held, &mut found, &mut strange)?;
+        // A power cut in the middle of a move leaves it in both: a person decides.
+        found.sort_unstable_by_key(|file| (file.id, !file.held));
+        for both in found.windows(2).filter(|two| two[0].id == two[1].id) {
+            unlinkat(spool.queue.file(), both[0].id.to_string().as_str(), UnlinkatFlags::NoRemoveDir)?;
+        }
+        found.dedup_by_key(|file| file.id);
+        if let Some(last) = found.last() {
+            spool.ids.seen(last.id);
+        }
+        Ok((spool, found, strange))
+    }
+
+    fn scan(&self, directory: &Arc<Directory>, found: &mut Vec<Found>, strange: &mut Vec<PathBuf>) -> io::Result<()> {
+        for entry in fs::read_dir(directory.path())? {
+            let entry = entry?;
+            let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            // Of the entry itself, not of what a symbolic link leads to.
+            let data = entry.metadata()?;
+            match id {
+                Some(id) if data.is_file() => {
+                    let due = u64::try_from(data.mtime()).unwrap_or_default();
+                    found.push(Found { id, held: Arc::ptr_eq(directory, &self.held), due, octets: data.size() });
+                }
+                _ => strange.push(entry.path()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the spool is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether its file system can take a message of so many octets now.
+    pub fn check_space(&self, octets: u64) -> Result<(), StorageError> {
+        self.durable.check_space(&self.path, octets, false)
+    }
+
+    /// Begins a message with this envelope; its text is written to the draft, with LF line ends.
+    pub fn begin(self: &Arc<Self>, envelope: &Envelope) -> Result<Draft, StorageError> {
+        Draft::begin(self, envelope)
+    }
+
+    /// Reads a message without its text.
+    pub fn read(&self, id: QueueId) -> Result<QueuedMessage, SpoolError> {
+        let file = self.file(id, OFlag::O_RDONLY)?;
+        let (place, size) = first_line(&file)?;
+        let mut before = vec![0; usize::try_from(place.envelope).map_err(|_| too_large())?];
+        file.read_exact_at(&mut before, 0)?;
+        let end = place.envelope + place.octets;
+        let mut after = vec![0; usize::try_from(size - end).map_err(|_| too_large())?];
+        file.read_exact_at(&mut after, end)?;
+        Ok(QueuedMessage::parse(place, &before, &after)?)
+    }
+
+    /// Opens the text of a message.
+    pub fn open_message(&self, id: QueueId) -> Result<TextReader, SpoolError> {
+        let file = self.file(id, OFlag::O_RDONLY)?;
+        let (place, _) = first_line(&file)?;
+        Ok(TextReader { file, at: place.envelope, left: place.octets })
+    }
+
+    /// Appends a record. That of a failure is durable when this returns, any other within [`SWEEP`].
+    pub fn append(&self, id: QueueId, record: &Record) -> Result<(), SpoolError> {
+        match record.what {
+            Happened::Result { verdict: Verdict::Failed, .. } => self.append_durably(id, record),
+            _ => {
+                self.write(id, record)?;
+                lock(&self.unsynced).records.insert(id);
+                Ok(())
+            }
+        }
+    }
+
+    /// Appends a record that is durable when this returns.
+    pub fn append_durably(&self, id: QueueId, record: &Record) -> Result<(), SpoolError> {
+        self.write(id, record)?.sync_data()?;
+        Ok(())
+    }
+
+    fn write(&self, id: QueueId, record: &Record) -> Result<File, SpoolError> {
+        let mut file = self.file(id, OFlag::O_WRONLY | OFlag::O_APPEND)?;
+        let text = record.render();
+        debug_assert!(text.len() <= RECORD_MAX, "{text}");
+        self.durable.before_write()?;
+        // One write: a second one for the rest could come after another record.
+        match file.write(text.as_bytes())? {
+            written if written == text.len() => Ok(file),
+            _ => Err(io::Error::from(Errno::ENOSPC).into()),
+        }
+    }
+
+    /// Sets when a message is tried next, in seconds since 1970. Any record sets it to now, so this comes after them.
+    pub fn set_due(&self, id: QueueId, due: u64) -> Result<(), SpoolError> {
+        let due = TimeSpec::new(i64::try_from(due).unwrap_or(i64::MAX), 0);
+        let set = |directory: &Directory| {
+            utimensat(directory.file(), id.to_string().as_str(), &TimeSpec::UTIME_OMIT, &due, UtimensatFlags::NoFollowSymlink)
+        };
+        match set(&self.queue) {
+            Err(Errno::ENOENT) => set(&self.held).map_err(|errno| missing(id, errno)),
+            other => Ok(other?),
+        }
+    }
+
+    /// Moves a message to `held/`, durably, with a record of the word for why. A file that is damaged is moved alone.
+    pub fn hold(&self, id: QueueId, record: Option<&Record>) -> Result<(), SpoolError> {
+        if let Some(record) = record {
+            self.append_durably(id, record)?;
+        }
+        self.move_to(id, &self.queue, &self.held)
+    }
+
+    /// Moves a message back to `queue/`, durably, with a record of its release.
+    pub fn release(&self, id: QueueId, record: &Record) -> Result<(), SpoolError> {
+        self.append_durably(id, record)?;
+        self.move_to(id, &self.held, &self.queue)
+    }
+
+    fn move_to(&self, id: QueueId, from: &Directory, to: &Directory) -> Result<(), SpoolError> {
+        let name = id.to_string();
+        match renameat2(from.file(), name.as_str(), to.file(), name.as_str(), RenameFlags::RENAME_NOREPLACE) {
+            // It is there already.
+            Err(Errno::ENOENT) if self.file(id, OFlag::O_PATH).is_ok() => return Ok(()),
+            other => other.map_err(|errno| missing(id, errno))?,
+        }
+        // First where it came to: after a power cut it may be in both, never in neither.
+        self.durable.sync_names(to)?;
+        self.durable.sync_names(from)?;
+        Ok(())
+    }
+
+    /// Unlinks a message; durable within [`SWEEP`].
+    pub fn remove(&self, id: QueueId) -> Result<(), SpoolError> {
+        let unlink = |directory: &Directory| unlinkat(directory.file(), id.to_string().as_str(), UnlinkatFlags::NoRemoveDir);
+        let is_held = match unlink(&self.queue) {
+            Err(Errno::ENOENT) => unlink(&self.held).map(|()| true).map_err(|errno| missing(id, errno))?,
+            other => other.map(|()| false)?,
+        };
+        let mut unsynced = lock(&self.unsynced);
+        unsynced.records.remove(&id);
+        unsynced.unlinked_in_held |= is_held;
+        unsynced.unlinked_in_queue |= !is_held;
+        Ok(())
+    }
+
+    /// True if [`Self::sweep`] has something to do.
+    pub fn needs_sweep(&self) -> bool {
+        let unsynced = lock(&self.unsynced);
+        unsynced.unlinked_in_queue || unsynced.unlinked_in_held || !unsynced.records.is_empty()
+    }
+
+    /// Makes records and unlinks durable that are not yet.
+    pub fn sweep(&self) -> Result<(), SpoolError> {
+        let taken = std::mem::take(&mut *lock(&self.unsynced));
+        let outcome = self.sweep_these(&taken);
+        if outcome.is_err() {
+            let mut unsynced = lock(&self.unsynced);
+            unsynced.records.extend(taken.records);
+            unsynced.unlinked_in_queue |= taken.unlinked_in_queue;
+            unsynced.unlinked_in_held |= taken.unlinked_in_held;
+        }
+        outcome
+    }
+
+    fn sweep_these(&self, these: &Unsynced) -> Result<(), SpoolError> {
+        if these.records.len() > SYNC_MAX {
+            self.durable.before_sync()?;
+            return Ok(syncfs(self.queue.file())?);
+        }
+        for id in &these.records {
+            match self.file(*id, OFlag::O_WRONLY) {
+                // Settled meanwhile.
+                Err(SpoolError::Missing(_)) => {}
+                file => {
+                    self.durable.before_sync()?;
+                    file?.sync_data()?;
+                }
+            }
+        }
+        if these.unlinked_in_queue {
+            self.durable.sync_names(&self.queue)?;
+        }
+        if these.unlinked_in_held {
+            self.durable.sync_names(&self.held)?;
+        }
+        Ok(())
+    }
+
+    /// Opens a file in `queue/` or `held/`, never through a symbolic link.
+    fn file(&self, id: QueueId, flags: OFlag) -> Result<File, SpoolError> {
+        let name = id.to_string();
+        let open = |directory: &Directory| {
+            openat(
+                directory.file(),
+                name.as_str(),
+                flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK,
+                Mode::empty(),
+            )
+        };
+        let file = match open(&self.queue) {
+            Err(Errno::ENOENT) => open(&self.held),
+            other => other,
+        };
+        match file {
+            Ok(file) => Ok(File::from(file)),
+            Err(Errno::ELOOP) => Err(Damaged("it is a symbolic link".into()).into()),
+            Err(errno) => Err(missing(id, errno)),
+        }
+    }
+}
+
+impl Read for TextReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let read = self.file.read_at(&mut buffer[..wanted], self.at)?;
+        if read == 0 && wanted > 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        self.at += read as u64;
+        self.left -= read as u64;
+        Ok(read)
+    }
+}
+
+fn first_line(file: &File) -> Result<(TextPlace, u64), SpoolError> {
+    let data = file.metadata()?;
+    if !data.is_file() {
+        return Err(Damaged("it is no file".into()).into());
+    }
+    let mut line = [0; FIRST_LINE];
+    if data.len() < line.len() as u64 {
+        return Err(Damaged(format!("{} octets are no queued message", data.len())).into());
+    }
+    file.read_exact_at(&mut line, 0)?;
+    Ok((TextPlace::parse(&line, data.len())?, data.len()))
+}
+
+fn too_large() -> io::Error {
+    ErrorKind::FileTooLarge.into()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

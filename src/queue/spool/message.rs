@@ -1,0 +1,235 @@
+//! A queued message as its file tells it: envelope, what happened, and what state each recipient is in by that.
+
+use std::fmt;
+
+use super::envelope::Envelope;
+use super::record::{Happened, Record, Told, Verdict};
+
+/// A queued message without its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueuedMessage {
+    /// The envelope.
+    pub envelope: Envelope,
+    /// Where the text is in the file, and how long it is.
+    pub text: TextPlace,
+    /// Header fields of signatures, which are sent before the text, without a line end after the last line.
+    pub signatures: Vec<String>,
+    /// What happened, in its order.
+    pub log: Vec<Record>,
+}
+
+/// The first line of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextPlace {
+    /// Octets before the text, the first line included.
+    pub envelope: u64,
+    /// Octets of the text, which has LF line ends.
+    pub octets: u64,
+    /// Its LFs: as many octets more it takes with CRLF (RFC 1870 section 3).
+    pub lines: u64,
+}
+
+/// The state of a recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not tried again, and whether the sender was told.
+    Failed {
+        /// What was said.
+        told: Told,
+        /// The sender was told.
+        reported: bool,
+    },
+    /// An attempt got to the final dot, and its result is not known.
+    MayHaveArrived {
+        /// Waits of its own before that.
+        waits: u8,
+    },
+    /// The next hop has it, and whether the sender was told.
+    Sent {
+        /// What was said.
+        told: Told,
+        /// The sender was told.
+        reported: bool,
+    },
+    /// To be tried, again or for the first time.
+    Waits {
+        /// Waits of its own since the arrival or the last release.
+        waits: u8,
+        /// What was said last.
+        told: Option<Told>,
+    },
+}
+
+/// A file that is no queued message; the text says why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged(pub String);
+
+/// Octets of the first line.
+pub(super) const FIRST_LINE: usize = "Pillarbox-Queue: 1 envelope=0000000000 message=0000000000 lines=00000000\n".len();
+/// Octets of an envelope, at most: far more than 65,535 recipients take.
+const ENVELOPE_MAX: u64 = 256 * 1024 * 1024;
+/// Attempts that begin, one after the other, without any result, before a message is held.
+const BEGINS_MAX: usize = 3;
+
+impl TextPlace {
+    /// The first line; `None` if a number has more digits than there is room for.
+    pub(super) fn render(&self) -> Option<String> {
+        let Self { envelope, octets, lines } = self;
+        let line = format!("Pillarbox-Queue: 1 envelope={envelope:010} message={octets:010} lines={lines:08}\n");
+        (line.len() == FIRST_LINE).then_some(line)
+    }
+
+    /// Reads what [`Self::render`] writes, in a file of `size` octets.
+    pub(super) fn parse(line: &[u8], size: u64) -> Result<Self, Damaged> {
+        let line = str::from_utf8(line).map_err(|_| Damaged("the first line is not ASCII".into()))?;
+        let number = |name: &str, width: usize| {
+            let at = line.find(name)? + name.len();
+            let digits = line.get(at..at + width).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?;
+            digits.parse().ok()
+        };
+        let place = (|| {
+            Some(Self { envelope: number(" envelope=", 10)?, octets: number(" message=", 10)?, lines: number(" lines=", 8)? })
+        })();
+        let place = place.filter(|place| place.render().as_deref() == Some(line));
+        let place = place.ok_or_else(|| Damaged("the first line is not that of a queued message".into()))?;
+        let envelope_fits = (FIRST_LINE as u64 + 1..=ENVELOPE_MAX).contains(&place.envelope);
+        if !envelope_fits || place.envelope + place.octets > size || place.lines > place.octets {
+            return Err(Damaged(format!("the first line does not fit {size} octets")));
+        }
+        Ok(place)
+    }
+}
+
+impl QueuedMessage {
+    /// From the parts of a file before and after the text.
+    pub(super) fn parse(text: TextPlace, before: &[u8], after: &[u8]) -> Result<Self, Damaged> {
+        let envelope = str::from_utf8(&before[FIRST_LINE..]).map_err(|_| Damaged("the envelope is not ASCII".into()))?;
+        let envelope = Envelope::parse(envelope).map_err(Damaged)?;
+        let after = String::from_utf8_lossy(after);
+        let (mut signatures, mut log) = (Vec::<String>::new(), Vec::new());
+        let mut is_signature = false;
+        for line in after.split('\n') {
+            match (line.strip_prefix(SIGNATURE), signatures.last_mut()) {
+                (Some(signature), _) => signatures.push(signature.to_owned()),
+                (None, Some(last)) if is_signature && line.starts_with(['\t', ' ']) => *last += &format!("\n{line}"),
+                _ => {
+                    is_signature = false;
+                    log.extend(Record::parse(line));
+                    continue;
+                }
+            }
+            is_signature = true;
+        }
+        Ok(Self { envelope, text, signatures, log })
+    }
+
+    /// The state of each recipient: what its last record says.
+    pub fn states(&self) -> Vec<State> {
+        let mut states = vec![State::Waits { waits: 0, told: None }; self.envelope.recipients.len()];
+        let mut begun: Vec<u16> = Vec::new();
+        for record in &self.log {
+            match &record.what {
+                Happened::Begin { recipients, .. } => {
+                    // Another attempt: what may have arrived is being sent again.
+                    each(&mut states, recipients, |state| {
+                        if let State::MayHaveArrived { waits } = *state {
+                            *state = State::Waits { waits, told: None };
+                        }
+                    });
+                    begun.clone_from(recipients);
+                }
+                Happened::Dot => each(&mut states, &begun, |state| {
+                    if let State::Waits { waits, .. } = *state {
+                        *state = State::MayHaveArrived { waits };
+                    }
+                }),
+                Happened::Hold(_) => {}
+                Happened::Release => states.iter_mut().for_each(State::release),
+                Happened::Reported { recipients, .. } => each(&mut states, recipients, State::report),
+                Happened::Result { recipients, verdict, told } => {
+                    each(&mut states, recipients, |state| state.result(*verdict, told));
+                    begun.retain(|number| !recipients.contains(number));
+                }
+            }
+        }
+        states
+    }
+
+    /// True if nothing is left to be done for any recipient but reports.
+    pub fn is_settled(&self) -> bool {
+        self.states().iter().all(|state| matches!(state, State::Failed { .. } | State::Sent { .. }))
+    }
+
+    /// True if the last attempts all began and none of them had a result: the message may be what ends the process.
+    pub fn ends_the_process(&self) -> bool {
+        let begins = self.log.iter().rev().map_while(|record| match record.what {
+            Happened::Begin { .. } => Some(1),
+            Happened::Dot => Some(0),
+            _ => None,
+        });
+        begins.sum::<usize>() >= BEGINS_MAX
+    }
+
+    /// Seconds since 1970 of the last release, if there was one: the age counts from there.
+    pub fn released(&self) -> Option<u64> {
+        self.log.iter().rev().find(|record| record.what == Happened::Release).map(|record| record.time)
+    }
+
+    /// The word for why it is held, by its last record of that.
+    pub fn held(&self) -> Option<&str> {
+        self.log.iter().rev().find_map(|record| match &record.what {
+            Happened::Hold(why) => Some(Some(why.as_str())),
+            Happened::Release => Some(None),
+            _ => None,
+        })?
+    }
+
+    /// True if the sender was told that it is late.
+    pub fn warned(&self) -> bool {
+        self.log.iter().any(|record| matches!(&record.what, Happened::Reported { action, .. } if action == "delayed"))
+    }
+}
+
+impl State {
+    fn result(&mut self, verdict: Verdict, told: &Told) {
+        let told = told.clone();
+        *self = match (verdict, &*self) {
+            (Verdict::Failed, _) => Self::Failed { told, reported: false },
+            (Verdict::Sent, _) => Self::Sent { told, reported: false },
+            (Verdict::Wait, Self::Waits { waits, .. } | Self::MayHaveArrived { waits }) => {
+                Self::Waits { waits: waits.saturating_add(1), told: Some(told) }
+            }
+            (Verdict::Wait, _) => Self::Waits { waits: 1, told: Some(told) },
+        };
+    }
+
+    fn report(&mut self) {
+        if let Self::Failed { reported, .. } | Self::Sent { reported, .. } = self {
+            *reported = true;
+        }
+    }
+
+    /// As if it had arrived now.
+    fn release(&mut self) {
+        if matches!(self, Self::MayHaveArrived { .. } | Self::Waits { .. }) {
+            *self = Self::Waits { waits: 0, told: None };
+        }
+    }
+}
+
+fn each(states: &mut [State], recipients: &[u16], mut change: impl FnMut(&mut State)) {
+    for number in recipients {
+        if let Some(state) = states.get_mut(usize::from(*number)) {
+            change(state);
+        }
+    }
+}
+
+/// What a signature's line begins with.
+pub(super) const SIGNATURE: &str = "Pillarbox-Sign: ";
+
+impl fmt::Display for Damaged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
