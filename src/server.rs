@@ -120,6 +120,7 @@ impl Server {
                 Err(RecvTimeoutError::Timeout) => files.look(&self.context, Instant::now()),
             }
             self.context.verifier.release_idle_memory();
+            self.pool.retry();
             self.state.tick();
             readiness.tick(self.admission.sessions(), self.context.messages());
         }
