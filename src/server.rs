@@ -123,6 +123,7 @@ impl Server {
             }
             journal::left_out(&self.context.log_budget, false);
             self.context.verifier.release_idle_memory();
+            self.pool.retry();
             self.state.tick();
             readiness.tick(self.admission.sessions(), self.context.messages());
         }

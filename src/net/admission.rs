@@ -7,7 +7,7 @@
 //!
 //! How many sessions run is changed under the same lock as the list, so no connection waits beside a free worker.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -51,7 +51,8 @@ pub struct Admission {
 
 #[derive(Debug, Default)]
 struct Inner {
-    slots: HashMap<u64, Arc<Slot>>,
+    /// By number, so the oldest come first.
+    slots: BTreeMap<u64, Arc<Slot>>,
     held: HashMap<Network, usize>,
     next: u64,
     waiting: [WaitingList<SlotGuard>; Class::ALL.len()],
@@ -179,10 +180,8 @@ impl Admission {
             let begun = Instant::now();
             self.evict(&mut inner);
             let expired = begun.checked_sub(WAIT_MAX).map(|limit| inner.expire(limit)).unwrap_or_default();
-            let pool = inner.pool.clone();
             drop(inner);
             expired.into_iter().for_each(&late);
-            pool.iter().for_each(Pool::retry);
             // Looking takes a twentieth of the time at most, however many sessions there are.
             std::thread::sleep(LOOK_AGAIN.max(begun.elapsed() * 20));
             inner = self.lock();

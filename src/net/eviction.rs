@@ -147,31 +147,31 @@ impl Eviction {
             }
         }
         // One with a login and an open transaction is busy, and leaves after those that are not.
-        let rank = |at: &usize| (self.candidates[*at].login.is_none() || !self.candidates[*at].in_transaction, self.age(*at));
+        let rank = |at: &usize| {
+            let one = &self.candidates[*at];
+            (one.login.is_none() || !one.in_transaction, one.since_success, Reverse(*at))
+        };
         groups.values_mut().for_each(|group| group.members.sort_by_key(rank));
         groups.into_values().collect()
     }
 
     /// Takes one session of the group that should give way, then looks anew, until there are `need` in all.
     fn take(&mut self, need: usize, mut groups: Vec<Group>, chosen: &mut Vec<usize>) {
-        let mut heap: BinaryHeap<(Rank, usize)> = (0..groups.len()).map(|at| (self.rank(&groups[at]), at)).collect();
+        let mut heap: BinaryHeap<(Rank, Reverse<usize>)> =
+            (0..groups.len()).map(|at| (self.rank(&groups[at]), Reverse(at))).collect();
         while chosen.len() < need {
-            let Some((_, at)) = heap.pop() else { return };
+            let Some((_, Reverse(at))) = heap.pop() else { return };
             let group = &mut groups[at];
             let Some(one) = group.members.pop() else { continue };
             self.leaves[one] = true;
             chosen.push(one);
             group.count -= 1;
-            heap.push((self.rank(group), at));
+            heap.push((self.rank(group), Reverse(at)));
         }
     }
 
     fn rank(&self, group: &Group) -> Rank {
-        (Reverse(group.known), group.count, group.members.last().map_or(Duration::ZERO, |at| self.age(*at)))
-    }
-
-    fn age(&self, at: usize) -> Duration {
-        self.candidates[at].since_success
+        (Reverse(group.known), group.count, group.members.last().map_or(Duration::ZERO, |at| self.candidates[*at].since_success))
     }
 }
 

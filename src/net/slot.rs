@@ -218,6 +218,7 @@ impl Slot {
         let class = Class::of(self.service);
         let age = |noted: u64| Duration::from_millis(self.now().saturating_sub(noted));
         let in_transaction = self.in_transaction.load(Ordering::Relaxed);
+        let state = self.state.load(Ordering::Relaxed);
         let content = match self.content.load(Ordering::Relaxed) {
             0 => None,
             began => Some(Content {
@@ -232,10 +233,11 @@ impl Slot {
             login: self.login.get().cloned(),
             known: class == Class::Submission && self.shared.history.is_known(self.network),
             in_transaction,
-            waits: matches!(self.state.load(Ordering::Relaxed), READING | WRITING),
+            waits: matches!(state, READING | WRITING),
             served: age(self.taken_up.load(Ordering::Relaxed)),
             since_success: age(self.success.load(Ordering::Relaxed)),
-            content: content.filter(|_| in_transaction),
+            // A client that does not read its replies sends no content either.
+            content: content.filter(|_| in_transaction && state != WRITING),
         }
     }
 
@@ -290,6 +292,8 @@ mod tests {
         assert!(slot.candidate().content.is_none(), "the octets of a refused chunk");
         slot.set_in_transaction(true);
         assert_eq!(slot.candidate().content.unwrap().octets, 7);
+        assert!(slot.begin_wait(Side::Write) && slot.candidate().content.is_none(), "it reads no replies");
+        assert!(slot.end_wait());
         slot.set_in_transaction(false);
         slot.set_in_transaction(true);
         assert!(slot.candidate().content.is_none(), "another message");

@@ -147,6 +147,21 @@ impl Server {
     fn start(setup: Setup) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = setup.write(dir.path());
+        let (child, log) = Self::spawn(&setup, &config);
+        give_to_nobody(dir.path());
+        let mut server = Self { dir, config, log, setup, child, addresses: Vec::new() };
+        server.wait_until_it_listens();
+        server
+    }
+
+    /// Starts it anew after it has ended, on the same files and with other ports.
+    pub fn restart(&mut self) {
+        (self.child, self.log) = Self::spawn(&self.setup, &self.config);
+        self.addresses.clear();
+        self.wait_until_it_listens();
+    }
+
+    fn spawn(setup: &Setup, config: &Path) -> (Child, Arc<Mutex<Vec<String>>>) {
         let mut words = setup.wrapper.clone();
         words.push(env!("CARGO_BIN_EXE_pillarbox").to_owned());
         words.extend(["-c".to_owned(), config.display().to_string(), "serve".to_owned()]);
@@ -159,7 +174,6 @@ impl Server {
             .env_remove("LISTEN_FDS")
             .spawn()
             .unwrap_or_else(|error| panic!("{words:?}: {error}"));
-        give_to_nobody(dir.path());
         let log = Arc::new(Mutex::new(Vec::new()));
         let (lines, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
         thread::spawn(move || {
@@ -167,18 +181,20 @@ impl Server {
                 lines.lock().unwrap().push(line);
             }
         });
-        let mut server = Self { dir, config, log, setup, child, addresses: Vec::new() };
+        (child, log)
+    }
+
+    fn wait_until_it_listens(&mut self) {
         let begun = Instant::now();
-        while server.addresses.len() < server.setup.services.len() {
-            assert!(begun.elapsed() < PATIENCE, "no server: {}", server.log_text());
-            if let Ok(Some(status)) = server.child.try_wait() {
+        while self.addresses.len() < self.setup.services.len() {
+            assert!(begun.elapsed() < PATIENCE, "no server: {}", self.log_text());
+            if let Ok(Some(status)) = self.child.try_wait() {
                 thread::sleep(Duration::from_millis(50));
-                panic!("the server ended with {status}: {}", server.log_text());
+                panic!("the server ended with {status}: {}", self.log_text());
             }
             thread::sleep(Duration::from_millis(2));
-            server.addresses = server.log.lock().unwrap().iter().filter_map(|line| started(line)).collect();
+            self.addresses = self.log.lock().unwrap().iter().filter_map(|line| started(line)).collect();
         }
-        server
     }
 
     pub fn address(&self, service: &str) -> SocketAddr {
@@ -475,7 +491,15 @@ pub fn client_config(certificate: &Path) -> Arc<ClientConfig> {
 
 /// Connects from an address of 127/8 of its own.
 pub fn from(source: [u8; 4], to: SocketAddr) -> io::Result<TcpStream> {
+    from_with_buffer(source, to, 0)
+}
+
+/// The same with so many octets for what has come and was not read; 0 for what is usual.
+pub fn from_with_buffer(source: [u8; 4], to: SocketAddr, octets: usize) -> io::Result<TcpStream> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    if octets > 0 {
+        socket.set_recv_buffer_size(octets)?;
+    }
     socket.bind(&SocketAddr::from((source, 0)).into())?;
     socket.connect(&to.into())?;
     Ok(socket.into())
