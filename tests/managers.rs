@@ -418,7 +418,8 @@ fn fail2ban() {
     }
     // As a file, through syslog, from the journal, and where logger(1) puts a stamp before ours.
     let bare = |line: &str| line.splitn(3, ' ').nth(2).unwrap().trim_start().to_owned();
-    let forms: [(&str, &dyn Fn(&str) -> String); 4] = [
+    type Form<'a> = (&'a str, &'a dyn Fn(&str) -> String);
+    let forms: [Form; 4] = [
         ("file", &|line| line.to_owned()),
         ("syslog", &|line| format!("Nov 25 01:09:27 mx pillarbox[12]: {}", bare(line))),
         ("journal", &|line| format!("2026-11-25T01:09:27+00:00 mx pillarbox[12]: {}", bare(line))),
