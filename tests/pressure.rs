@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::attack::{Stage, attack};
 use common::{Client, PATIENCE, Server, Setup, base64, uninterrupted};
 use pillarbox::conn::context::Context;
 use pillarbox::mail::durable::{DeliveryStep, Faults};
@@ -108,84 +109,6 @@ fn sessions_of_one_login_beyond_a_quarter_make_room() {
     alice[0].say("RCPT TO:<bob@example.org>", "250");
     let gone = alice[1..].iter_mut().filter_map(Client::reply).filter(|reply| says(reply, Refusal::Evicted)).count();
     assert_eq!(gone, 2, "the busy one stays");
-}
-
-/// What an attacker does with a connection, as far as it gets, and then for ever.
-#[derive(Clone, Copy, Debug)]
-enum Stage {
-    Handshake,
-    BeforeEhlo,
-    BeforeLogin,
-    Mail,
-    Rcpt,
-    Data,
-    SlowData,
-    Bdat,
-    ReadsNothing,
-}
-
-/// Goes to its stage and drips there until the server closes or the test is over.
-fn attack(server: &Server, source: [u8; 4], stage: Stage, stop: &AtomicBool) -> Option<()> {
-    let service = if matches!(stage, Stage::Handshake | Stage::BeforeLogin) { "submissions" } else { "smtp" };
-    let octets = if matches!(stage, Stage::ReadsNothing) { 1 } else { 0 };
-    let mut client = client(server, common::from_with_buffer(source, server.address(service), octets).ok()?);
-    let send = |client: &mut Client, octets: &[u8], pause: u64| -> Option<()> {
-        client.transcript.clear();
-        while !stop.load(Ordering::Relaxed) {
-            client.send(octets).ok()?;
-            // Replies are read only so that the server need not wait for that.
-            let mut replies = [0; 4096];
-            let _ = client.tcp().set_read_timeout(Some(Duration::from_millis(1)));
-            if matches!(client.tcp().read(&mut replies), Ok(0)) {
-                return None;
-            }
-            thread::sleep(Duration::from_millis(pause));
-        }
-        Some(())
-    };
-    if let Stage::Handshake = stage {
-        client.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").ok()?;
-        return send(&mut client, b"x", 200);
-    }
-    if let Stage::BeforeLogin = stage {
-        client.tls().ok()?;
-    }
-    client.reply()?;
-    if let Stage::BeforeEhlo = stage {
-        return send(&mut client, b"E", 200);
-    }
-    client.send(b"EHLO attack.example\r\n").ok()?;
-    client.reply()?;
-    let envelope: &[&str] = match stage {
-        Stage::BeforeLogin => &[],
-        Stage::Mail => &["MAIL FROM:<>"],
-        Stage::Rcpt | Stage::Bdat | Stage::ReadsNothing => &["MAIL FROM:<>", "RCPT TO:<alice@example.org>"],
-        _ => &["MAIL FROM:<>", "RCPT TO:<alice@example.org>", "DATA"],
-    };
-    for line in envelope {
-        client.send(format!("{line}\r\n").as_bytes()).ok()?;
-        client.reply()?;
-    }
-    match stage {
-        Stage::BeforeLogin | Stage::Mail | Stage::Rcpt => send(&mut client, b"NOOP\r\n", 700),
-        Stage::SlowData => send(&mut client, b"x", 200),
-        Stage::Bdat => {
-            client.send(b"BDAT 1000000 LAST\r\n").ok()?;
-            send(&mut client, &[b'x'; 150], 200)
-        }
-        Stage::ReadsNothing => {
-            client.tcp().set_write_timeout(Some(Duration::from_millis(200))).ok()?;
-            while !stop.load(Ordering::Relaxed) {
-                if let Err(error) = client.send(&b"BDAT 1\r\nx".repeat(1000))
-                    && error.kind() != std::io::ErrorKind::WouldBlock
-                {
-                    return None;
-                }
-            }
-            Some(())
-        }
-        _ => send(&mut client, &[b'x'; 150], 200),
-    }
 }
 
 /// More attackers than workers, from few networks or from many, which hold what they have or come again when it is taken from them;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common::attack::{Stage, attack};
 use crate::common::{Client, Server, base64, from};
 use crate::{memory, percentile};
 
@@ -31,6 +32,63 @@ fn good(server: &Server, source: [u8; 4], message: bool) -> Option<Duration> {
     let took = begun.elapsed();
     let _ = client.send(b"QUIT\r\n");
     Some(took)
+}
+
+/// The same on port 25, without a login.
+fn good_on_25(server: &Server, source: [u8; 4]) -> Option<Duration> {
+    let begun = Instant::now();
+    let mut client = Client::over(from(source, server.address("smtp")).ok()?, &server.dir.path().join("cert.pem"));
+    client.reply().filter(|reply| reply.starts_with("220"))?;
+    client.send(b"EHLO good.example\r\n").ok()?;
+    client.reply()?;
+    client.deliver("", "bob@example.org", b"Subject: good\r\n\r\nx").filter(|reply| reply.starts_with("250"))?;
+    let took = begun.elapsed();
+    let _ = client.send(b"QUIT\r\n");
+    Some(took)
+}
+
+/// 256 workers as they are by default; at every stage, from 10 networks with 32 connections each or from 500, which are held or opened again as
+/// soon as they are closed. 25 good sessions on 465 and 25 on port 25, each from a network that was never seen: the first try counts.
+pub fn stages(only: Option<&str>) {
+    println!(
+        "| stage | networks | connections | 465: first tries, p50, longest | 25: first tries, p50, longest |\n|---|---|---|---|---|"
+    );
+    for stage in Stage::ALL {
+        if only.is_some_and(|only| format!("{stage:?}") != only) {
+            continue;
+        }
+        for (networks, each) in [(10u16, 32u16), (500, 1)] {
+            for again in [false, true] {
+                let server = crate::server(&["per_address = 32"]);
+                let (server, stop) = (&server, &AtomicBool::new(false));
+                let rows = thread::scope(|scope| {
+                    for n in 0..networks * each {
+                        let [high, low] = (n % networks).to_be_bytes();
+                        let run = move || {
+                            attack(server, [127, 10, high, low], stage, stop);
+                            while again && !stop.load(Ordering::Relaxed) {
+                                thread::sleep(Duration::from_millis(2));
+                                attack(server, [127, 10, high, low], stage, stop);
+                            }
+                        };
+                        thread::Builder::new().stack_size(256 * 1024).spawn_scoped(scope, run).unwrap();
+                    }
+                    thread::sleep(Duration::from_secs(4));
+                    let tries = |on: u8, session: &(dyn Fn([u8; 4]) -> Option<Duration> + Sync)| {
+                        let mut times: Vec<Duration> = (0..25u8).filter_map(|n| session([127, on, 0, n])).collect();
+                        times.sort_unstable();
+                        let (p50, most) = (percentile(&times, 50), times.last().copied().unwrap_or_default());
+                        format!("{} of 25, {p50:.1?}, {most:.1?}", times.len())
+                    };
+                    let rows = [tries(20, &|source| good(server, source, true)), tries(21, &|source| good_on_25(server, source))];
+                    stop.store(true, Ordering::Relaxed);
+                    rows
+                });
+                let kind = if again { "opened again" } else { "held" };
+                println!("| {stage:?} | {networks} | {kind} | {} | {} |", rows[0], rows[1]);
+            }
+        }
+    }
 }
 
 /// 256 workers; 2,000 stalled connections from 100 addresses, each opened again as soon as it is closed; a good client
@@ -189,26 +247,16 @@ pub fn timing() {
 /// 2,000 sessions that have logged in and are held; what each takes, and how soon a new client is served.
 pub fn held() {
     const HELD: usize = 2000;
-    let server = crate::server(&["workers = 2100", "idle = \"10m\""]);
+    let server = crate::server(&["workers = 2800", "idle = \"10m\""]);
     let at_rest = memory(&server, "Pss:");
-    let mut clients = Vec::new();
-    for n in 0..HELD {
-        let tcp = from([127, 5, (n / 200) as u8, (n % 200) as u8], server.address("submissions")).unwrap();
-        let mut client = Client::over(tcp, &server.dir.path().join("cert.pem"));
-        client.tls().unwrap();
-        client.expect("220");
-        client.say("EHLO held.example", "250");
-        client.send(auth("alice@example.org", "secret").as_bytes()).unwrap();
-        client.expect("235");
-        clients.push(client);
-    }
+    let _clients = hold(&server, HELD);
     // The memory of the one hash is given back by now.
     thread::sleep(Duration::from_secs(4));
     let held = memory(&server, "Pss:");
     let mut times: Vec<Duration> = (0..50).filter_map(|_| good(&server, [127, 6, 0, 1], true)).collect();
     times.sort_unstable();
     println!(
-        "held: {} KiB at rest with 2,100 workers, {} KiB with {HELD} sessions: {:.1} KiB each; a new client with a message: p50 {:?}, p99 {:?}",
+        "held: {} KiB at rest, {} KiB with {HELD} sessions: {:.1} KiB each; a new client with a message: p50 {:?}, p99 {:?}",
         at_rest,
         held,
         (held - at_rest) as f64 / HELD as f64,
@@ -218,4 +266,34 @@ pub fn held() {
     let small = crate::server(&[]);
     thread::sleep(Duration::from_millis(300));
     println!("at rest with 256 workers: PSS {} KiB, RSS {} KiB", memory(&small, "Pss:"), memory(&small, "Rss:"));
+}
+
+/// So many sessions that have logged in.
+fn hold(server: &Server, count: usize) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for n in 0..count {
+        let tcp = from([127, 5, (n / 200) as u8, (n % 200) as u8], server.address("submissions")).unwrap();
+        let mut client = Client::over(tcp, &server.dir.path().join("cert.pem"));
+        client.tls().unwrap();
+        client.expect("220");
+        client.say("EHLO held.example", "250");
+        client.send(auth("alice@example.org", "secret").as_bytes()).unwrap();
+        client.expect("235");
+        clients.push(client);
+    }
+    clients
+}
+
+/// What stays after 2,000 such sessions have ended.
+pub fn after() {
+    let server = crate::server(&["workers = 2800", "idle = \"10m\""]);
+    let at_rest = memory(&server, "Pss:");
+    let clients = hold(&server, 2000);
+    thread::sleep(Duration::from_secs(4));
+    let held = memory(&server, "Pss:");
+    drop(clients);
+    for seconds in [5, 55, 15] {
+        thread::sleep(Duration::from_secs(seconds));
+        println!("after: {at_rest} KiB at rest, {held} KiB held; {seconds} s later {} KiB", memory(&server, "Pss:"));
+    }
 }

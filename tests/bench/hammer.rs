@@ -8,6 +8,7 @@ mod bare;
 #[path = "../common/mod.rs"]
 mod common;
 mod load;
+mod nagle;
 
 use std::time::Duration;
 
@@ -41,12 +42,21 @@ fn main() {
         ["bare", address, certificate, key, maildir] => {
             bare::serve(address, certificate.as_ref(), key.as_ref(), maildir.as_ref());
         }
+        ["nagle"] => nagle::table(),
+        ["nagle", address, certificate, password, seconds] => {
+            let address = address.parse().expect("address:port");
+            println!("{}", nagle::run(address, certificate.as_ref(), Some(password), false, duration(seconds)));
+        }
+        ["stages"] => attack::stages(None),
+        ["stages", stage] => attack::stages(Some(stage)),
         ["stalled"] => attack::stalled(),
         ["guessing"] => attack::guessing(),
         ["timing"] => attack::timing(),
         ["held"] => attack::held(),
+        ["after"] => attack::after(),
         _ => eprintln!(
-            "scenarios: load | disk | stalled | guessing | timing | held\n\
+            "scenarios: load | disk | nagle | stages [STAGE] | stalled | guessing | timing | held | after\n\
+             nagle ADDRESS CERTIFICATE PASSWORD SECONDS: another server, TLS from the first octet, as alice@example.org, in small writes\n\
              load ADDRESS LOGIN PASSWORD CONNECTIONS SIZE SECONDS [each]: another server, TLS from the first octet\n\
              disk DIRECTORY WRITERS SIZE SECONDS: the same files without a network\n\
              bare ADDRESS CERTIFICATE KEY MAILDIR: a server that does nothing but TLS and the same files\n\
