@@ -45,6 +45,8 @@ enum Leaf {
     ForAnotherName,
     Good,
     OfAnotherAuthority,
+    /// Good, with TLS 1.2 alone.
+    Old,
 }
 
 impl World {
@@ -76,7 +78,7 @@ impl World {
         let certificate: CertificateDer<'static> = params.signed_by(&key, issuer).unwrap().der().clone();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(if leaf == Leaf::Old { &[&rustls::version::TLS12][..] } else { rustls::ALL_VERSIONS })
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key)
@@ -366,6 +368,18 @@ fn certificates_that_are_not_trusted() {
             world.ends_well();
         }
     }
+}
+
+#[test]
+fn the_oldest_version_of_tls() {
+    let mut world = World::new(true, Leaf::Old, &[&after_login("C: QUIT\n~ gone"), "~ gone"]);
+    let courier = world.connect().unwrap();
+    assert_eq!(courier.tls().unwrap().version, "TLSv1.2");
+    courier.quit();
+    let hop = Hop::smarthost(&Route { tls_min: TlsMin::V13, ..world.route() }, "unused.example").unwrap();
+    let failure = failure(Courier::connect(&hop, &world.stop));
+    assert!(matches!(failure, Failure { stage: Stage::Tls, fault: Fault::Tls(_) }), "{failure:?}");
+    world.ends_well();
 }
 
 /// Nothing of the login is said in the clear.
