@@ -25,6 +25,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tempfile::TempDir;
 
+const OLD: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS12];
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An authority, a certificate, a password, and a next hop that plays a script for each connection.
@@ -78,7 +79,7 @@ impl World {
         let certificate: CertificateDer<'static> = params.signed_by(&key, issuer).unwrap().der().clone();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_protocol_versions(if leaf == Leaf::Old { &[&rustls::version::TLS12][..] } else { rustls::ALL_VERSIONS })
+            .with_protocol_versions(if leaf == Leaf::Old { OLD } else { rustls::ALL_VERSIONS })
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key)
@@ -487,6 +488,29 @@ fn a_connection_that_ends_between_transactions() {
     let (finished, asked) = send(&mut courier, 3);
     assert_eq!((finished.outcomes, asked), (vec![Outcome::NotTried(Unreached::Stale); 2], 0));
     assert!(!courier.is_usable());
+}
+
+/// A hundred transactions or five minutes a connection.
+#[test]
+fn a_connection_wears_out() {
+    let one = [ENVELOPE, "~ content 3\nS: 250 ok\n"].concat();
+    let mut world = World::new(true, Leaf::Good, &[&without_login(&[&one.repeat(100), "~ gone"].concat())]);
+    let long = Timeouts::default();
+    assert_eq!(long.reuse.as_secs(), 300);
+    let mut courier = world.connect_without_login(long).unwrap();
+    for _ in 0..100 {
+        assert_eq!(shown(&send(&mut courier, 3).0)[0], "sent 250 ok");
+    }
+    assert_eq!(send(&mut courier, 3).0.outcomes, [Outcome::NotTried(Unreached::Stale); 2]);
+    drop(courier);
+    world.ends_well();
+
+    let mut world = World::new(true, Leaf::Good, &[&without_login(&[&one, "~ gone"].concat())]);
+    let mut courier = world.connect_without_login(Timeouts { reuse: Duration::ZERO, ..long }).unwrap();
+    assert_eq!(shown(&send(&mut courier, 3).0)[0], "sent 250 ok");
+    assert!(!courier.is_usable());
+    drop(courier);
+    world.ends_well();
 }
 
 /// Without the caller's leave there is no dot, and so no message; the same if the content cannot be sent as it is.
