@@ -179,6 +179,7 @@ fn set_up(case: &mut Case, line: &str) {
         "size" => case.message.size = rest.parse().unwrap(),
         "body" => envelope.body = Body::parse(rest),
         "utf8" => envelope.utf8 = true,
+        "plain" => case.message.plain = true,
         "ret" => envelope.ret = Ret::parse(rest),
         "envid" => envelope.envid = Some(rest.into()),
         "auth" => case.message.auth = Some(rest.into()),

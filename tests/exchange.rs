@@ -173,6 +173,11 @@ fn send(
             Next::Close(Some(failure)) => return Err(failure.fault),
             Next::Finished(finished) => {
                 assert!(finished.reusable, "{finished:?}");
+                let sent = finished.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Sent(_)));
+                assert_eq!(finished.accepted, sent, "{finished:?}");
+                let offer = client.offer();
+                let any = offer.size || offer.eight_bit || offer.dsn || offer.auth();
+                assert!(finished.parameters == any || (offer.utf8 && finished.parameters), "{finished:?} {offer:?}");
                 for (at, outcome) in left.iter().zip(finished.outcomes) {
                     if outcome != Outcome::NotTried(Unreached::NextTransaction) {
                         outcomes[*at] = Some(outcome);

@@ -123,3 +123,23 @@ impl fmt::Display for HandshakeError {
 
 impl std::error::Error for TrustError {}
 impl std::error::Error for HandshakeError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_authorities() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        assert!(matches!(TlsClient::new(Some(&path), false), Err(TrustError::Read(..))));
+        std::fs::write(&path, "no PEM\n").unwrap();
+        assert!(matches!(TlsClient::new(Some(&path), false), Err(TrustError::Empty(_))));
+        let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        std::fs::write(&path, damaged).unwrap();
+        assert!(matches!(TlsClient::new(Some(&path), false), Err(TrustError::Read(..))));
+        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(&path, pair.cert.pem()).unwrap();
+        assert!(TlsClient::new(Some(&path), true).is_ok());
+    }
+}

@@ -7,7 +7,7 @@
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::line::{Line, fault_of};
 use super::names;
@@ -42,8 +42,6 @@ pub struct Unreachable {
 
 /// A connection serves so many transactions, at most.
 const TRANSACTIONS_MAX: usize = 100;
-/// A connection begins no transaction after so long.
-const AGE_MAX: Duration = Duration::from_secs(300);
 impl Unreachable {
     /// What happened last.
     pub fn last(&self) -> Option<&Failure> {
@@ -160,7 +158,7 @@ impl Courier {
     pub fn is_usable(&mut self) -> bool {
         // A fresh one is used whatever it says: what ends it then is told as what it is, and not tried again at once.
         let is_fresh = self.transactions == 0;
-        let is_worn = self.transactions >= TRANSACTIONS_MAX || self.opened.elapsed() >= AGE_MAX;
+        let is_worn = self.transactions >= TRANSACTIONS_MAX || self.opened.elapsed() >= self.line.timeouts.reuse;
         self.reusable = self.reusable && (is_fresh || (!is_worn && self.line.is_silent()));
         self.reusable
     }

@@ -29,6 +29,8 @@ pub struct Timeouts {
     pub content: Duration,
     /// The reply to the final dot.
     pub data_end: Duration,
+    /// From readiness to the last transaction that may begin on a connection.
+    pub reuse: Duration,
 }
 
 /// The octets of a connection, and replies out of them.
@@ -41,7 +43,7 @@ pub(super) struct Line {
     pub(super) peer: SocketAddr,
     host: String,
     pub(super) tls: Option<TlsInfo>,
-    timeouts: Timeouts,
+    pub(super) timeouts: Timeouts,
     pub(super) stop: Arc<Stop>,
 }
 
@@ -59,6 +61,7 @@ impl Default for Timeouts {
             command: minutes(5),
             content: minutes(3),
             data_end: minutes(10),
+            reuse: minutes(5),
         }
     }
 }

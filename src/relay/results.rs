@@ -38,3 +38,52 @@ pub fn trouble(fault: &Fault) -> Trouble {
 fn replied(reply: &RemoteReply) -> Trouble {
     Trouble::Reply { code: reply.code, status: reply.status }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smtp::client::{Unfit, Unreached};
+
+    fn reply(code: u16) -> RemoteReply {
+        RemoteReply { code, status: None, text: String::new() }
+    }
+
+    #[test]
+    fn outcomes() {
+        let lost = |after_dot, fault| Outcome::Lost { stage: Stage::Dot, after_dot, fault };
+        let at_dot = |trouble| Some(Scheduled::Trouble(Stage::Dot, trouble));
+        let coded = |code| Trouble::Reply { code, status: None };
+        let rows = [
+            (Outcome::Sent(reply(250)), Some(Scheduled::Sent)),
+            (Outcome::NotTried(Unreached::NextTransaction), None),
+            (Outcome::NotTried(Unreached::Stale), None),
+            (Outcome::Refused { stage: Stage::Dot, reply: reply(451) }, at_dot(coded(451))),
+            (Outcome::Unfit(Unfit::Utf8), Some(Scheduled::Trouble(Stage::Mail, Trouble::Unfit))),
+            // After the dot it may have arrived, whatever ended the wait.
+            (lost(true, Fault::Closed), at_dot(Trouble::Unanswered)),
+            (lost(true, Fault::Unexpected(reply(354))), at_dot(Trouble::Unanswered)),
+            (lost(false, Fault::Closed), at_dot(Trouble::Dropped)),
+            (lost(false, Fault::Local(String::new())), at_dot(Trouble::Internal)),
+            (lost(false, Fault::Unexpected(reply(250))), at_dot(coded(250))),
+        ];
+        for (what, want) in rows {
+            assert_eq!(outcome(&what), want, "{what:?}");
+        }
+    }
+
+    #[test]
+    fn failures() {
+        let rows = [
+            (Fault::Certificate(String::new()), Trouble::Certificate),
+            (Fault::Timeout, Trouble::Dropped),
+            (Fault::Dns(String::new()), Trouble::NameUnresolved),
+            (Fault::EarlyOctets, Trouble::Handshake),
+            (Fault::NoStartTls, Trouble::NotOffered),
+            (Fault::Password(String::new()), Trouble::PasswordFile),
+            (Fault::Refused(reply(535)), Trouble::Reply { code: 535, status: None }),
+        ];
+        for (fault, want) in rows {
+            assert_eq!(failure(&Failure { stage: Stage::Auth, fault }), (Stage::Auth, want));
+        }
+    }
+}
