@@ -164,7 +164,7 @@ impl SessionLog {
     /// A deadline passed.
     pub fn timeout(&self, place: &str, after: Duration) {
         let line = self.line("timeout").key("where", place).key("seconds", seconds(after));
-        self.write(Level::Info, Class::Connection, line);
+        self.write(Level::Info, Class::Bounded, line);
     }
 
     /// The session is over.

@@ -67,7 +67,7 @@ fn stored(login: &str, fields: &str) -> String {
     };
     header.write(&trace, false, &mut out);
     let text = String::from_utf8(out).unwrap();
-    text.split_once("\n\t").unwrap().1.split_once('\n').unwrap().1.to_owned()
+    text.split_once(" +0000\n").unwrap().1.to_owned()
 }
 
 /// Fields that a reader shows as another sender's, or that readers do not agree on.
@@ -197,6 +197,7 @@ const FORGED: &[&str] = &[
     // Python takes what comes before a square bracket for the address.
     "From: =?utf-8?q?ceo=40bank.com_x?= [y] <alice@example.org>",
     "From: \"ceo@bank.com x\" [y] <alice@example.org>",
+    "From: alice@example.org.",
     // mutt shows no address here, and leaves the blank out there.
     "From: [x <alice@example.org>",
     "From: \"john doe\"@example.org",

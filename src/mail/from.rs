@@ -158,7 +158,8 @@ impl Reader<'_> {
         let rest = &self.text[self.at..];
         let len = local + 1 + atom(&rest[local + 1..]);
         let address = std::str::from_utf8(&rest[..len]).ok().and_then(|text| Address::parse(text).ok());
-        let address = address.filter(|address| address.local().chars().all(is_plain));
+        // The final dot that SMTP's commands forgive is shown by readers.
+        let address = address.filter(|address| address.local().chars().all(is_plain) && rest[len - 1] != b'.');
         self.at += len;
         address.ok_or_else(|| unreadable(rest, QUOTE))
     }
