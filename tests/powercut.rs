@@ -6,8 +6,11 @@
 mod common;
 #[path = "powercut/replay.rs"]
 mod replay;
+#[path = "powercut/spool.rs"]
+mod spool;
 
 use std::collections::HashMap;
+use std::env;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -228,6 +231,36 @@ fn directories_of_a_server_that_was_killed() {
     next.calls();
     let calls = Recorded::parse(&(killed.text() + &next.text()));
     next.each_cut(&calls, 0, &messages).unwrap();
+}
+
+/// The spool is used by this test itself, started again under strace; then again with some fsyncs lost.
+#[test]
+fn the_spool_at_any_moment() {
+    const ROOT: &str = "PILLARBOX_POWERCUT_ROOT";
+    if let Some(root) = env::var_os(ROOT) {
+        return spool::record(Path::new(&root));
+    }
+    for inject in ["", "inject=fsync:retval=0:when=2+2", "inject=fsync:retval=0:when=3+3", "inject=fdatasync:retval=0"] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().with_extension("strace");
+        let mut command = Command::new("strace");
+        command.args(["-f", "-y", "-xx", "-s", "300000", "-e", CALLS, "-o"]).arg(&log);
+        if !inject.is_empty() {
+            command.args(["-e", inject]);
+        }
+        command.arg(env::current_exe().unwrap()).args(["--exact", "the_spool_at_any_moment"]).env(ROOT, dir.path());
+        let Ok(output) = command.output() else { return skipped("strace does not work") };
+        assert!(output.status.success(), "{inject}: {}", String::from_utf8_lossy(&output.stdout));
+        let text = fs::read_to_string(&log).unwrap();
+        fs::remove_file(&log).unwrap();
+        let calls = Recorded::parse(&text);
+        let outcome = each_cut(&calls, 0, dir.path(), |cut| spool::check(cut, dir.path()));
+        match (inject, outcome) {
+            ("", outcome) => assert!(outcome.unwrap() > 500),
+            (lost, Ok(_)) => panic!("{lost}: nothing is wrong"),
+            (lost, Err(why)) => eprintln!("{lost}: {}", why.rsplit("}), ").next().unwrap_or_default()),
+        }
+    }
 }
 
 /// Each fsync of a first delivery is needed, and a disk that does not do it is found out.

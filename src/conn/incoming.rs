@@ -71,6 +71,14 @@ pub struct Stored {
     pub begun: Instant,
 }
 
+/// Where a message goes.
+#[derive(Debug, Default)]
+struct Places {
+    /// Mailboxes, each with its Maildir or the folder within it.
+    boxes: Vec<(String, PathBuf)>,
+    elsewhere: Vec<QueuedRecipient>,
+}
+
 /// Octets that are gathered before they are written.
 const WRITE_SIZE: usize = 64 * 1024;
 
@@ -183,7 +191,7 @@ impl Incoming {
         if let Some(login) = session.login() {
             authors::check(&mut header, login, &snapshot.policy)?;
         }
-        let (boxes, elsewhere) = places(envelope, around)?;
+        let Places { boxes, elsewhere } = places(envelope, around)?;
         self.boxes = boxes;
         if let Some(outbox) = context.outbox.as_ref().filter(|_| !elsewhere.is_empty()) {
             let session_id = self.id.split('.').next().unwrap_or_default();
@@ -236,11 +244,11 @@ pub fn destinations(
     }
 }
 
-/// Every mailbox that the recipients lead to, each once, with its Maildir or the folder within it; and every recipient
-/// elsewhere, each once, with the reports that were asked for first.
-fn places(envelope: &Envelope, around: MessageContext<'_>) -> Result<(Vec<(String, PathBuf)>, Vec<QueuedRecipient>), Refused> {
+/// Every mailbox that the recipients lead to, each once; and every recipient elsewhere, each once, with the reports that
+/// were asked for first.
+fn places(envelope: &Envelope, around: MessageContext<'_>) -> Result<Places, Refused> {
     let MessageContext { context, snapshot, session, .. } = around;
-    let (mut boxes, mut elsewhere) = (Vec::new(), Vec::new());
+    let mut places = Places::default();
     let (mut known, mut addresses) = (HashSet::new(), HashSet::new());
     for Recipient { path, notify, orcpt } in &envelope.recipients {
         for to in destinations(context, snapshot, session.service().needs_login(), path)? {
@@ -249,18 +257,18 @@ fn places(envelope: &Envelope, around: MessageContext<'_>) -> Result<(Vec<(Strin
                     let inbox = snapshot.config.maildir.of(&to.mailbox);
                     let folder = to.tag.and_then(|tag| maildir::folder(&inbox, &tag)).unwrap_or(inbox);
                     if known.insert(folder.clone()) {
-                        boxes.push((to.mailbox, folder));
+                        places.boxes.push((to.mailbox, folder));
                     }
                 }
                 Destination::Remote(address) => {
                     if addresses.insert(address.clone()) {
-                        elsewhere.push(QueuedRecipient { address, notify: *notify, orcpt: orcpt.clone() });
+                        places.elsewhere.push(QueuedRecipient { address, notify: *notify, orcpt: orcpt.clone() });
                     }
                 }
             }
         }
     }
-    Ok((boxes, elsewhere))
+    Ok(places)
 }
 
 /// The header section as it is written: for mailboxes, or for the spool.

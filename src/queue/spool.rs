@@ -20,10 +20,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, RenameFlags, openat, renameat2};
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{Mode, UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{UnlinkatFlags, syncfs, unlinkat};
+use nix::unistd::{UnlinkatFlags, linkat, syncfs, unlinkat};
 
 use super::QueueId;
 use crate::mail::durable::{Directory, Durable, Faults, StorageError, make_directory};
@@ -230,17 +230,28 @@ impl Spool {
         self.move_to(id, &self.held, &self.queue)
     }
 
+    /// Links, then unlinks: each directory may be made durable by another thread at any moment, and between the two the
+    /// message must be in both, not in neither.
     fn move_to(&self, id: QueueId, from: &Directory, to: &Directory) -> Result<(), SpoolError> {
         let name = id.to_string();
-        match renameat2(from.file(), name.as_str(), to.file(), name.as_str(), RenameFlags::RENAME_NOREPLACE) {
-            // It is there already.
+        match linkat(from.file(), name.as_str(), to.file(), name.as_str(), AtFlags::empty()) {
+            // It is there already, from a move that was interrupted or altogether.
+            Err(Errno::EEXIST) => {}
             Err(Errno::ENOENT) if self.file(id, OFlag::O_PATH).is_ok() => return Ok(()),
+            // No hard links here.
+            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+                renameat2(from.file(), name.as_str(), to.file(), name.as_str(), RenameFlags::RENAME_NOREPLACE)?;
+                self.durable.sync_names(to)?;
+                return Ok(self.durable.sync_names(from)?);
+            }
             other => other.map_err(|errno| missing(id, errno))?,
         }
-        // First where it came to: after a power cut it may be in both, never in neither.
         self.durable.sync_names(to)?;
-        self.durable.sync_names(from)?;
-        Ok(())
+        match unlinkat(from.file(), name.as_str(), UnlinkatFlags::NoRemoveDir) {
+            Err(Errno::ENOENT) => {}
+            other => other?,
+        }
+        Ok(self.durable.sync_names(from)?)
     }
 
     /// Unlinks a message; durable within [`SWEEP`].
