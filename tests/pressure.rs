@@ -296,6 +296,43 @@ fn a_connection_waits_until_a_thread_can_be_started() {
     others.iter_mut().for_each(|other| drop(other.expect("220")));
 }
 
+/// What came of a message is acknowledged at once, piece by piece, and so is the client's end of the handshake: a client with
+/// Nagle's algorithm waits for that.
+#[test]
+fn what_a_client_waits_for_is_acknowledged_at_once() {
+    if !common::require(&["strace"]) {
+        return;
+    }
+    let trace = tempfile::NamedTempFile::new().unwrap();
+    let words = ["strace", "-f", "-qq", "-e", "trace=setsockopt", "-o", trace.path().to_str().unwrap()];
+    let server = Setup { wrapper: words.map(str::to_owned).to_vec(), ..Setup::default() }.start();
+    let count = || std::fs::read_to_string(trace.path()).unwrap().matches("TCP_QUICKACK, [1]").count();
+    let acknowledged = |before: usize, what: &str| {
+        let begun = Instant::now();
+        while count() == before {
+            assert!(begun.elapsed() < PATIENCE, "{what} is not acknowledged");
+            thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let mut client = greeted(server.connect("submission"));
+    client.say("EHLO nagle.example", "250");
+    client.say("STARTTLS", "220");
+    assert_eq!(count(), 0, "nothing has come that the client waits for");
+    client.tls().unwrap();
+    acknowledged(0, "the handshake");
+    client.say("EHLO nagle.example", "250");
+    client.say(&format!("AUTH PLAIN {}", base64(b"\0alice@example.org\0secret")), "235");
+    client.say("MAIL FROM:<alice@example.org>", "250");
+    client.say("RCPT TO:<bob@example.org>", "250");
+    client.say("DATA", "354");
+    for piece in 1..=5 {
+        let before = count();
+        client.send(b"a piece\r\n").unwrap();
+        acknowledged(before, &format!("piece {piece}"));
+    }
+    client.say(".", "250");
+}
+
 /// A network that has logged in is known after a restart; a damaged file is no error.
 #[test]
 fn logins_are_remembered_below_state() {

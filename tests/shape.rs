@@ -82,6 +82,16 @@ fn imports_point_down_only() {
     }
 }
 
+/// Connections know what a port is for, and no words of the protocol.
+#[test]
+fn the_network_names_no_refusals() {
+    for (file, text) in sources().iter().filter(|(file, _)| module(file) == "net") {
+        for line in text.lines().filter(|line| line.contains("smtp::")) {
+            assert!(line.contains("smtp::session::Service"), "{file}: {line}");
+        }
+    }
+}
+
 #[test]
 fn crates_are_named_where_they_belong() {
     let places: [(&str, &[&str]); 19] = [

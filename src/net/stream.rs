@@ -5,8 +5,8 @@
 //! system call, where a socket that does not block costs three. TLS sits on top and cannot wait longer than what is
 //! below it.
 //!
-//! No client waits for a delayed acknowledgement: while content is read, what came is acknowledged at once (TCP_QUICKACK), since a
-//! client with Nagle's algorithm (RFC 896) holds its next small segment back until then.
+//! No client waits for a delayed acknowledgement: while content is read and in a handshake, what came is acknowledged at once
+//! (TCP_QUICKACK), since a client with Nagle's algorithm (RFC 896) holds its next small segment back until then.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -291,14 +291,16 @@ impl Socket {
         }
     }
 
-    /// Reads into `buffer`; of content, notes how much came, and acknowledges it unless more is there already.
+    /// Reads into `buffer`. Notes how much content came; content and a handshake, in which some clients send a flight in pieces,
+    /// are acknowledged at once unless more is there already.
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let octets = self.transfer(Side::Read, |fd, flags| recv(fd, buffer, flags))?;
-        if self.clock.is_in_content() {
+        let content = self.clock.is_in_content();
+        if content {
             self.slot.add_content(octets);
-            if octets < buffer.len() {
-                self.acknowledge();
-            }
+        }
+        if (content || self.clock.wait() == Wait::Handshake) && octets < buffer.len() {
+            self.acknowledge();
         }
         Ok(octets)
     }
