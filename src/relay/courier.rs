@@ -56,9 +56,6 @@ impl Unreachable {
 impl Courier {
     /// Opens a connection to a hop: looks its name up, tries its addresses in order, does TLS and logs in.
     pub fn connect(hop: &Hop, stop: &Arc<Stop>) -> Result<Self, Unreachable> {
-        if stop.is_stopped() {
-            return Err(Unreachable::before_any(Stage::Connect, Fault::Stopped));
-        }
         let addresses = names::addresses(&hop.host, hop.port, Instant::now() + hop.timeouts.names, stop)
             .map_err(|fault| Unreachable::before_any(Stage::Connect, fault))?;
         Self::connect_to(hop, &addresses, stop)
@@ -199,7 +196,7 @@ impl Courier {
                 Next::Ready => {
                     return Ok(Self { client, line, reusable: true, opened: Instant::now(), transactions: 0 });
                 }
-                Next::Handshake => match line.handshake_after_starttls(&hop.client) {
+                Next::Handshake => match line.handshake(&hop.client) {
                     Ok(()) => client.step(Event::Secured),
                     Err(fault) => client.step(Event::Lost(fault)),
                 },

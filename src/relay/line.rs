@@ -219,11 +219,7 @@ impl Line {
         }
     }
 
-    /// Nothing that came in the clear survives the handshake: the server waits for it after its 220.
-    pub(super) fn handshake_after_starttls(&mut self, tls: &TlsClient) -> Result<(), Fault> {
-        if self.is_silent() { self.handshake(tls) } else { Err(Fault::EarlyOctets) }
-    }
-
+    /// What came in the clear after the 220 ended it before; what comes from now on is no record of TLS, and ends it too.
     pub(super) fn handshake(&mut self, tls: &TlsClient) -> Result<(), Fault> {
         self.outbound.wait(self.timeouts.command, false);
         match self.outbound.start_tls(tls, &self.host) {
