@@ -7,6 +7,7 @@
 //! that was accepted and logins are always written. pillarbox(8) lists all events with their keys.
 
 pub mod budget;
+pub mod queue;
 
 use std::fmt::{Display, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -41,23 +42,32 @@ enum Class {
 }
 
 /// Every event with its keys; the manual is held against it.
-pub const EVENTS: [(&str, &[&str]); 21] = [
+pub const EVENTS: [(&str, &[&str]); 30] = [
     ("accept-failed", &["service", "error", "pause"]),
     ("accepted", &["session", "peer", "id", "from", "to", "size", "seconds"]),
     ("connect", &["session", "peer", "service"]),
+    ("deferred", &["id", "to", "route", "host", "tls", "code", "text", "seconds", "next"]),
     ("delivered", &["session", "peer", "id", "mailbox", "file"]),
     ("disconnect", &["session", "peer", "messages", "seconds"]),
     ("draining", &["sessions", "seconds"]),
+    ("dropped", &["id"]),
+    ("failed", &["id", "to", "route", "host", "tls", "code", "text", "seconds"]),
+    ("held", &["id", "reason"]),
     ("left-out", &["network", "connections", "lines"]),
     ("login", &["session", "peer", "mechanism", "login", "label"]),
     ("login-failed", &["session", "peer", "mechanism", "login", "reason"]),
+    ("maybe-twice", &["id", "to", "host"]),
     ("notice", &["about", "text"]),
     ("overloaded", &["session", "peer", "service", "reason"]),
     ("panic", &["session", "peer", "text"]),
     ("queued", &["session", "peer", "id", "login", "from", "to", "size"]),
     ("refused", &["session", "peer", "command", "code", "reason", "text", "count"]),
+    ("released", &["id"]),
     ("reloaded", &["what", "result", "text"]),
+    ("reported", &["id", "mailbox", "action"]),
+    ("route", &["route", "state", "reason", "next"]),
     ("sandbox", &["server", "helper"]),
+    ("sent", &["id", "to", "route", "host", "tls", "code", "text", "seconds"]),
     ("started", &["service", "address"]),
     ("stopped", &["messages", "seconds"]),
     ("throttled", &["session", "peer", "login"]),

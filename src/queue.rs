@@ -5,14 +5,19 @@
 //! operator asks a running server, [`listing`] what is shown. [`spool`] keeps
 //! messages until they are settled.
 
+pub mod clerk;
 pub mod control;
+pub mod dispatcher;
 pub mod explain;
 mod id;
 pub mod letter;
 pub mod listing;
 pub mod notice;
+pub mod operate;
 pub mod report;
 pub mod schedule;
 pub mod spool;
+
+pub mod work;
 
 pub use id::QueueId;

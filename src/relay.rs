@@ -10,6 +10,7 @@ pub mod dns;
 pub mod line;
 pub mod mx;
 pub mod names;
+pub mod pool;
 pub mod resolve;
 pub mod results;
 pub mod route;

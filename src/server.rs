@@ -5,6 +5,7 @@ mod files;
 pub mod keys;
 pub mod load;
 pub mod modes;
+pub mod outgoing;
 pub mod privileges;
 pub mod readiness;
 mod reload;
@@ -28,6 +29,7 @@ use crate::net::pool::{Pool, PoolConfig};
 use crate::net::stream::Stream;
 use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::session::Service;
+use outgoing::Outgoing;
 use readiness::Readiness;
 use reload::Files;
 pub use reload::{Stamps, Startup};
@@ -45,6 +47,7 @@ pub struct Server {
     state: State,
     begun: Instant,
     services: Vec<Service>,
+    outgoing: Option<Outgoing>,
 }
 
 /// A request from outside the process.
@@ -105,7 +108,13 @@ impl Server {
             };
             acceptors.push(thread::Builder::new().name("acceptor".into()).spawn(move || acceptor.run())?);
         }
-        Ok(Self { context, admission, pool, stop, acceptors, watcher, state, begun: Instant::now(), services })
+        Ok(Self { context, admission, pool, stop, acceptors, watcher, state, begun: Instant::now(), services, outgoing: None })
+    }
+
+    /// Sends on what is queued, as long as the server runs.
+    pub fn with_outgoing(mut self, outgoing: Option<Outgoing>) -> Self {
+        self.outgoing = outgoing;
+        self
     }
 
     /// Watches over files and the manager until the end, then drains. Gives true if no message was cut off.
@@ -125,7 +134,11 @@ impl Server {
             self.context.verifier.release_idle_memory();
             self.pool.retry();
             self.state.tick();
-            readiness.tick(self.admission.sessions(), self.context.messages());
+            if let Some(outgoing) = &mut self.outgoing {
+                outgoing.tick(&self.context);
+            }
+            let queue = self.outgoing.as_ref().map(Outgoing::status);
+            readiness.tick(self.admission.sessions(), self.context.messages(), queue.as_deref());
         }
         readiness.stopping();
         self.drain()
@@ -140,6 +153,8 @@ impl Server {
             let _ = acceptor.join();
         }
         self.admission.drain();
+        // Couriers end beside the sessions; what a session still hands in stays in the spool.
+        let couriers = self.outgoing.map(|outgoing| thread::spawn(move || outgoing.stop(limit)));
         let empty = self.admission.wait_until_empty(Instant::now() + limit);
         self.admission.end();
         // A hash that is being computed does not hold the end up; its session has been shut.
@@ -147,6 +162,9 @@ impl Server {
             self.pool.join(Instant::now() + TICK);
         }
         let _ = self.watcher.join();
+        if let Some(couriers) = couriers {
+            let _ = couriers.join();
+        }
         self.state.save();
         journal::left_out(&self.context.log_budget, true);
         journal::stopped(self.context.messages(), self.begun.elapsed());

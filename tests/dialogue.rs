@@ -393,7 +393,7 @@ fn in_memory_by(case: &Case, step: usize) -> Outcome {
         let accepted = Arc::clone(&handed);
         context = context.with_outbox(Outbox::new(
             Arc::new(spool),
-            move |_| !full,
+            move |_, _| !full,
             move |one| accepted.lock().unwrap().push(one.id.to_string()),
         ));
     }

@@ -12,7 +12,9 @@ use crate::journal;
 use crate::mail::durable::{self, Faults};
 use crate::net::handover::{self, Inherited};
 use crate::net::listener::Listener;
+use crate::queue::spool::SpoolError;
 use crate::server::keys::KeySource;
+use crate::server::outgoing::{self, Opened};
 use crate::server::readiness::Readiness;
 use crate::server::sandbox::{Access, Enforced};
 use crate::server::{self, Server, Stamps, Startup, load, modes, privileges, sandbox, state};
@@ -49,11 +51,21 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     let snapshot = load::snapshot(config, &keys).map_err(Failure::problems)?;
     if !matches!(inherited, Inherited::Connection(_)) {
         prepare_state(&snapshot.config);
+        let spool = snapshot.config.outgoing.as_ref().map(|outgoing| outgoing.spool.as_path());
+        outgoing::prepare(&snapshot.config)
+            .map_err(|error| Failure::file(Exit::CantCreate, spool.unwrap_or(Path::new("")), error))?;
     }
     privileges::raise_file_limit();
     privileges::drop_to(&user).map_err(|error| Failure::new(Exit::Config, error))?;
     let root = snapshot.config.maildir.root();
     durable::sync_above(&root).map_err(|error| Failure::new(Exit::OsError, format!("{}: {error}", root.display())))?;
+    // As the user that it runs as, so that no file in it is root's; before the sandbox, which knows no directory above it.
+    let opened = match &snapshot.config.outgoing {
+        Some(config) if !matches!(inherited, Inherited::Connection(_)) => {
+            Some(Opened::open(&config.spool).map_err(spool_failure)?)
+        }
+        _ => None,
+    };
     // Before any thread is started, as it holds for those that come after it alone.
     let (access, enforced) = confine(&snapshot.config, &arguments.config, keys.is_helper());
     let startup = Startup { path: arguments.config.clone(), keys, access, stamps };
@@ -69,14 +81,14 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
             server::serve_one(context, tcp, peer, service).map_err(|error| Failure::new(Exit::OsError, error))?;
             return Ok(Exit::Ok);
         }
-        Inherited::Lent(socket) => return listen(snapshot, startup, vec![named(socket, None, wanted)?], true, ready_fd),
+        Inherited::Lent(socket) => return listen(snapshot, startup, opened, vec![named(socket, None, wanted)?], true, ready_fd),
         Inherited::Listeners(sockets) => {
             let name = |(socket, name): (TcpListener, Option<String>)| named(socket, name.as_deref(), wanted);
             sockets.into_iter().map(name).collect::<Result<Vec<_>, _>>()?
         }
         Inherited::Nothing => bound,
     };
-    listen(snapshot, startup, listeners, false, ready_fd)
+    listen(snapshot, startup, opened, listeners, false, ready_fd)
 }
 
 fn prepare_state(config: &Config) {
@@ -102,7 +114,14 @@ fn log_sandbox(enforced: Enforced, keys: &KeySource) {
     journal::sandbox(&server, keys.confinement());
 }
 
-fn listen(snapshot: Snapshot, startup: Startup, listeners: Vec<Listener>, lent: bool, ready_fd: Option<File>) -> Outcome {
+fn listen(
+    snapshot: Snapshot,
+    startup: Startup,
+    opened: Option<Opened>,
+    listeners: Vec<Listener>,
+    lent: bool,
+    ready_fd: Option<File>,
+) -> Outcome {
     if listeners.is_empty() {
         let text = format!("{}: listen: no address to listen on; give one in [listen]", startup.path.display());
         return Err(Failure::new(Exit::Config, text));
@@ -118,8 +137,14 @@ fn listen(snapshot: Snapshot, startup: Startup, listeners: Vec<Listener>, lent: 
     let (tell, told) = mpsc::channel();
     let idle = lent.then(|| (snapshot.config.limits.idle, tell.clone()));
     server::signals(tell).map_err(os_error)?;
-    let context = Arc::new(Context::new(snapshot, Faults::default()));
-    let server = Server::start(context, listeners, idle).map_err(os_error)?;
+    let context = Context::new(snapshot, Faults::default());
+    let context = match &opened {
+        Some(opened) => context.with_outbox(opened.outbox()),
+        None => context,
+    };
+    let context = Arc::new(context);
+    let outgoing = opened.map(|opened| opened.start(&context)).transpose().map_err(os_error)?;
+    let server = Server::start(context, listeners, idle).map_err(os_error)?.with_outgoing(outgoing);
     for (service, address) in names {
         journal::started(service.name(), address.map_or_else(|error| error.to_string(), |address| address.to_string()));
     }
@@ -129,6 +154,14 @@ fn listen(snapshot: Snapshot, startup: Startup, listeners: Vec<Listener>, lent: 
     }
     server.run(startup, &told, &mut readiness);
     Ok(Exit::Ok)
+}
+
+fn spool_failure(error: SpoolError) -> Failure {
+    let exit = match error {
+        SpoolError::Locked(_) => Exit::Config,
+        _ => Exit::CantCreate,
+    };
+    Failure::new(exit, format!("outgoing.spool: {error}"))
 }
 
 /// What an operator should know at every start, though it stops nothing.

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::policy::{Destination, Policy};
-use crate::smtp::address::{Address, ForwardPath};
+use crate::smtp::address::{Address, ForwardPath, ReversePath};
 
 /// The `[outgoing]` section.
 #[derive(Clone, Debug, PartialEq)]
@@ -146,6 +146,19 @@ impl Outgoing {
             (Err(_), Some(address)) => Some(format!("<{address}> leads nowhere; {CURE} for it")),
             (Err(_), None) => Some(format!("no address is told of mail that cannot be sent; {CURE} `postmaster: LOGIN`")),
         }
+    }
+
+    /// Where mail from a sender to a recipient goes: by the recipient's domain, the nearest above it, the sender's address, its
+    /// domain, then [`Self::via`].
+    pub fn hop(&self, sender: &ReversePath, recipient: &Address) -> &NextHop {
+        let domain = recipient.domain().to_string().to_lowercase();
+        let above = domain.match_indices('.').map(|(at, _)| format!("*{}", &domain[at..]));
+        if let Some(hop) = std::iter::once(domain.clone()).chain(above).find_map(|key| self.to.get(&key)) {
+            return hop;
+        }
+        let ReversePath::Mailbox(sender) = sender else { return &self.via };
+        let domain = sender.domain().to_string().to_lowercase();
+        self.from.get(&sender.key()).or_else(|| self.from.get(&domain)).unwrap_or(&self.via)
     }
 
     /// Where mail for that address goes; empty only where [`Self::postmaster_problem`] has found one.

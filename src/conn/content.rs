@@ -4,6 +4,7 @@ use std::io;
 
 use super::Driver;
 use super::incoming::{self, Incoming, MessageContext, storage_refused};
+use crate::config::outgoing::NextHop;
 use crate::mail::durable::StorageError;
 use crate::net::deadline::Wait;
 use crate::net::stream::Link;
@@ -32,11 +33,17 @@ impl<L: Link> Driver<'_, L> {
     pub(super) fn recipient(&self, path: &ForwardPath) -> Result<(), Refused> {
         let submitted = self.connection.service.needs_login();
         let destinations = incoming::destinations(self.context, &self.snapshot, submitted, path)?;
-        let is_remote = destinations.iter().any(|to| matches!(to, Destination::Remote(_)));
-        match self.context.outbox.as_ref().filter(|_| is_remote) {
-            Some(outbox) => outbox.check(self.session.envelope().map_or(1, |open| open.recipients.len() + 1)),
-            None => Ok(()),
+        let remote = destinations.iter().find_map(|to| if let Destination::Remote(address) = to { Some(address) } else { None });
+        let (Some(outbox), Some(address), Some(open)) = (&self.context.outbox, remote, self.session.envelope()) else {
+            return Ok(());
+        };
+        // `refuse` in the tables of routes.
+        if let Some(outgoing) = &self.snapshot.config.outgoing
+            && *outgoing.hop(&open.reverse_path, address) == NextHop::Refuse
+        {
+            return Err(Refused::about(Refusal::Relay, address));
         }
+        outbox.check(self.session.login().unwrap_or_default(), open.recipients.len() + 1)
     }
 
     /// Reads dot-stuffed content to its end and stores it.

@@ -26,15 +26,15 @@ pub struct Accepted {
     pub octets: u64,
 }
 
-type HasRoom = dyn Fn(usize) -> bool + Send + Sync;
+type HasRoom = dyn Fn(&str, usize) -> bool + Send + Sync;
 type AcceptedCallback = dyn Fn(Accepted) + Send + Sync;
 
 impl Outbox {
-    /// `has_room` says whether so many pairs of message and destination more may wait; `accepted` is told of every message
+    /// `has_room` says whether a login may let so many pairs of message and destination more wait; `accepted` is told of every message
     /// before its 250 is said.
     pub fn new(
         spool: Arc<Spool>,
-        has_room: impl Fn(usize) -> bool + Send + Sync + 'static,
+        has_room: impl Fn(&str, usize) -> bool + Send + Sync + 'static,
         accepted: impl Fn(Accepted) + Send + Sync + 'static,
     ) -> Self {
         Self { spool, has_room: Box::new(has_room), accepted: Box::new(accepted) }
@@ -45,9 +45,9 @@ impl Outbox {
         &self.spool
     }
 
-    /// Whether a transaction may have so many recipients elsewhere.
-    pub fn check(&self, recipients: usize) -> Result<(), Refused> {
-        if !(self.has_room)(recipients) {
+    /// Whether a transaction of a login may have so many recipients elsewhere.
+    pub fn check(&self, login: &str, recipients: usize) -> Result<(), Refused> {
+        if !(self.has_room)(login, recipients) {
             return Err(Refusal::QueueFull.into());
         }
         self.spool.check_space(0).map_err(|error| match error {

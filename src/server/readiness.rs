@@ -46,8 +46,9 @@ impl Readiness {
     }
 
     /// Says how things are, if that has changed, and feeds the watchdog, if it is time.
-    pub fn tick(&mut self, sessions: usize, messages: u64) {
-        let status = format!("{sessions} sessions, {messages} messages");
+    pub fn tick(&mut self, sessions: usize, messages: u64, queue: Option<&str>) {
+        let queue = queue.map_or(String::new(), |queue| format!(", {queue}"));
+        let status = format!("{sessions} sessions, {messages} messages{queue}");
         if status != self.status {
             let _ = sd_notify::notify(&[NotifyState::Status(&status)]);
             self.status = status;

@@ -53,6 +53,25 @@ impl Enforced {
     }
 }
 
+/// What the system's resolver reads: its files, and the libraries of its modules.
+const FOR_NAMES: [&str; 10] = [
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/host.conf",
+    "/etc/gai.conf",
+    "/etc/ld.so.cache",
+    "/lib",
+    "/usr/lib",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+];
+/// Where distributions keep the authorities that are trusted.
+const AUTHORITIES: [&str; 5] =
+    ["/etc/ssl", "/etc/pki", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/etc/ca-certificates"];
+/// Answers that are cut come over TCP.
+const DNS_PORT: u16 = 53;
+
 /// The version of the interface that was written for; the kernel may know less or more.
 const KNOWN: ABI = ABI::V6;
 
@@ -69,8 +88,25 @@ pub fn access(config: &Config, file: &Path, keys: bool) -> Access {
     // certbot keeps the files in archive/ and links to them from live/.
     // Without `state` the server goes on, so it need not be there.
     let state = Some(config.state.clone()).filter(|path| path.exists());
-    let writes = [existing(&config.maildir.root())].into_iter().chain(state).collect();
-    Access { reads, writes, connects: BTreeSet::new() }
+    let spool = config.outgoing.as_ref().map(|outgoing| outgoing.spool.clone());
+    let writes = [existing(&config.maildir.root())].into_iter().chain(state).chain(spool).collect();
+    let mut connects = BTreeSet::new();
+    for route in config.outgoing.iter().flat_map(|outgoing| outgoing.routes.values()) {
+        connects.insert(route.url.port);
+        let files = [&route.password_file, &route.ca].into_iter().flatten();
+        reads.extend(files.filter_map(|file| file.parent().map(Path::to_owned)));
+    }
+    if config.outgoing.is_some() {
+        connects.insert(DNS_PORT);
+        reads.extend(FOR_NAMES.iter().chain(&AUTHORITIES).map(PathBuf::from));
+        reads.extend(named_authorities());
+    }
+    Access { reads, writes, connects }
+}
+
+/// Authorities that the environment names, as OpenSSL does.
+fn named_authorities() -> Vec<PathBuf> {
+    ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().filter_map(std::env::var_os).map(PathBuf::from).collect()
 }
 
 /// A directory that is made later is reached through the one above it.

@@ -188,6 +188,11 @@ impl Schedule {
         }
     }
 
+    /// Pairs of message and destination, held ones included.
+    pub fn pairs(&self) -> u32 {
+        self.table.parts.len() as u32
+    }
+
     /// Pairs of one login.
     pub fn pairs_of(&self, login: &str) -> u32 {
         self.login_names.get(login).map_or(0, |number| self.logins[*number].parts)

@@ -143,7 +143,7 @@ impl QueuedMessage {
                         *state = State::MayHaveArrived { waits };
                     }
                 }),
-                Happened::Hold(_) => {}
+                Happened::Hold(_) | Happened::Return => {}
                 Happened::Release => states.iter_mut().for_each(State::release),
                 Happened::Reported { recipients, .. } => each(&mut states, recipients, State::report),
                 Happened::Result { recipients, verdict, told } => {

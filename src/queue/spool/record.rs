@@ -35,6 +35,8 @@ pub enum Happened {
     Hold(String),
     /// It is no longer held; its age counts from here.
     Release,
+    /// The operator wants it back at its sender; done at the next start, where no server runs.
+    Return,
     /// The sender was told about these recipients.
     Reported {
         /// The recipients.
@@ -110,6 +112,7 @@ impl Record {
             Happened::Dot => write!(text, "dot"),
             Happened::Hold(why) => write!(text, "hold {}", word(why)),
             Happened::Release => write!(text, "release"),
+            Happened::Return => write!(text, "return"),
             Happened::Reported { recipients, action } => write!(text, "{} reported {}", list(recipients), word(action)),
             Happened::Result { recipients, verdict, told } => {
                 let _ = write!(text, "{} {} ", list(recipients), verdict.name());
@@ -151,6 +154,7 @@ fn parse_what(what: &str) -> Option<Happened> {
         "dot" => rest.is_empty().then_some(Happened::Dot),
         "hold" => unescape(rest).map(Happened::Hold),
         "release" => rest.is_empty().then_some(Happened::Release),
+        "return" => rest.is_empty().then_some(Happened::Return),
         _ => {
             let recipients = read_list(first)?;
             match rest.split_once(' ')? {

@@ -1,0 +1,401 @@
+//! Writes what takes long: failures that must be durable, reports to senders, notices; and unlinks a message after them.
+//!
+//! One thread, one deed after the other, so that what belongs to a message happens in its order and the dispatcher never
+//! waits for the disk. A failure is durable before its report is, and the report before the message is unlinked: after a
+//! crash a report may come twice, and is never lost. A report that cannot be delivered goes to the postmaster, then the
+//! message is held.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+
+use super::QueueId;
+use super::explain::Cause;
+use super::letter::{Letter, Letterhead};
+use super::notice::{self, Late, Resting};
+use super::report::{self, Kind, Original, Outcome, RETURNED_MAX};
+use super::spool::{Happened, QueuedMessage, Record, Spool, SpoolError, Told, Verdict, arrived};
+use super::work::Attempt;
+use crate::journal;
+use crate::smtp::address::{Address, ReversePath};
+use crate::smtp::remote::{RemoteReply, Stage};
+
+/// Where letters of this server go.
+pub trait Mailer: Send + Sync {
+    /// This server's name.
+    fn hostname(&self) -> String;
+    /// What stands in From.
+    fn from(&self) -> Address;
+    /// Makes a letter durable for this address, in its mailbox or in the queue; says where.
+    fn deliver(&self, to: &Address, letter: &Letter) -> Result<String, String>;
+    /// Who is told of routes, and of reports that cannot be delivered.
+    fn postmaster(&self) -> Address;
+    /// The address of a login, if its notices have one.
+    fn address_of(&self, login: &str) -> Option<Address>;
+}
+
+/// Something to be done.
+#[derive(Debug)]
+pub enum Deed {
+    /// These recipients are not tried again: recorded, unless it is already, and reported.
+    Fail {
+        /// The message.
+        id: QueueId,
+        /// The recipients, with what happened.
+        recipients: Vec<(u16, Failed)>,
+        /// A record is to be written.
+        record: bool,
+    },
+    /// It goes back to `queue/`.
+    Release(QueueId),
+    /// It goes to `held/`.
+    Hold(QueueId, &'static str),
+    /// It is late: reported where that is due.
+    Late(QueueId, Vec<(u16, Option<Cause>)>, u64),
+    /// A login's mail is late because a route rests.
+    LateNotice {
+        /// The login.
+        login: String,
+        /// The route and why it rests.
+        route: RouteNews,
+        /// How many messages wait.
+        count: u64,
+        /// Seconds since 1970 of the oldest, and of its return.
+        oldest: (u64, u64),
+    },
+    /// Sent, and a report of that was asked for.
+    Relayed(QueueId, Vec<(u16, Attempt)>),
+    /// Unlinked.
+    Remove(QueueId),
+    /// Postmaster is told that a route rests, or is well again.
+    Tell(RouteNews, u64),
+}
+
+/// Why a recipient is not tried again.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    /// What happened last, as it is recorded.
+    pub told: Told,
+    /// Why, for people.
+    pub cause: Option<Cause>,
+    /// The next hop's reply.
+    pub reply: Option<RemoteReply>,
+    /// The next hop.
+    pub host: String,
+    /// Seconds since 1970 of the last attempt, if there was one.
+    pub attempted: Option<u64>,
+    /// Too old, rather than refused.
+    pub expired: bool,
+}
+
+/// A route that rests or is well.
+#[derive(Clone, Debug)]
+pub struct RouteNews {
+    /// Its name.
+    pub name: String,
+    /// The next hop, if it was reached.
+    pub host: String,
+    /// Why it rests; nothing when it is well.
+    pub cause: Option<Cause>,
+    /// What the next hop said.
+    pub reply: Option<RemoteReply>,
+    /// Seconds since 1970 since when.
+    pub since: u64,
+    /// Seconds since 1970 of the next probe.
+    pub next: Option<u64>,
+}
+
+/// See the module's description.
+pub struct Clerk {
+    spool: Arc<Spool>,
+    mailer: Arc<dyn Mailer>,
+    zone: TimeZone,
+}
+
+impl Clerk {
+    /// A clerk for this spool.
+    pub fn new(spool: Arc<Spool>, mailer: Arc<dyn Mailer>) -> Self {
+        Self { spool, mailer, zone: TimeZone::system() }
+    }
+
+    /// Does one deed. What cannot be done is logged, and nothing is lost: the message stays in the spool.
+    pub fn act(&self, deed: Deed) {
+        let done = match deed {
+            Deed::Fail { id, recipients, record } => self.fail(id, &recipients, record),
+            Deed::Hold(id, why) => {
+                journal::queue::held(&id.to_string(), why);
+                self.spool.hold(id, Some(&record(Happened::Hold(why.to_owned()))))
+            }
+            Deed::Release(id) => {
+                journal::queue::released(&id.to_string());
+                self.spool.release(id, &record(Happened::Release))
+            }
+            Deed::Late(id, recipients, until) => self.late(id, &recipients, until),
+            Deed::LateNotice { login, route, count, oldest } => {
+                self.late_notice(&login, &route, count, oldest);
+                Ok(())
+            }
+            Deed::Relayed(id, recipients) => self.relayed(id, &recipients),
+            Deed::Remove(id) => self.spool.remove(id),
+            Deed::Tell(news, waiting) => {
+                self.tell(&news, waiting);
+                Ok(())
+            }
+        };
+        if let Err(error) = done {
+            journal::notice("spool", error);
+        }
+    }
+
+    fn fail(&self, id: QueueId, failed: &[(u16, Failed)], write: bool) -> Result<(), SpoolError> {
+        if write {
+            for (recipients, told) in grouped(failed.iter().map(|(number, failed)| (*number, failed.told.clone()))) {
+                self.spool.append(id, &record(Happened::Result { recipients, verdict: Verdict::Failed, told }))?;
+            }
+        }
+        let message = self.spool.read(id)?;
+        let outcomes: Vec<(u16, &Failed)> = failed.iter().map(|(number, failed)| (*number, failed)).collect();
+        self.report(id, &message, Kind::Failure, &outcomes)
+    }
+
+    fn late(&self, id: QueueId, recipients: &[(u16, Option<Cause>)], until: u64) -> Result<(), SpoolError> {
+        let message = self.spool.read(id)?;
+        let until = self.zoned(until);
+        let failed: Vec<(u16, Failed)> =
+            recipients.iter().map(|(number, cause)| (*number, last_of(&message, *number, *cause))).collect();
+        let outcomes: Vec<(u16, &Failed)> = failed.iter().map(|(number, failed)| (*number, failed)).collect();
+        self.report(id, &message, Kind::Delay(&until), &outcomes)
+    }
+
+    fn relayed(&self, id: QueueId, recipients: &[(u16, Attempt)]) -> Result<(), SpoolError> {
+        let message = self.spool.read(id)?;
+        let sent: Vec<(u16, Failed)> = recipients
+            .iter()
+            .map(|(number, attempt)| {
+                let (told, reply, host) = (attempt.told(), attempt.reply.clone(), attempt.host.clone());
+                (*number, Failed { told, cause: None, reply, host, attempted: Some(attempt.time), expired: false })
+            })
+            .collect();
+        let outcomes: Vec<(u16, &Failed)> = sent.iter().map(|(number, sent)| (*number, sent)).collect();
+        self.report(id, &message, Kind::Relayed, &outcomes)
+    }
+
+    /// One report for all recipients for which one is due; then the record of it.
+    fn report(
+        &self,
+        id: QueueId,
+        message: &QueuedMessage,
+        kind: Kind<'_>,
+        outcomes: &[(u16, &Failed)],
+    ) -> Result<(), SpoolError> {
+        let envelope = &message.envelope;
+        let mut text = Vec::new();
+        self.spool.open_message(id)?.take(RETURNED_MAX as u64).read_to_end(&mut text)?;
+        if matches!(kind, Kind::Failure) && is_own_report(message) {
+            return self.undeliverable(id, text, outcomes);
+        }
+        let ReversePath::Mailbox(sender) = &envelope.reverse_path else { return Ok(()) };
+        let due = |(number, _): &&(u16, &Failed)| {
+            let to = envelope.recipients.get(usize::from(*number));
+            to.is_some_and(|to| report::is_due(kind, &envelope.reverse_path, to.notify, &text))
+        };
+        let due: Vec<&(u16, &Failed)> = outcomes.iter().filter(due).collect();
+        if due.is_empty() {
+            return Ok(());
+        }
+        let attempted: Vec<Option<Zoned>> = due.iter().map(|(_, failed)| failed.attempted.map(|time| self.zoned(time))).collect();
+        let rows = due.iter().zip(&attempted).filter_map(|((number, failed), attempted)| {
+            let to = envelope.recipients.get(usize::from(*number))?;
+            Some(Outcome {
+                address: &to.address,
+                orcpt: to.orcpt.as_ref(),
+                cause: failed.cause,
+                reply: failed.reply.as_ref(),
+                host: (!failed.host.is_empty()).then(|| failed.host.split('[').next().unwrap_or_default()),
+                attempted: attempted.as_ref(),
+                expired: failed.expired,
+                maybe_twice: was_in_doubt(message, *number),
+            })
+        });
+        let rows: Vec<Outcome<'_>> = rows.collect();
+        let (arrived, name) = (self.zoned(arrived(id)), id.to_string());
+        let whole = message.text.octets <= RETURNED_MAX as u64;
+        let original = Original {
+            id: &name,
+            sender,
+            arrived: &arrived,
+            ret: envelope.ret,
+            envid: envelope.envid.as_deref(),
+            text: &text,
+            whole,
+        };
+        let letter = self.with_head(|head| report::build(kind, head, original, &rows));
+        match self.deliver(sender, &letter) {
+            Ok(place) => journal::queue::reported(&name, place, kind.action()),
+            // It is neither forgotten nor repeated for ever: a person looks at it.
+            Err(why) => {
+                journal::notice("report", format!("{id}: {why}"));
+                return self.spool.hold(id, Some(&record(Happened::Hold("no-report".to_owned()))));
+            }
+        }
+        let recipients = due.iter().map(|(number, _)| *number).collect();
+        self.spool.append(id, &record(Happened::Reported { recipients, action: kind.action().to_owned() }))
+    }
+
+    /// To its address; if that fails, to the postmaster.
+    fn deliver(&self, to: &Address, letter: &Letter) -> Result<String, String> {
+        self.mailer.deliver(to, letter).or_else(|why| match self.mailer.postmaster() {
+            postmaster if postmaster == *to => Err(why),
+            postmaster => self.mailer.deliver(&postmaster, letter).map_err(|second| format!("{why}; {second}")),
+        })
+    }
+
+    /// A report of this server that was sent on and refused: to the postmaster, and never a report of it.
+    fn undeliverable(&self, id: QueueId, text: Vec<u8>, outcomes: &[(u16, &Failed)]) -> Result<(), SpoolError> {
+        let (postmaster, name) = (self.mailer.postmaster(), id.to_string());
+        let letter = Letter { eight_bit: !text.is_ascii(), utf8: false, text };
+        let envelope = self.spool.read(id)?.envelope;
+        let was_for_it = envelope.recipients.iter().any(|to| to.address == postmaster);
+        let delivered =
+            if was_for_it { Err("it was for the postmaster".to_owned()) } else { self.mailer.deliver(&postmaster, &letter) };
+        match delivered {
+            Ok(place) => journal::queue::reported(&name, place, "failed"),
+            Err(why) => {
+                journal::notice("report", format!("{id}: cannot be delivered: {why}; it is held"));
+                return self.spool.hold(id, Some(&record(Happened::Hold("no-report".to_owned()))));
+            }
+        }
+        let recipients = outcomes.iter().map(|(number, _)| *number).collect();
+        self.spool.append(id, &record(Happened::Reported { recipients, action: "failed".to_owned() }))
+    }
+
+    fn late_notice(&self, login: &str, route: &RouteNews, count: u64, (oldest, until): (u64, u64)) {
+        let Some(to) = self.mailer.address_of(login) else { return };
+        let (oldest, until) = (self.zoned(oldest), self.zoned(until));
+        let letter = self.with_resting(route, |head, resting| {
+            notice::late(head, &to, Late { messages: count, oldest: &oldest, until: &until }, resting)
+        });
+        match letter.map(|letter| self.deliver(&to, &letter)) {
+            Some(Ok(place)) => journal::queue::reported("", place, "delayed"),
+            Some(Err(why)) => journal::notice("report", why),
+            None => {}
+        }
+    }
+
+    fn tell(&self, news: &RouteNews, waiting: u64) {
+        let to = self.mailer.postmaster();
+        let letter = match news.cause {
+            Some(_) => self.with_resting(news, |head, resting| notice::rests(head, &to, resting, waiting)),
+            None => {
+                let since = self.zoned(news.since);
+                Some(self.with_head(|head| notice::well(head, &to, &news.name, &since, waiting)))
+            }
+        };
+        if let Some(Err(why)) = letter.map(|letter| self.mailer.deliver(&to, &letter)) {
+            journal::notice("postmaster", format!("cannot be told of route {}: {why}", news.name));
+        }
+    }
+
+    fn with_resting(&self, news: &RouteNews, build: impl FnOnce(Letterhead<'_>, Resting<'_>) -> Letter) -> Option<Letter> {
+        let (since, next) = (self.zoned(news.since), news.next.map(|next| self.zoned(next)));
+        let resting = Resting {
+            route: &news.name,
+            host: (!news.host.is_empty()).then(|| news.host.split('[').next().unwrap_or_default()),
+            since: &since,
+            cause: news.cause?,
+            reply: news.reply.as_ref(),
+            next: next.as_ref(),
+        };
+        Some(self.with_head(|head| build(head, resting)))
+    }
+
+    fn with_head<T>(&self, build: impl FnOnce(Letterhead<'_>) -> T) -> T {
+        let (hostname, from) = (self.mailer.hostname(), self.mailer.from());
+        let mut random = [0; 10];
+        // Without randomness two letters of one second have one Message-ID.
+        let _ = aws_lc_rs::rand::fill(&mut random);
+        let id: String = random.iter().map(|octet| format!("{octet:02x}")).collect();
+        let now = self.zoned(now());
+        build(Letterhead { hostname: &hostname, from: &from, now: &now, id: &id })
+    }
+
+    fn zoned(&self, unix: u64) -> Zoned {
+        let seconds = i64::try_from(unix).unwrap_or_default();
+        Timestamp::from_second(seconds).unwrap_or_default().to_zoned(self.zone.clone())
+    }
+}
+
+/// A report of this server's own: from the null sender, and of no login.
+fn is_own_report(message: &QueuedMessage) -> bool {
+    message.envelope.reverse_path == ReversePath::Null && message.envelope.login.is_empty()
+}
+
+/// What the file says last about a recipient.
+pub(super) fn last_of(message: &QueuedMessage, number: u16, cause: Option<Cause>) -> Failed {
+    let mut host = String::new();
+    let mut last = None;
+    for record in &message.log {
+        match &record.what {
+            Happened::Begin { recipients, host: name, .. } if recipients.contains(&number) => host.clone_from(name),
+            Happened::Result { recipients, told, .. } if recipients.contains(&number) => last = Some((record.time, told.clone())),
+            _ => {}
+        }
+    }
+    let reply = last.as_ref().and_then(|(_, told)| reply_of(told));
+    let attempted = last.as_ref().map(|(time, _)| *time);
+    let told = last.map(|(_, told)| told).unwrap_or_else(|| nothing_said("not tried yet"));
+    let cause = cause.or_else(|| reply.as_ref().map(|reply| Cause::reply(told.stage, reply)));
+    Failed { told, cause, reply, host, attempted, expired: false }
+}
+
+/// What is recorded where no next hop said anything.
+pub(super) fn nothing_said(text: &str) -> Told {
+    Told { stage: Stage::Connect, code: None, status: None, text: text.to_owned() }
+}
+
+fn reply_of(told: &Told) -> Option<RemoteReply> {
+    Some(RemoteReply { code: told.code?, status: told.status, text: told.text.clone() })
+}
+
+/// True if an attempt for a recipient ended after the final dot without a result.
+fn was_in_doubt(message: &QueuedMessage, number: u16) -> bool {
+    let (mut open, mut dotted, mut doubt) = (false, false, false);
+    for record in &message.log {
+        match &record.what {
+            Happened::Begin { recipients, .. } => {
+                doubt |= open && dotted;
+                (open, dotted) = (recipients.contains(&number), false);
+            }
+            Happened::Dot => dotted = true,
+            Happened::Result { recipients, .. } if recipients.contains(&number) => open = false,
+            _ => {}
+        }
+    }
+    doubt || (open && dotted)
+}
+
+/// Recipients that were told the same, together.
+pub(super) fn grouped(told: impl Iterator<Item = (u16, Told)>) -> Vec<(Vec<u16>, Told)> {
+    let mut groups: Vec<(Vec<u16>, Told)> = Vec::new();
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    for (number, told) in told {
+        let at = *places.entry(format!("{told:?}")).or_insert(groups.len());
+        match groups.get_mut(at) {
+            Some((numbers, _)) => numbers.push(number),
+            None => groups.push((vec![number], told)),
+        }
+    }
+    groups
+}
+
+pub(super) fn record(what: Happened) -> Record {
+    Record { time: now(), what }
+}
+
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}

@@ -1,0 +1,128 @@
+//! From a message in the spool to what the schedule is told of it.
+
+use crate::queue::QueueId;
+use crate::queue::schedule::{Destination, HeldWhy, Part, Queued};
+use crate::queue::spool::{Envelope, Found, Happened, QueuedMessage, State, arrived};
+
+/// Where a recipient of an envelope is sent; none if that is refused by now.
+pub type Routing = dyn Fn(&Envelope, usize) -> Option<Destination> + Send + Sync;
+
+/// What was found in a file at the start.
+pub struct Scanned {
+    /// For the schedule; none if no recipient waits.
+    pub queued: Option<Queued>,
+    /// Recipients that failed and whose sender has not been told.
+    pub unreported: Vec<u16>,
+    /// Recipients that may have arrived, with the next hop.
+    pub in_doubt: Vec<(u16, String)>,
+    /// Recipients that no route takes any more.
+    pub refused: Vec<u16>,
+    /// It is to be held from now on.
+    pub hold: Option<HeldWhy>,
+    /// An operator wanted it back while no server ran.
+    pub returned: bool,
+}
+
+/// A message that was accepted just now.
+pub fn accepted(id: QueueId, envelope: &Envelope, routing: &Routing) -> Queued {
+    let waiting = (0..envelope.recipients.len()).map(|number| (number, 0, 0));
+    let (parts, _) = parts(envelope, waiting, routing);
+    Queued {
+        id,
+        login: envelope.login.as_str().into(),
+        since: arrived(id),
+        scanned: false,
+        asks_delay: asks_delay(envelope),
+        warned: false,
+        held: None,
+        parts,
+    }
+}
+
+/// A message that was found at the start. `hold_unanswered` where what may have arrived is not sent again.
+pub fn scanned(found: Found, message: &QueuedMessage, routing: &Routing, hold_unanswered: bool) -> Scanned {
+    let states = message.states();
+    let numbered = || states.iter().enumerate();
+    let number = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
+    let unreported = numbered().filter(|(_, state)| matches!(state, State::Failed { reported: false, .. }));
+    let in_doubt: Vec<(u16, String)> = numbered()
+        .filter(|(_, state)| matches!(state, State::MayHaveArrived { .. }))
+        .map(|(at, _)| (number(at), last_host(message, number(at))))
+        .collect();
+    let waiting = numbered().filter_map(|(at, state)| match state {
+        State::MayHaveArrived { waits } => Some((at, *waits, 0)),
+        State::Waits { waits, .. } => Some((at, *waits, found.due)),
+        State::Failed { .. } | State::Sent { .. } => None,
+    });
+    let (parts, refused) = parts(&message.envelope, waiting, routing);
+    let hold = match found.held {
+        true => None,
+        false if message.ends_the_process() => Some(HeldWhy::NoResult),
+        false => (hold_unanswered && !in_doubt.is_empty()).then_some(HeldWhy::MayHaveArrived),
+    };
+    let held = if found.held { Some(held_why(message)) } else { hold };
+    let queued = Queued {
+        id: found.id,
+        login: message.envelope.login.as_str().into(),
+        since: message.released().unwrap_or_else(|| arrived(found.id)),
+        scanned: true,
+        asks_delay: asks_delay(&message.envelope),
+        warned: message.warned(),
+        held,
+        parts,
+    };
+    Scanned {
+        unreported: unreported.map(|(at, _)| number(at)).collect(),
+        refused,
+        hold,
+        in_doubt: if found.held { Vec::new() } else { in_doubt },
+        returned: message.log.iter().any(|record| record.what == Happened::Return),
+        queued: (!queued.parts.is_empty()).then_some(queued),
+    }
+}
+
+/// Recipients with their waits and due times, by destination; and those that no route takes.
+fn parts(envelope: &Envelope, waiting: impl Iterator<Item = (usize, u8, u64)>, routing: &Routing) -> (Vec<Part>, Vec<u16>) {
+    let (mut parts, mut refused): (Vec<Part>, Vec<u16>) = (Vec::new(), Vec::new());
+    for (at, waits, due) in waiting {
+        let number = u16::try_from(at).unwrap_or(u16::MAX);
+        let Some(destination) = routing(envelope, at) else {
+            refused.push(number);
+            continue;
+        };
+        match parts.iter_mut().find(|part| part.destination == destination && part.waits == waits && part.due == due) {
+            Some(part) => part.recipients.push(number),
+            None => parts.push(Part { destination, recipients: vec![number], waits, due }),
+        }
+    }
+    (parts, refused)
+}
+
+fn asks_delay(envelope: &Envelope) -> bool {
+    envelope.recipients.iter().any(|to| to.notify.is_some_and(|notify| notify.delay))
+}
+
+fn held_why(message: &QueuedMessage) -> HeldWhy {
+    match message.held() {
+        Some("operator") => HeldWhy::Operator,
+        Some("may-have-arrived") => HeldWhy::MayHaveArrived,
+        _ => HeldWhy::NoResult,
+    }
+}
+
+/// The word for the record.
+pub fn held_word(why: HeldWhy) -> &'static str {
+    match why {
+        HeldWhy::MayHaveArrived => "may-have-arrived",
+        HeldWhy::NoResult => "no-result",
+        HeldWhy::Operator => "operator",
+    }
+}
+
+fn last_host(message: &QueuedMessage, number: u16) -> String {
+    let host = message.log.iter().rev().find_map(|record| match &record.what {
+        Happened::Begin { recipients, host, .. } if recipients.contains(&number) => Some(host.clone()),
+        _ => None,
+    });
+    host.unwrap_or_default()
+}

@@ -1,0 +1,392 @@
+//! What the dispatcher does about reports, files of the start and the schedule's actions.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
+
+use jiff::Timestamp;
+
+use super::arrival::held_word;
+use super::{FoundMessage, Thread, clock};
+use crate::journal;
+use crate::journal::queue::Transfer;
+use crate::queue::QueueId;
+use crate::queue::clerk::{Deed, Failed, RouteNews, grouped, last_of, nothing_said, record};
+use crate::queue::explain::Cause;
+use crate::queue::schedule::{Action, Destination, HeldWhy, Outcome, Reason, Trouble, Verb};
+use crate::queue::spool::{Happened, QueuedMessage, Verdict, arrived};
+use crate::queue::work::{Attempt, Report, Task};
+
+impl Thread {
+    /// A courier has finished.
+    pub(super) fn reported(&mut self, report: Report) {
+        match report {
+            Report::Closed(courier) => self.queue.schedule().closed(courier),
+            Report::Probed { courier, destination, result } => {
+                self.busy.remove(&courier);
+                let result = result.map_err(|attempt| {
+                    let trouble = attempt.trouble();
+                    self.troubles.insert(destination, attempt);
+                    trouble
+                });
+                let result = match result {
+                    Err(Some(trouble)) => Err(trouble),
+                    _ => Ok(()),
+                };
+                self.queue.schedule().probed(courier, result, clock());
+            }
+            Report::Sent { id, finished, attempts, damaged } => {
+                self.busy.remove(&finished.courier);
+                if let Some((_, attempt)) = attempts.iter().find(|(_, attempt)| attempt.outcome != Outcome::Sent)
+                    && let Some(destination) = self.destination_of(id, attempts.first().map_or(0, |(number, _)| *number))
+                {
+                    self.troubles.insert(destination, attempt.clone());
+                }
+                self.attempts.extend(attempts.into_iter().map(|(number, attempt)| ((id, number), attempt)));
+                self.queue.schedule().finished(&finished, clock());
+                if let Some(why) = damaged {
+                    self.damaged(id, &why);
+                }
+            }
+        }
+    }
+
+    /// A file that is no queued message: to `held/`, and named.
+    fn damaged(&mut self, id: QueueId, why: &str) {
+        journal::notice("spool", format!("{id}: {why}; the file is in held/"));
+        self.queue.schedule().forget(id);
+        if let Err(error) = self.queue.spool.hold(id, None) {
+            journal::notice("spool", error);
+        }
+    }
+
+    /// A file of the start was read.
+    pub(super) fn found(&mut self, FoundMessage { id, scanned }: FoundMessage) {
+        let scanned = match scanned {
+            Ok(scanned) => scanned,
+            Err(why) => return self.damaged(id, &why),
+        };
+        for (number, host) in &scanned.in_doubt {
+            journal::queue::maybe_twice(&id.to_string(), &self.address(id, *number), host);
+        }
+        if !scanned.unreported.is_empty() || !scanned.refused.is_empty() {
+            self.settle_of_the_start(id, &scanned.unreported, &scanned.refused);
+        }
+        match &scanned.queued {
+            Some(queued) => {
+                if let Some(why) = scanned.hold {
+                    self.deed(id, Deed::Hold(id, held_word(why)));
+                }
+                self.queue.schedule().accepted(queued, clock());
+                if scanned.returned {
+                    self.queue.schedule().operator(Verb::Return, &[id], clock());
+                }
+            }
+            None => self.deed(id, Deed::Remove(id)),
+        }
+    }
+
+    /// Recipients that are settled, but whose sender does not know it yet.
+    fn settle_of_the_start(&mut self, id: QueueId, unreported: &[u16], refused: &[u16]) {
+        let Ok(message) = self.queue.spool.read(id) else { return };
+        let failed = unreported.iter().map(|number| (*number, last_of(&message, *number, None))).collect::<Vec<_>>();
+        if !failed.is_empty() {
+            self.deed(id, Deed::Fail { id, recipients: failed, record: false });
+        }
+        let refused = refused.iter().map(|number| {
+            let failed = last_of(&message, *number, Some(Cause::Refused));
+            (*number, Failed { told: nothing_said("no route takes mail for this recipient"), ..failed })
+        });
+        let refused: Vec<(u16, Failed)> = refused.collect();
+        if !refused.is_empty() {
+            self.deed(id, Deed::Fail { id, recipients: refused, record: true });
+        }
+    }
+
+    /// Does what the schedule has decided.
+    pub(super) fn act(&mut self) {
+        let actions: Vec<Action> = {
+            let mut schedule = self.queue.schedule();
+            let actions = std::iter::from_fn(|| schedule.action()).collect();
+            self.queue.pairs.store(schedule.pairs(), Ordering::Relaxed);
+            actions
+        };
+        let settled: HashSet<QueueId> =
+            actions.iter().filter_map(|action| if let Action::Settled { id } = action { Some(*id) } else { None }).collect();
+        for action in actions {
+            self.obey(action, &settled);
+        }
+    }
+
+    fn obey(&mut self, action: Action, settled: &HashSet<QueueId>) {
+        match action {
+            Action::Drop { id } => journal::queue::dropped(&id.to_string()),
+            Action::Expire { id, recipients, reason } => self.fail(id, &recipients, reason.map(Cause::Rests), true),
+            Action::Fail { id, recipients } => self.fail(id, &recipients, None, false),
+            Action::Hold { id, why } => {
+                if why == HeldWhy::MayHaveArrived {
+                    self.in_doubt(id);
+                }
+                self.deed(id, Deed::Hold(id, held_word(why)));
+            }
+            Action::Keep { .. } => {}
+            Action::Late { id, recipients, reason } => self.late(id, &recipients, reason),
+            Action::LateNotice { login, destination, count, oldest, reason } => {
+                let route = self.news(&destination, Some(reason), 0, None);
+                let oldest = (oldest, oldest + self.give_up);
+                let _ = self.clerk.send(Deed::LateNotice { login: login.to_string(), route, count: count.into(), oldest });
+            }
+            Action::Probe { courier, destination } => self.task(courier, Task::Probe(destination)),
+            Action::Release { id } => self.deed(id, Deed::Release(id)),
+            Action::Return { id, recipients } => self.fail(id, &recipients, Some(Cause::Returned), false),
+            Action::RouteRests { destination, reason, next } => {
+                journal::queue::route(&destination.name, "resting", reason.word(), time(next));
+            }
+            Action::RouteWell { destination } => {
+                self.troubles.remove(&destination);
+                journal::queue::route(&destination.name, "well", "", "");
+            }
+            Action::Send(job) => self.task(job.courier, Task::Send(job)),
+            Action::Sent { id, recipients } => self.sent(id, &recipients, settled.contains(&id)),
+            Action::SetDue { id, due } => {
+                if let Err(error) = self.queue.spool.set_due(id, due) {
+                    journal::notice("spool", error);
+                }
+            }
+            Action::Settled { id } => self.settled(id),
+            Action::Tell { destination, reason, since, waiting } => {
+                let next = reason.and_then(|_| self.next_probe(&destination));
+                let news = self.news(&destination, reason, since, next);
+                let _ = self.clerk.send(Deed::Tell(news, waiting.into()));
+            }
+            Action::Wait { id, recipients, waits: _, due } => self.wait_for(id, &recipients, due),
+        }
+    }
+
+    fn task(&mut self, courier: u16, task: Task) {
+        if self.stops_by.is_some() {
+            return;
+        }
+        if let Some(sender) = self.couriers.get(usize::from(courier)) {
+            self.busy.insert(courier);
+            let _ = sender.send(task);
+        }
+    }
+
+    /// For the clerk, which then has all that comes for this message.
+    fn deed(&mut self, id: QueueId, deed: Deed) {
+        self.with_clerk.insert(id);
+        let _ = self.clerk.send(deed);
+    }
+
+    fn settled(&mut self, id: QueueId) {
+        self.attempts.retain(|(known, _), _| *known != id);
+        if self.with_clerk.remove(&id) {
+            let _ = self.clerk.send(Deed::Remove(id));
+        } else if let Err(error) = self.queue.spool.remove(id) {
+            journal::notice("spool", error);
+        }
+    }
+
+    fn sent(&mut self, id: QueueId, recipients: &[u16], settled: bool) {
+        let message = self.queue.spool.read(id).ok();
+        let attempts = self.attempts_of(id, recipients);
+        for (numbers, attempt) in together(&attempts) {
+            journal::queue::sent(self.transfer(id, &numbers, &attempt, message.as_ref()).view());
+        }
+        let asked = attempts.iter().filter(|(number, attempt)| !attempt.dsn && asks_success(message.as_ref(), *number));
+        let asked: Vec<(u16, Attempt)> = asked.cloned().collect();
+        // A message of which nothing is left is unlinked: no record is needed.
+        if !settled || !asked.is_empty() || self.with_clerk.contains(&id) {
+            self.write(id, &attempts, Verdict::Sent);
+        }
+        if !asked.is_empty() {
+            self.deed(id, Deed::Relayed(id, asked));
+        }
+    }
+
+    fn wait_for(&mut self, id: QueueId, recipients: &[u16], due: u64) {
+        let attempts = self.attempts_of(id, recipients);
+        let message = self.queue.spool.read(id).ok();
+        for (numbers, attempt) in together(&attempts) {
+            journal::queue::deferred(self.transfer(id, &numbers, &attempt, message.as_ref()).view(), time(due));
+        }
+        self.write(id, &attempts, Verdict::Wait);
+        if attempts.iter().any(|(_, attempt)| is_unanswered(attempt)) {
+            self.log_in_doubt(id, &attempts);
+        }
+    }
+
+    /// The results of an attempt, each once. What cannot be written is tried again after a restart only.
+    fn write(&mut self, id: QueueId, attempts: &[(u16, Attempt)], verdict: Verdict) {
+        for (recipients, told) in grouped(attempts.iter().map(|(number, attempt)| (*number, attempt.told()))) {
+            let what = Happened::Result { recipients, verdict, told };
+            if let Err(error) = self.queue.spool.append(id, &record(what)) {
+                journal::notice("spool", error);
+            }
+        }
+    }
+
+    /// Refused, too old, or returned: recorded and reported by the clerk.
+    fn fail(&mut self, id: QueueId, recipients: &[u16], cause: Option<Cause>, expired: bool) {
+        let Ok(message) = self.queue.spool.read(id) else { return };
+        let attempts: HashMap<u16, Attempt> = self.attempts_of(id, recipients).into_iter().collect();
+        let failed = |number: &u16| match attempts.get(number) {
+            Some(attempt) if cause.is_none() => {
+                let (told, cause, reply) = (attempt.told(), attempt.cause, attempt.reply.clone());
+                (*number, Failed { told, cause, reply, host: attempt.host.clone(), attempted: Some(attempt.time), expired })
+            }
+            _ => {
+                let last = last_of(&message, *number, cause);
+                (*number, Failed { expired, ..last })
+            }
+        };
+        let recipients: Vec<(u16, Failed)> = recipients.iter().map(failed).collect();
+        for (number, failed) in &recipients {
+            let attempt = attempts.get(number);
+            let owned = Owned {
+                id: id.to_string(),
+                to: address(&message, *number),
+                route: self.route_name(&message, *number),
+                host: failed.host.clone(),
+                tls: attempt.and_then(|attempt| attempt.tls).unwrap_or_default(),
+                code: failed.told.code.unwrap_or_default(),
+                text: failed.told.text.clone(),
+                millis: attempt.map_or(0, |attempt| attempt.millis),
+            };
+            journal::queue::failed(owned.view());
+        }
+        self.deed(id, Deed::Fail { id, recipients, record: true });
+    }
+
+    fn late(&mut self, id: QueueId, recipients: &[u16], reason: Option<Reason>) {
+        let Ok(message) = self.queue.spool.read(id) else { return };
+        // While its route rests only those are told who asked with NOTIFY=DELAY.
+        let asked = |number: &&u16| {
+            let to = message.envelope.recipients.get(usize::from(**number));
+            reason.is_none() || to.is_some_and(|to| to.notify.is_some_and(|notify| notify.delay))
+        };
+        let recipients: Vec<(u16, Option<Cause>)> =
+            recipients.iter().filter(asked).map(|number| (*number, reason.map(Cause::Rests))).collect();
+        if !recipients.is_empty() {
+            let since = message.released().unwrap_or_else(|| arrived(id));
+            self.deed(id, Deed::Late(id, recipients, since + self.give_up));
+        }
+    }
+
+    /// A message that may have arrived, by its attempts.
+    fn in_doubt(&mut self, id: QueueId) {
+        let attempts: Vec<(u16, Attempt)> = self
+            .attempts
+            .iter()
+            .filter(|((known, _), _)| *known == id)
+            .map(|((_, number), attempt)| (*number, attempt.clone()))
+            .collect();
+        self.log_in_doubt(id, &attempts);
+    }
+
+    fn log_in_doubt(&self, id: QueueId, attempts: &[(u16, Attempt)]) {
+        for (number, attempt) in attempts.iter().filter(|(_, attempt)| is_unanswered(attempt)) {
+            journal::queue::maybe_twice(&id.to_string(), &self.address(id, *number), &attempt.host);
+        }
+    }
+
+    fn attempts_of(&mut self, id: QueueId, recipients: &[u16]) -> Vec<(u16, Attempt)> {
+        recipients.iter().filter_map(|number| Some((*number, self.attempts.remove(&(id, *number))?))).collect()
+    }
+
+    fn destination_of(&self, id: QueueId, number: u16) -> Option<Destination> {
+        let state = self.queue.schedule().message(id)?;
+        state.parts.into_iter().find(|part| part.recipients.contains(&number)).map(|part| part.destination)
+    }
+
+    fn next_probe(&self, destination: &Destination) -> Option<u64> {
+        let routes = self.queue.routes();
+        routes.into_iter().find(|route| route.destination == *destination)?.rest.map(|rest| rest.next)
+    }
+
+    fn news(&self, destination: &Destination, reason: Option<Reason>, since: u64, next: Option<u64>) -> RouteNews {
+        let trouble = self.troubles.get(destination);
+        RouteNews {
+            name: destination.name.to_string(),
+            host: trouble.map(|attempt| attempt.host.clone()).unwrap_or_default(),
+            cause: reason.map(Cause::Rests),
+            reply: trouble.and_then(|attempt| attempt.reply.clone()),
+            since,
+            next,
+        }
+    }
+
+    fn route_name(&self, message: &QueuedMessage, number: u16) -> String {
+        let destination = self.queue.route_of(&message.envelope, usize::from(number));
+        destination.map(|destination| destination.name.to_string()).unwrap_or_default()
+    }
+
+    fn address(&self, id: QueueId, number: u16) -> String {
+        self.queue.spool.read(id).map(|message| address(&message, number)).unwrap_or_default()
+    }
+
+    fn transfer(&self, id: QueueId, numbers: &[u16], attempt: &Attempt, message: Option<&QueuedMessage>) -> Owned {
+        let to: Vec<String> = numbers.iter().filter_map(|number| Some(address(message?, *number))).collect();
+        let route = message.zip(numbers.first()).map(|(message, number)| self.route_name(message, *number)).unwrap_or_default();
+        let told = attempt.told();
+        Owned {
+            id: id.to_string(),
+            to: to.join(","),
+            route,
+            host: attempt.host.clone(),
+            tls: attempt.tls.unwrap_or_default(),
+            code: told.code.unwrap_or_default(),
+            text: told.text,
+            millis: attempt.millis,
+        }
+    }
+}
+
+/// A [`Transfer`] that owns its words.
+struct Owned {
+    id: String,
+    to: String,
+    route: String,
+    host: String,
+    tls: &'static str,
+    code: u16,
+    text: String,
+    millis: u64,
+}
+
+impl Owned {
+    fn view(&self) -> Transfer<'_> {
+        let Self { id, to, route, host, tls, code, text, millis } = self;
+        Transfer { id, to, route, host, tls, code: *code, text, millis: *millis }
+    }
+}
+
+/// Recipients with the same result, together.
+fn together(attempts: &[(u16, Attempt)]) -> Vec<(Vec<u16>, Attempt)> {
+    let mut groups: Vec<(Vec<u16>, Attempt)> = Vec::new();
+    for (number, attempt) in attempts {
+        match groups.iter_mut().find(|(_, known)| known.told() == attempt.told() && known.host == attempt.host) {
+            Some((numbers, _)) => numbers.push(*number),
+            None => groups.push((vec![*number], attempt.clone())),
+        }
+    }
+    groups
+}
+
+fn address(message: &QueuedMessage, number: u16) -> String {
+    message.envelope.recipients.get(usize::from(number)).map(|to| to.address.to_string()).unwrap_or_default()
+}
+
+fn asks_success(message: Option<&QueuedMessage>, number: u16) -> bool {
+    let to = message.and_then(|message| message.envelope.recipients.get(usize::from(number)));
+    to.is_some_and(|to| to.notify.is_some_and(|notify| notify.success))
+}
+
+fn is_unanswered(attempt: &Attempt) -> bool {
+    matches!(attempt.outcome, Outcome::Trouble(_, Trouble::Unanswered))
+}
+
+/// Seconds since 1970 as RFC 3339 has them.
+fn time(unix: u64) -> Timestamp {
+    Timestamp::from_second(i64::try_from(unix).unwrap_or_default()).unwrap_or_default()
+}

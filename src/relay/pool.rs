@@ -1,0 +1,328 @@
+//! The couriers: a fixed number of threads, each with its own tasks and at most one connection.
+//!
+//! A courier keeps its connection after a transaction, for the next task to the same destination, and closes it when none
+//! comes within [`IDLE`]. Before a message is sent, its record `begin` is in the spool; before the final dot, `dot`. What
+//! cannot be recorded is not sent. A panic costs one task, which is reported as without a result.
+
+use std::collections::HashMap;
+use std::io::{self, Read as _};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use super::courier::Courier;
+use super::results;
+use super::route::Hop;
+use crate::journal;
+use crate::net::stop::Stop;
+use crate::queue::explain::Cause;
+use crate::queue::schedule::{Destination, Finished, Job, Outcome, RecipientResult, Trouble};
+use crate::queue::spool::{Happened, QueuedMessage, Record, Spool, SpoolError};
+use crate::queue::work::{Attempt, Report, Task};
+use crate::smtp::address::ForwardPath;
+use crate::smtp::client::{Failure, Fault, Message, Outcome as Came, Unreached};
+use crate::smtp::command::Recipient;
+use crate::smtp::event::Envelope;
+use crate::smtp::remote::Stage;
+
+/// What all couriers share.
+pub struct Shared {
+    /// The messages.
+    pub spool: Arc<Spool>,
+    /// The next hops, by destination; replaced when the configuration is.
+    pub hops: RwLock<HashMap<Destination, Arc<Hop>>>,
+    /// Ends everything.
+    pub stop: Arc<Stop>,
+    /// `dot` is made durable before the final dot, since a message that may have arrived is held.
+    pub dot_durably: bool,
+    /// Where reports go.
+    pub report: Box<dyn Fn(Report) + Send + Sync>,
+}
+
+/// One courier.
+struct Worker {
+    number: u16,
+    shared: Arc<Shared>,
+    connection: Option<(Destination, Courier)>,
+}
+
+/// How long a connection is kept without a task.
+const IDLE: Duration = Duration::from_secs(5);
+/// Stack of a courier: the deepest use is a TLS handshake.
+const STACK: usize = 256 * 1024;
+
+/// Starts so many couriers; gives the way to hand each its tasks, and the threads, which end when the ways are dropped.
+pub fn start(count: u16, shared: &Arc<Shared>) -> io::Result<(Vec<Sender<Task>>, Vec<JoinHandle<()>>)> {
+    let (mut senders, mut threads) = (Vec::new(), Vec::new());
+    for number in 0..count {
+        // The schedule gives a courier one task at a time.
+        let (sender, tasks) = crossbeam_channel::bounded(1);
+        let worker = Worker { number, shared: Arc::clone(shared), connection: None };
+        let thread = thread::Builder::new().name(format!("courier-{number}")).stack_size(STACK);
+        threads.push(thread.spawn(move || worker.run(&tasks))?);
+        senders.push(sender);
+    }
+    Ok((senders, threads))
+}
+
+impl Worker {
+    fn run(mut self, tasks: &Receiver<Task>) {
+        loop {
+            let task = match self.connection {
+                None => tasks.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(_) => tasks.recv_timeout(IDLE),
+            };
+            match task {
+                Ok(task) => self.take(&task),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.close();
+                    (self.shared.report)(Report::Closed(self.number));
+                }
+                Err(RecvTimeoutError::Disconnected) => return self.close(),
+            }
+        }
+    }
+
+    fn take(&mut self, task: &Task) {
+        let report = match panic::catch_unwind(AssertUnwindSafe(|| self.obey(task))) {
+            Ok(report) => report,
+            Err(_) => {
+                self.connection = None;
+                self.without_result(task)
+            }
+        };
+        (self.shared.report)(report);
+    }
+
+    fn obey(&mut self, task: &Task) -> Report {
+        match task {
+            Task::Probe(destination) => {
+                self.close();
+                let result = self.connect(destination);
+                self.close();
+                Report::Probed { courier: self.number, destination: destination.clone(), result }
+            }
+            Task::Send(job) => self.send(job),
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some((_, courier)) = self.connection.take() {
+            courier.quit();
+        }
+    }
+
+    /// A connection to this destination, the one that is open or a new one.
+    fn connect(&mut self, destination: &Destination) -> Result<(), Attempt> {
+        if let Some((open, courier)) = &mut self.connection
+            && open == destination
+            && courier.is_usable()
+        {
+            return Ok(());
+        }
+        self.close();
+        let begun = Instant::now();
+        let hop = self.shared.hops.read().unwrap_or_else(PoisonError::into_inner).get(destination).cloned();
+        let Some(hop) = hop else {
+            let failure = Failure { stage: Stage::Connect, fault: Fault::Dns("no such route is configured".to_owned()) };
+            return Err(attempt_of(&destination.name, &failure, begun));
+        };
+        match Courier::connect(&hop, &self.shared.stop) {
+            Ok(courier) => {
+                self.connection = Some((destination.clone(), courier));
+                Ok(())
+            }
+            Err(unreachable) => {
+                let (address, failure) = unreachable
+                    .attempts
+                    .last()
+                    .cloned()
+                    .unwrap_or((None, Failure { stage: Stage::Connect, fault: Fault::Defect }));
+                let host = address.map_or_else(|| hop.host.clone(), |address| format!("{}[{}]", hop.host, address.ip()));
+                Err(attempt_of(&host, &failure, begun))
+            }
+        }
+    }
+
+    fn send(&mut self, job: &Job) -> Report {
+        let begun = Instant::now();
+        let message = match self.shared.spool.read(job.id) {
+            Ok(message) => message,
+            Err(error) => return self.unreadable(job, &error),
+        };
+        if let Err(attempt) = self.connect(&job.destination) {
+            return self.nothing_sent(job, attempt);
+        }
+        // A connection that ended before it was used is no attempt: another one is opened once.
+        match self.transaction(job, &message, begun) {
+            None => match self.connect(&job.destination) {
+                Ok(()) => self.transaction(job, &message, begun).unwrap_or_else(|| self.without_result(&Task::Send(job.clone()))),
+                Err(attempt) => self.nothing_sent(job, attempt),
+            },
+            Some(report) => report,
+        }
+    }
+
+    /// One transaction on the open connection; `None` if the connection had ended before.
+    fn transaction(&mut self, job: &Job, message: &QueuedMessage, begun: Instant) -> Option<Report> {
+        let (spool, id) = (Arc::clone(&self.shared.spool), job.id);
+        let dot_durably = self.shared.dot_durably;
+        let (destination, courier) = self.connection.as_mut()?;
+        let hop_name =
+            self.shared.hops.read().unwrap_or_else(PoisonError::into_inner).get(destination).map(|hop| hop.host.clone());
+        let host = format!("{}[{}]", hop_name.unwrap_or_else(|| destination.name.to_string()), courier.peer().ip());
+        let tls = courier.tls().map(|tls| tls.version);
+        let record = |what| Record { time: now(), what };
+        let begin = Happened::Begin { recipients: job.recipients.clone(), host: host.clone(), tls: tls.map(str::to_owned) };
+        let mut content = match spool.append(id, &record(begin)).and_then(|()| spool.open_message(id)) {
+            Ok(text) => signatures(message).chain(text),
+            Err(error) => return Some(self.unreadable(job, &error)),
+        };
+        let mut before_dot = || {
+            let dot = record(Happened::Dot);
+            let appended = if dot_durably { spool.append_durably(id, &dot) } else { spool.append(id, &dot) };
+            appended.map_err(|error| io::Error::other(error.to_string()))
+        };
+        let outgoing = outgoing(message, job);
+        let domains = domains(message, job);
+        let came = courier.send(outgoing, &mut content, &mut before_dot);
+        if came.outcomes.iter().all(|outcome| *outcome == Came::NotTried(Unreached::Stale)) {
+            self.connection = None;
+            return None;
+        }
+        let (mut results, mut attempts) = (Vec::new(), Vec::new());
+        for ((number, domain), outcome) in job.recipients.iter().copied().zip(domains).zip(&came.outcomes) {
+            let Some(scheduled) = results::outcome(outcome) else { continue };
+            results.push(RecipientResult { number, domain, outcome: scheduled });
+            attempts.push((number, attempt(&host, tls, outcome, scheduled, came.dsn, begun)));
+        }
+        if !came.reusable {
+            self.connection = None;
+        }
+        let finished = Finished {
+            courier: self.number,
+            results,
+            others: None,
+            parameters: came.parameters,
+            accepted: came.accepted,
+            open: self.connection.is_some(),
+        };
+        Some(Report::Sent { id, finished, attempts, damaged: None })
+    }
+
+    /// No connection: nothing was said about any recipient.
+    fn nothing_sent(&self, job: &Job, attempt: Attempt) -> Report {
+        let others = attempt.trouble();
+        let attempts = job.recipients.iter().map(|number| (*number, attempt.clone())).collect();
+        let finished =
+            Finished { courier: self.number, results: Vec::new(), others, parameters: false, accepted: false, open: false };
+        Report::Sent { id: job.id, finished, attempts, damaged: None }
+    }
+
+    /// The file cannot be read or written to.
+    fn unreadable(&self, job: &Job, error: &SpoolError) -> Report {
+        journal::notice("spool", format!("{}: {error}", job.id));
+        let failure = Failure { stage: Stage::Mail, fault: Fault::Local(error.to_string()) };
+        let mut report = self.nothing_sent(job, attempt_of("", &failure, Instant::now()));
+        if let (Report::Sent { damaged, finished, .. }, SpoolError::Damaged(why)) = (&mut report, error) {
+            *damaged = Some(why.to_string());
+            finished.open = self.connection.is_some();
+        }
+        report
+    }
+
+    /// After a panic.
+    fn without_result(&self, task: &Task) -> Report {
+        let failure = Failure { stage: Stage::Mail, fault: Fault::Defect };
+        let attempt = attempt_of("", &failure, Instant::now());
+        match task {
+            Task::Probe(destination) => {
+                Report::Probed { courier: self.number, destination: destination.clone(), result: Err(attempt) }
+            }
+            Task::Send(job) => self.nothing_sent(job, attempt),
+        }
+    }
+}
+
+/// The header fields of signatures, which are sent before the text.
+fn signatures(message: &QueuedMessage) -> io::Cursor<Vec<u8>> {
+    let text: String = message.signatures.iter().map(|field| format!("{field}\n")).collect();
+    io::Cursor::new(text.into_bytes())
+}
+
+/// The message for the recipients of a job.
+fn outgoing(message: &QueuedMessage, job: &Job) -> Message {
+    let envelope = &message.envelope;
+    let recipients = job.recipients.iter().filter_map(|number| envelope.recipients.get(usize::from(*number)));
+    let recipients = recipients.map(|to| Recipient {
+        path: ForwardPath::Mailbox(to.address.clone()),
+        notify: to.notify,
+        orcpt: to.orcpt.clone(),
+    });
+    let signed: u64 = message.signatures.iter().map(|field| field.len() as u64 + field.matches('\n').count() as u64 + 2).sum();
+    Message {
+        envelope: Envelope {
+            reverse_path: envelope.reverse_path.clone(),
+            recipients: recipients.collect(),
+            body: envelope.body,
+            utf8: envelope.utf8,
+            ret: envelope.ret,
+            envid: envelope.envid.clone(),
+        },
+        size: message.text.octets + message.text.lines + signed,
+        // RFC 4954 section 5: what is not known for certain is said to be nobody's.
+        auth: Some(if envelope.login.contains('@') { envelope.login.clone() } else { String::new() }),
+        plain: job.plain,
+    }
+}
+
+/// For each recipient of a job a number that is equal for equal domains.
+fn domains(message: &QueuedMessage, job: &Job) -> Vec<u32> {
+    let mut known: Vec<String> = Vec::new();
+    let of = |number: &u16| {
+        let domain =
+            message.envelope.recipients.get(usize::from(*number)).map(|to| to.address.domain().to_string().to_lowercase());
+        let domain = domain.unwrap_or_default();
+        let at = known.iter().position(|name| *name == domain).unwrap_or_else(|| {
+            known.push(domain);
+            known.len() - 1
+        });
+        u32::try_from(at).unwrap_or(u32::MAX)
+    };
+    job.recipients.iter().map(of).collect()
+}
+
+fn attempt(host: &str, tls: Option<&'static str>, came: &Came, scheduled: Outcome, dsn: bool, begun: Instant) -> Attempt {
+    let (stage, trouble) = match scheduled {
+        Outcome::Sent => (Stage::Dot, None),
+        Outcome::Trouble(stage, trouble) => (stage, Some(trouble)),
+    };
+    let (reply, text) = match came {
+        Came::Sent(reply) | Came::Refused { reply, .. } => (Some(reply.clone()), String::new()),
+        Came::Lost { fault: Fault::Refused(reply) | Fault::Unexpected(reply), .. } => (Some(reply.clone()), String::new()),
+        Came::Lost { fault, .. } => (None, fault.to_string()),
+        Came::Unfit(unfit) => (None, unfit.to_string()),
+        Came::NotTried(_) => (None, String::new()),
+    };
+    let cause = match came {
+        Came::Unfit(unfit) => Some(Cause::Unfit(*unfit)),
+        _ => trouble.map(|trouble| Cause::Trouble(stage, trouble)),
+    };
+    let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Attempt { host: host.to_owned(), tls, stage, outcome: scheduled, cause, reply, text, dsn, millis, time: now() }
+}
+
+/// What happened before a message could be sent.
+fn attempt_of(host: &str, failure: &Failure, begun: Instant) -> Attempt {
+    let (stage, trouble) = results::failure(failure);
+    let came = Came::Lost { stage, after_dot: false, fault: failure.fault.clone() };
+    let trouble = if failure.fault == Fault::Defect { Trouble::Internal } else { trouble };
+    attempt(host, None, &came, Outcome::Trouble(stage, trouble), false, begun)
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}

@@ -1,0 +1,353 @@
+//! The outgoing side as a whole: spool, dispatcher, couriers and control socket, from start to drain.
+//!
+//! It is there only where `[outgoing]` is configured. What changes in the configuration is taken up at a reload, but for the
+//! spool and the number of couriers. A password file that has changed is taken up by itself.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::unistd::geteuid;
+
+use super::watch::{Stamp, stamp};
+use crate::config::Config;
+use crate::config::outgoing::{self, AfterCrash, NextHop};
+use crate::conn::context::{Context, Snapshot};
+use crate::conn::outbox::Outbox;
+use crate::journal;
+use crate::mail::durable::Faults;
+use crate::net::stop::Stop;
+use crate::policy::Destination as Place;
+use crate::queue::clerk::Mailer;
+use crate::queue::control;
+use crate::queue::dispatcher::{Dispatcher, Queue, Routing, Start};
+use crate::queue::letter::Letter;
+use crate::queue::operate;
+use crate::queue::schedule::{Destination, Rate, RouteSettings, Settings};
+use crate::queue::spool::{Envelope, Found, QueuedRecipient, Spool, SpoolError};
+use crate::relay::pool::{self, Shared};
+use crate::relay::route::Hop;
+use crate::smtp::address::{Address, ForwardPath, ReversePath};
+use crate::smtp::command::Body;
+
+/// A spool that is open, before there are threads.
+pub struct Opened {
+    spool: Arc<Spool>,
+    found: Vec<Found>,
+    queue: Arc<OnceLock<Arc<Queue>>>,
+}
+
+/// The running outgoing side.
+pub struct Outgoing {
+    dispatcher: Dispatcher,
+    shared: Arc<Shared>,
+    couriers: Vec<JoinHandle<()>>,
+    stop: Arc<Stop>,
+    passwords: HashMap<String, (PathBuf, Stamp)>,
+    snapshot: Arc<Snapshot>,
+    socket: PathBuf,
+}
+
+/// Letters into mailboxes here, or into the queue.
+struct Post {
+    context: Weak<Context>,
+    /// Stands in From where no domain gives a better one.
+    own: Address,
+    queue: Arc<OnceLock<Arc<Queue>>>,
+}
+
+/// How long the end waits for couriers beyond `drain`.
+const STOP_MORE: Duration = Duration::from_secs(3);
+
+impl Opened {
+    /// Opens the spool; names what is in it and no queued message.
+    pub fn open(path: &Path) -> Result<Self, SpoolError> {
+        crate::mail::durable::sync_above(path)?;
+        let (spool, found, strange) = Spool::open(path, Faults::default())?;
+        for file in strange {
+            journal::notice("spool", format!("{}: is no queued message; remove it", file.display()));
+        }
+        Ok(Self { spool: Arc::new(spool), found, queue: Arc::default() })
+    }
+
+    /// What sessions hand messages to.
+    pub fn outbox(&self) -> Outbox {
+        let (room, accepts) = (Arc::clone(&self.queue), Arc::clone(&self.queue));
+        let has_room = move |login: &str, pairs| room.get().is_some_and(|queue: &Arc<Queue>| queue.has_room(login, pairs));
+        Outbox::new(Arc::clone(&self.spool), has_room, move |accepted| {
+            if let Some(queue) = accepts.get() {
+                queue.accepted(accepted.id, accepted.envelope);
+            }
+        })
+    }
+
+    /// Starts dispatcher, couriers and control socket.
+    pub fn start(self, context: &Arc<Context>) -> io::Result<Outgoing> {
+        let Self { spool, found, queue } = self;
+        let snapshot = context.snapshot();
+        let Some(config) = &snapshot.config.outgoing else { return Err(ErrorKind::NotFound.into()) };
+        let stop = Arc::new(Stop::new());
+        let count = u16::try_from(config.connections).unwrap_or(u16::MAX);
+        let own = format!("postmaster@{}", snapshot.config.hostname);
+        let own = Address::parse(&own).map_err(|_| io::Error::other(format!("{own} is no address; correct `hostname`")))?;
+        let mailer: Arc<dyn Mailer> = Arc::new(Post { context: Arc::downgrade(context), own, queue: Arc::clone(&queue) });
+        let start = Start {
+            spool: Arc::clone(&spool),
+            found,
+            settings: settings(config),
+            couriers: count,
+            queue_max: config.queue_max,
+            routing: routing(config.clone()),
+            mailer,
+        };
+        let mut couriers = Vec::new();
+        let mut shared = None;
+        let dispatcher = Dispatcher::start(start, |report| {
+            let all = Arc::new(Shared {
+                spool: Arc::clone(&spool),
+                hops: RwLock::new(hops(&snapshot.config)),
+                stop: Arc::clone(&stop),
+                dot_durably: config.after_crash == AfterCrash::Hold,
+                report,
+            });
+            let (senders, threads) = pool::start(count, &all)?;
+            couriers = threads;
+            shared = Some(all);
+            Ok(senders)
+        })?;
+        let shared = shared.ok_or(ErrorKind::Other)?;
+        let _ = queue.set(Arc::clone(dispatcher.queue()));
+        let socket = spool.path().join(control::NAME);
+        serve_control(&socket, dispatcher.queue())?;
+        let passwords = passwords(config);
+        Ok(Outgoing { dispatcher, shared, couriers, stop, passwords, snapshot, socket })
+    }
+}
+
+impl Outgoing {
+    /// Takes up a configuration that was reloaded, and password files that have changed.
+    pub fn tick(&mut self, context: &Context) {
+        let now = context.snapshot();
+        if !Arc::ptr_eq(&now, &self.snapshot) {
+            self.take_up(&now);
+            self.snapshot = now;
+        }
+        let mut changed = Vec::new();
+        for (route, (path, known)) in &mut self.passwords {
+            let found = stamp(path);
+            if *known != found {
+                *known = found;
+                changed.push(route.clone());
+            }
+        }
+        for route in changed {
+            self.dispatcher.queue().credentials_changed(&route);
+        }
+    }
+
+    fn take_up(&mut self, now: &Snapshot) {
+        let before = self.snapshot.config.outgoing.as_ref();
+        match (&now.config.outgoing, before) {
+            (Some(outgoing), Some(before)) if outgoing != before => {
+                *self.shared.hops.write().unwrap_or_else(PoisonError::into_inner) = hops(&now.config);
+                self.dispatcher.queue().configure(settings(outgoing), outgoing.queue_max, routing(outgoing.clone()));
+                self.passwords = passwords(outgoing);
+            }
+            _ => {}
+        }
+    }
+
+    /// How it is, in a few words.
+    pub fn status(&self) -> String {
+        let schedule = self.dispatcher.queue().schedule();
+        let mut text = format!("{} queued", schedule.pairs());
+        let resting: Vec<String> = schedule
+            .routes()
+            .into_iter()
+            .filter(|route| route.rest.is_some())
+            .take(3)
+            .map(|route| route.destination.name.to_string())
+            .collect();
+        if !resting.is_empty() {
+            text.push_str(&format!(", resting: {}", resting.join(", ")));
+        }
+        text
+    }
+
+    /// No transaction begins any more; those whose content is under way end within `limit`.
+    pub fn stop(self, limit: Duration) {
+        let by = Instant::now() + limit;
+        self.stop.stop(by);
+        self.dispatcher.stop(by + STOP_MORE);
+        let _ = fs::remove_file(&self.socket);
+        for courier in self.couriers {
+            while !courier.is_finished() && Instant::now() < by + STOP_MORE {
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
+/// Makes the spool with mode 0700 if there is none, for `user` if this is root; before root is given up.
+pub fn prepare(config: &Config) -> io::Result<()> {
+    match &config.outgoing {
+        Some(outgoing) => super::state::prepare(&outgoing.spool, &config.user),
+        None => Ok(()),
+    }
+}
+
+/// Where recipients go. Mail from nobody goes as mail from anybody else without a row in `[outgoing.from]`.
+fn routing(config: outgoing::Outgoing) -> Arc<Routing> {
+    Arc::new(move |envelope: &Envelope, at: usize| {
+        let recipient = &envelope.recipients.get(at)?.address;
+        match config.hop(&envelope.reverse_path, recipient) {
+            NextHop::Route(name) => Some(Destination::smarthost(name)),
+            NextHop::Mx => Some(Destination::mx(&recipient.domain().to_string().to_lowercase())),
+            NextHop::Refuse => None,
+        }
+    })
+}
+
+fn settings(config: &outgoing::Outgoing) -> Settings {
+    let count = |connections: usize| u16::try_from(connections).unwrap_or(u16::MAX);
+    let routes = config.routes.iter().map(|(name, route)| RouteSettings {
+        name: name.clone(),
+        connections: count(route.connections),
+        rate: route
+            .rate
+            .map(|rate| Rate { count: rate.count, seconds: u32::try_from(rate.per.as_secs().max(1)).unwrap_or(u32::MAX) }),
+        then: match &route.then {
+            Some(NextHop::Route(name)) => Some(name.clone()),
+            _ => None,
+        },
+    });
+    Settings {
+        mx_connections: config.mx.as_ref().map_or(2, |mx| count(mx.connections)),
+        warn: config.warn.as_secs(),
+        give_up: config.give_up.as_secs(),
+        hold_unanswered: config.after_crash == AfterCrash::Hold,
+        routes: routes.collect(),
+    }
+}
+
+/// The smarthosts; one whose authorities cannot be read is named, and its messages wait.
+fn hops(config: &Config) -> HashMap<Destination, Arc<Hop>> {
+    let mut hops = HashMap::new();
+    for (name, route) in config.outgoing.iter().flat_map(|outgoing| &outgoing.routes) {
+        match Hop::smarthost(route, &config.hostname) {
+            Ok(hop) => drop(hops.insert(Destination::smarthost(name), Arc::new(hop))),
+            Err(error) => journal::notice("route", format!("{name}: {error}")),
+        }
+    }
+    hops
+}
+
+fn passwords(config: &outgoing::Outgoing) -> HashMap<String, (PathBuf, Stamp)> {
+    let file = |(name, route): (&String, &outgoing::Route)| {
+        let path = route.password_file.clone()?;
+        let stamp = stamp(&path);
+        Some((name.clone(), (path, stamp)))
+    };
+    config.routes.iter().filter_map(file).collect()
+}
+
+/// Serves the control socket until the process ends, one caller after the other.
+fn serve_control(path: &Path, queue: &Arc<Queue>) -> io::Result<()> {
+    // The lock of the spool is ours: a socket that is there was left behind.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    let queue = Arc::clone(queue);
+    let own = geteuid().as_raw();
+    let run = move || {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else {
+                thread::sleep(Duration::from_millis(100));
+                continue;
+            };
+            // A caller that goes away is no concern of the server's.
+            let _ = control::answer(stream, own, |request, say| operate::serve(&*queue, request, say));
+        }
+    };
+    thread::Builder::new().name("control".into()).spawn(run).map(drop)
+}
+
+impl Mailer for Post {
+    fn hostname(&self) -> String {
+        self.context.upgrade().map(|context| context.snapshot().config.hostname.clone()).unwrap_or_default()
+    }
+
+    fn from(&self) -> Address {
+        let domain = self.context.upgrade().and_then(|context| context.snapshot().config.domains.first().cloned());
+        domain.and_then(|domain| Address::parse(&format!("postmaster@{domain}")).ok()).unwrap_or_else(|| self.own.clone())
+    }
+
+    fn deliver(&self, to: &Address, letter: &Letter) -> Result<String, String> {
+        let context = self.context.upgrade().ok_or("the server is being stopped")?;
+        let snapshot = context.snapshot();
+        let path = ForwardPath::Mailbox(to.clone());
+        let places = snapshot.policy.recipient(true, &path).map_err(|refused| refused.text())?;
+        let mut said = Vec::new();
+        for place in places {
+            said.push(match place {
+                Place::Mailbox(mailbox) => into_mailbox(&context, &snapshot, &mailbox.mailbox, letter)?,
+                Place::Remote(address) => self.into_queue(address, letter)?,
+            });
+        }
+        Ok(said.join(","))
+    }
+
+    fn postmaster(&self) -> Address {
+        let context = self.context.upgrade();
+        let configured = context.as_ref().and_then(|context| context.snapshot().config.outgoing.as_ref()?.postmaster.clone());
+        configured.unwrap_or_else(|| self.from())
+    }
+
+    fn address_of(&self, login: &str) -> Option<Address> {
+        self.context.upgrade()?.snapshot().policy.own_address(login)
+    }
+}
+
+impl Post {
+    /// From the null sender, of no login.
+    fn into_queue(&self, to: Address, letter: &Letter) -> Result<String, String> {
+        let queue = self.queue.get().ok_or("the queue is not there yet")?;
+        let envelope = Envelope {
+            reverse_path: ReversePath::Null,
+            login: String::new(),
+            session: String::new(),
+            body: letter.eight_bit.then_some(Body::EightBitMime),
+            utf8: letter.utf8,
+            ret: None,
+            envid: None,
+            recipients: vec![QueuedRecipient { address: to, notify: None, orcpt: None }],
+        };
+        let mut draft = queue.spool().begin(&envelope).map_err(|error| error.to_string())?;
+        draft.write_all(&letter.text).map_err(|error| error.to_string())?;
+        let id = draft.commit().map_err(|error| error.to_string())?.keep();
+        queue.accepted(id, envelope);
+        Ok(format!("queue:{id}"))
+    }
+}
+
+fn into_mailbox(context: &Context, snapshot: &Snapshot, mailbox: &str, letter: &Letter) -> Result<String, String> {
+    let inbox = snapshot.config.maildir.of(mailbox);
+    let mut draft = context.store.begin(&inbox).map_err(|error| error.to_string())?;
+    let address = Address::parse(mailbox).map_err(|_| format!("{mailbox} is no address"))?;
+    draft.write_all(&letter.delivered_to(&address)).map_err(|error| error.to_string())?;
+    context.store.commit(draft, &[inbox]).map_err(|error| error.to_string())?;
+    Ok(mailbox.to_owned())
+}
+
+impl std::fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outgoing").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
