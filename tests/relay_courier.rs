@@ -501,7 +501,7 @@ fn a_connection_wears_out() {
     for _ in 0..100 {
         assert_eq!(shown(&send(&mut courier, 3).0)[0], "sent 250 ok");
     }
-    assert_eq!(send(&mut courier, 3).0.outcomes, [Outcome::NotTried(Unreached::Stale); 2]);
+    assert_eq!(send(&mut courier, 3).0.outcomes, vec![Outcome::NotTried(Unreached::Stale); 2]);
     drop(courier);
     world.ends_well();
 
