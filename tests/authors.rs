@@ -67,7 +67,8 @@ fn stored(login: &str, fields: &str) -> String {
     };
     header.write(&trace, false, &mut out);
     let text = String::from_utf8(out).unwrap();
-    text.split_once(" +0000\n").unwrap().1.to_owned()
+    // The date is the last line of the trace (RFC 5321 section 4.4).
+    text.split_once(";\n\t").unwrap().1.split_once('\n').unwrap().1.to_owned()
 }
 
 /// Fields that a reader shows as another sender's, or that readers do not agree on.

@@ -71,7 +71,8 @@ fn a_password_that_cannot_be_checked_in_time_is_answered_with_454() {
     let mut first = greeted([127, 0, 6, 1], &server);
     first.send(format!("AUTH PLAIN {}\r\n", base64(b"\0alice@example.org\0guess")).as_bytes()).unwrap();
     let mut second = greeted([127, 0, 6, 2], &server);
-    auth(&mut second, "bob@example.org", "secret", "454 4.7.0 Too many logins at once, try again soon");
+    let busy = Refusal::AuthBusy.parts();
+    auth(&mut second, "bob@example.org", "secret", &format!("{} 4.7.0 {}", busy.code, busy.text));
     server.wait_for_log(&["login-failed", "peer=127.0.6.2:", "reason=auth-busy"]);
     assert!(!server.log_text().contains("throttled"), "the password was not looked at, so nothing counts");
 }

@@ -16,7 +16,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Every source file with its module path and its text up to the tests.
+/// Every source file with its module path and its text up to the tests; a file that is a test module is left out.
 fn sources() -> Vec<(String, String)> {
     fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(directory).unwrap().flatten() {
@@ -26,8 +26,8 @@ fn sources() -> Vec<(String, String)> {
     }
     let mut files = Vec::new();
     walk(&root().join("src"), &mut files);
-    // Compiled for tests alone.
-    files.retain(|file| !file.ends_with("tests.rs") && !file.ends_with("properties.rs"));
+    let tests: Vec<PathBuf> = files.iter().flat_map(|file| test_modules(file)).collect();
+    files.retain(|file| !tests.contains(file));
     files
         .into_iter()
         .map(|file| {
@@ -43,6 +43,13 @@ fn sources() -> Vec<(String, String)> {
             (name, code.join("\n"))
         })
         .collect()
+}
+
+/// The files of the modules that this file declares for tests alone.
+fn test_modules(file: &Path) -> Vec<PathBuf> {
+    let text = fs::read_to_string(file).unwrap();
+    let declared = text.split("#[cfg(test)]\nmod ").skip(1).filter_map(|rest| rest.lines().next()?.strip_suffix(';'));
+    declared.map(|name| file.with_extension("").join(format!("{name}.rs"))).collect()
 }
 
 fn module(file: &str) -> &str {

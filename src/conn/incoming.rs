@@ -24,6 +24,9 @@ use crate::smtp::data::{Decoder, Framing};
 use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::session::{Envelope, Session};
 
+/// Mailboxes, each with its Maildir or the folder within it.
+type Boxes = Vec<(String, PathBuf)>;
+
 /// A message that is coming in.
 #[derive(Debug)]
 pub struct Incoming {
@@ -31,7 +34,7 @@ pub struct Incoming {
     begun: Instant,
     decoder: Decoder,
     header: Option<HeaderReader>,
-    boxes: Vec<(String, PathBuf)>,
+    boxes: Boxes,
     /// For the mailboxes.
     draft: Option<Draft>,
     /// For recipients elsewhere.
@@ -285,7 +288,7 @@ fn render_header(header: &Header, envelope: &Envelope, id: &str, around: Message
         final_delivery,
         reverse_path: &reverse_path,
         recipient: recipient.as_deref(),
-        // Behind a login, where somebody sits is nobody's business.
+        // After a login the client is not shown: where a user works is private.
         client: hello.filter(|_| session.login().is_none()).map(|hello| (hello.name.as_str(), client)),
         hostname: &snapshot.config.hostname,
         extended: hello.is_some_and(|hello| hello.extended),

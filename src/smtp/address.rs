@@ -78,9 +78,10 @@ impl ForwardPath {
 }
 
 impl Address {
-    /// Reads `local@domain` without angle brackets, UTF-8 allowed; for files that an operator writes.
+    /// Reads `local@domain` without angle brackets, UTF-8 allowed; for header fields and files. The final dot that a path
+    /// may have is refused here: what is written is stored, shown and compared as it is, and a path is not.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
-        parse_mailbox(text, true)
+        if text.ends_with('.') { Err(AddressError::Syntax) } else { parse_mailbox(text, true) }
     }
 
     /// The local part without quotes, as it was written.
@@ -384,6 +385,15 @@ mod tests {
         for path in rows {
             assert_eq!(key(path, true), Err(AddressError::Syntax), "{path}");
         }
+    }
+
+    #[test]
+    fn a_final_dot_is_read_in_paths_alone() {
+        assert_eq!(key("<alice@example.org.>", false).as_deref(), Ok("alice@example.org"));
+        for text in ["alice@example.org.", "\"alice\"@example.org.", "x@y."] {
+            assert_eq!(Address::parse(text), Err(AddressError::Syntax), "{text}");
+        }
+        assert!(Address::parse("alice@example_.org").is_ok());
     }
 
     #[test]
