@@ -54,18 +54,26 @@ const IDLE: Duration = Duration::from_secs(5);
 /// Stack of a courier: the deepest use is a TLS handshake.
 const STACK: usize = 256 * 1024;
 
-/// Starts so many couriers; gives the way to hand each its tasks, and the threads, which end when the ways are dropped.
-pub fn start(count: u16, shared: &Arc<Shared>) -> io::Result<(Vec<Sender<Task>>, Vec<JoinHandle<()>>)> {
-    let (mut senders, mut threads) = (Vec::new(), Vec::new());
+/// Couriers that run.
+pub struct Started {
+    /// The way to hand each its tasks; they end when these are dropped.
+    pub tasks: Vec<Sender<Task>>,
+    /// Their threads.
+    pub threads: Vec<JoinHandle<()>>,
+}
+
+/// Starts so many couriers.
+pub fn start(count: u16, shared: &Arc<Shared>) -> io::Result<Started> {
+    let mut started = Started { tasks: Vec::new(), threads: Vec::new() };
     for number in 0..count {
         // The schedule gives a courier one task at a time.
         let (sender, tasks) = crossbeam_channel::bounded(1);
         let worker = Worker { number, shared: Arc::clone(shared), connection: None };
         let thread = thread::Builder::new().name(format!("courier-{number}")).stack_size(STACK);
-        threads.push(thread.spawn(move || worker.run(&tasks))?);
-        senders.push(sender);
+        started.threads.push(thread.spawn(move || worker.run(&tasks))?);
+        started.tasks.push(sender);
     }
-    Ok((senders, threads))
+    Ok(started)
 }
 
 impl Worker {
@@ -101,7 +109,7 @@ impl Worker {
         match task {
             Task::Probe(destination) => {
                 self.close();
-                let result = self.connect(destination);
+                let result = self.connect(destination).map_err(|attempt| *attempt);
                 self.close();
                 Report::Probed { courier: self.number, destination: destination.clone(), result }
             }
@@ -116,7 +124,7 @@ impl Worker {
     }
 
     /// A connection to this destination, the one that is open or a new one.
-    fn connect(&mut self, destination: &Destination) -> Result<(), Attempt> {
+    fn connect(&mut self, destination: &Destination) -> Result<(), Box<Attempt>> {
         if let Some((open, courier)) = &mut self.connection
             && open == destination
             && courier.is_usable()
@@ -128,7 +136,7 @@ impl Worker {
         let hop = self.shared.hops.read().unwrap_or_else(PoisonError::into_inner).get(destination).cloned();
         let Some(hop) = hop else {
             let failure = Failure { stage: Stage::Connect, fault: Fault::Dns("no such route is configured".to_owned()) };
-            return Err(attempt_of(&destination.name, &failure, begun));
+            return Err(attempt_of(&destination.name, &failure, begun).into());
         };
         match Courier::connect(&hop, &self.shared.stop) {
             Ok(courier) => {
@@ -142,7 +150,7 @@ impl Worker {
                     .cloned()
                     .unwrap_or((None, Failure { stage: Stage::Connect, fault: Fault::Defect }));
                 let host = address.map_or_else(|| hop.host.clone(), |address| format!("{}[{}]", hop.host, address.ip()));
-                Err(attempt_of(&host, &failure, begun))
+                Err(attempt_of(&host, &failure, begun).into())
             }
         }
     }
@@ -154,13 +162,13 @@ impl Worker {
             Err(error) => return self.unreadable(job, &error),
         };
         if let Err(attempt) = self.connect(&job.destination) {
-            return self.nothing_sent(job, attempt);
+            return self.nothing_sent(job, &attempt);
         }
         // A connection that ended before it was used is no attempt: another one is opened once.
         match self.transaction(job, &message, begun) {
             None => match self.connect(&job.destination) {
                 Ok(()) => self.transaction(job, &message, begun).unwrap_or_else(|| self.without_result(&Task::Send(job.clone()))),
-                Err(attempt) => self.nothing_sent(job, attempt),
+                Err(attempt) => self.nothing_sent(job, &attempt),
             },
             Some(report) => report,
         }
@@ -214,7 +222,7 @@ impl Worker {
     }
 
     /// No connection: nothing was said about any recipient.
-    fn nothing_sent(&self, job: &Job, attempt: Attempt) -> Report {
+    fn nothing_sent(&self, job: &Job, attempt: &Attempt) -> Report {
         let others = attempt.trouble();
         let attempts = job.recipients.iter().map(|number| (*number, attempt.clone())).collect();
         let finished =
@@ -226,7 +234,7 @@ impl Worker {
     fn unreadable(&self, job: &Job, error: &SpoolError) -> Report {
         journal::notice("spool", format!("{}: {error}", job.id));
         let failure = Failure { stage: Stage::Mail, fault: Fault::Local(error.to_string()) };
-        let mut report = self.nothing_sent(job, attempt_of("", &failure, Instant::now()));
+        let mut report = self.nothing_sent(job, &attempt_of("", &failure, Instant::now()));
         if let (Report::Sent { damaged, finished, .. }, SpoolError::Damaged(why)) = (&mut report, error) {
             *damaged = Some(why.to_string());
             finished.open = self.connection.is_some();
@@ -242,7 +250,7 @@ impl Worker {
             Task::Probe(destination) => {
                 Report::Probed { courier: self.number, destination: destination.clone(), result: Err(attempt) }
             }
-            Task::Send(job) => self.nothing_sent(job, attempt),
+            Task::Send(job) => self.nothing_sent(job, &attempt),
         }
     }
 }

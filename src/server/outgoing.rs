@@ -115,10 +115,10 @@ impl Opened {
                 dot_durably: config.after_crash == AfterCrash::Hold,
                 report,
             });
-            let (senders, threads) = pool::start(count, &all)?;
-            couriers = threads;
+            let started = pool::start(count, &all)?;
+            couriers = started.threads;
             shared = Some(all);
-            Ok(senders)
+            Ok(started.tasks)
         })?;
         let shared = shared.ok_or(ErrorKind::Other)?;
         let _ = queue.set(Arc::clone(dispatcher.queue()));
@@ -273,7 +273,7 @@ fn serve_control(path: &Path, queue: &Arc<Queue>) -> io::Result<()> {
                 continue;
             };
             // A caller that goes away is no concern of the server's.
-            let _ = control::answer(stream, own, |request, say| operate::serve(&*queue, request, say));
+            let _ = control::answer(stream, own, |request, say| operate::serve(&queue, request, say));
         }
     };
     thread::Builder::new().name("control".into()).spawn(run).map(drop)
@@ -297,8 +297,8 @@ impl Mailer for Post {
         let mut said = Vec::new();
         for place in places {
             said.push(match place {
-                Place::Mailbox(mailbox) => into_mailbox(&context, &snapshot, &mailbox.mailbox, letter)?,
-                Place::Remote(address) => self.into_queue(address, letter)?,
+                Place::Mailbox(mailbox) => store(&context, &snapshot, &mailbox.mailbox, letter)?,
+                Place::Remote(address) => self.enqueue(address, letter)?,
             });
         }
         Ok(said.join(","))
@@ -317,7 +317,7 @@ impl Mailer for Post {
 
 impl Post {
     /// From the null sender, of no login.
-    fn into_queue(&self, to: Address, letter: &Letter) -> Result<String, String> {
+    fn enqueue(&self, to: Address, letter: &Letter) -> Result<String, String> {
         let queue = self.queue.get().ok_or("the queue is not there yet")?;
         let envelope = Envelope {
             reverse_path: ReversePath::Null,
@@ -337,7 +337,7 @@ impl Post {
     }
 }
 
-fn into_mailbox(context: &Context, snapshot: &Snapshot, mailbox: &str, letter: &Letter) -> Result<String, String> {
+fn store(context: &Context, snapshot: &Snapshot, mailbox: &str, letter: &Letter) -> Result<String, String> {
     let inbox = snapshot.config.maildir.of(mailbox);
     let mut draft = context.store.begin(&inbox).map_err(|error| error.to_string())?;
     let address = Address::parse(mailbox).map_err(|_| format!("{mailbox} is no address"))?;
