@@ -62,7 +62,7 @@ pub enum Control {
 /// How often files and the manager are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// A worker that has been idle for so long ends; another is started when it is needed.
-const WORKER_IDLE: Duration = Duration::from_secs(60);
+const WORKER_IDLE: Duration = Duration::from_secs(30);
 /// Failed logins on a connection that has a process of its own.
 const FAILURES_OF_ONE: u32 = 3;
 

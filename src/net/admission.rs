@@ -269,7 +269,7 @@ impl Admission {
 }
 
 impl Inner {
-    /// Finds a place for a newcomer of a network that holds so many connections with it; who loses it, if that is so.
+    /// Finds a place for a newcomer of a network that holds so many connections with it; gives the one that loses it, if one does.
     fn place(
         &mut self,
         class: Class,

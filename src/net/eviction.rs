@@ -95,7 +95,7 @@ impl Content {
 }
 
 impl Eviction {
-    /// Nobody leaves yet; `workers` is how many sessions there can be.
+    /// No session leaves yet; `workers` is how many sessions there can be.
     pub fn new(candidates: Vec<Candidate>, workers: usize) -> Self {
         let leaves = vec![false; candidates.len()];
         Self { candidates, leaves, login_share: (workers / 4).max(1) }
@@ -271,6 +271,6 @@ mod tests {
         let candidates = [session(1, 90), smtp, login("a", 60, false)];
         let mut eviction = Eviction::new(candidates.to_vec(), 8);
         assert_eq!(eviction.choose(Some(Class::Smtp), 5), [1]);
-        assert_eq!(eviction.choose(None, 1), [0], "who leaves already is not chosen again");
+        assert_eq!(eviction.choose(None, 1), [0], "one that leaves already is not chosen again");
     }
 }

@@ -380,7 +380,7 @@ mod tests {
         stream.read(&mut [0; 8])
     }
 
-    /// The server may have been slow; but whoever always has something to be read is not served beyond the end.
+    /// The server may have been slow; but a client that always has something to be read is not served beyond the end.
     #[test]
     fn what_is_there_is_taken_until_the_session_ends() {
         assert_eq!(read_late(Duration::from_secs(60)).unwrap(), 4);

@@ -1,8 +1,8 @@
 //! The waiting list: connections that no worker has taken up yet, in the order in which they will be.
 //!
 //! Each class of services has a list of its own, so that one cannot fill another's. Within a class the order is: how the
-//! network stands ([`Standing`]), how few connections it has, who came first. Adding, taking and dropping cost the logarithm of
-//! the number of networks that wait. An entry is never dropped here: who is taken out is given to the caller.
+//! network stands ([`Standing`]), how few connections it has, which came first. Adding, taking and dropping cost the logarithm of
+//! the number of networks that wait. An entry is never dropped here: one that is taken out is given to the caller.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Instant;

@@ -27,7 +27,7 @@ pub struct Wire<L> {
 /// What was found where a line was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {
-    /// A CR, LF or NUL that is not part of a CR LF; nothing behind it can be trusted.
+    /// A CR, LF or NUL that is not part of a CR LF; nothing after it can be trusted.
     Bare,
     /// The client has gone.
     End,
@@ -264,7 +264,7 @@ mod tests {
     struct Silent {
         clock: Clock,
         rested: bool,
-        /// The most that was read at once before and behind the rest.
+        /// The most that was read at once before and after the rest.
         rooms: [usize; 2],
     }
 
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_falls_silent_holds_no_wide_buffers() {
+    fn a_silent_session_holds_no_wide_buffers() {
         let minute = Duration::from_secs(60);
         let limits = DeadlineLimits { idle: minute, login: minute, session: minute, data_rate: 1 };
         let mut wire = Wire::new(Silent { clock: Clock::new(limits, Instant::now()), rested: false, rooms: [0; 2] });

@@ -38,6 +38,8 @@ fn good(server: &Server, source: [u8; 4], message: bool) -> Option<Duration> {
 fn good_on_25(server: &Server, source: [u8; 4]) -> Option<Duration> {
     let begun = Instant::now();
     let mut client = Client::over(from(source, server.address("smtp")).ok()?, &server.dir.path().join("cert.pem"));
+    // Content at the data rate is spared for 30 seconds, and a connection waits for a minute.
+    client.tcp().set_read_timeout(Some(Duration::from_secs(70))).unwrap();
     client.reply().filter(|reply| reply.starts_with("220"))?;
     client.send(b"EHLO good.example\r\n").ok()?;
     client.reply()?;
