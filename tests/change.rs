@@ -326,7 +326,10 @@ fn a_drain_loses_nothing() {
                 }
             });
         }
-        thread::sleep(Duration::from_millis(700));
+        let begun = Instant::now();
+        while accepted.load(Ordering::SeqCst) <= 50 && begun.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(10));
+        }
         server.signal(Signal::SIGTERM);
         stop.store(true, Ordering::SeqCst);
     });

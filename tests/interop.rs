@@ -5,6 +5,7 @@ mod common;
 
 use std::env;
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -390,7 +391,11 @@ fn postfix() {
         // The same for port 25, a stream of messages from Postfix's own load generator.
         fs::write(etc.join("transport"), format!("example.org smtp:[{}]:{}\n", smtp.ip(), smtp.port())).unwrap();
         run(Command::new("postfix").arg("-c").arg(&etc).arg("reload"));
-        std::thread::sleep(Duration::from_millis(500));
+        let begun = Instant::now();
+        while !log().contains("reload -- version") {
+            assert!(begun.elapsed() < PATIENCE, "not reloaded: {}", log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
         run(Command::new("smtp-source")
             .args(["-m", "20", "-s", "4", "-l", "10000", "-f", "x@elsewhere.example", "-t", "bob@example.org"])
             .arg(format!("127.0.0.1:{port}")));
@@ -550,12 +555,18 @@ fn openssl_s_client_resumes_and_speaks_no_old_tls() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // The ticket of TLS 1.3 comes after the handshake, with the greeting.
-        std::thread::sleep(Duration::from_millis(400));
-        use std::io::Write as _;
+        // The ticket of TLS 1.3 comes after the handshake, before the greeting; without a handshake the output ends.
+        let (mut stdout, mut said, mut piece) = (child.stdout.take().unwrap(), Vec::new(), [0; 4096]);
+        while !String::from_utf8_lossy(&said).contains("220 mx.example.org") {
+            match stdout.read(&mut piece).unwrap() {
+                0 => break,
+                octets => said.extend_from_slice(&piece[..octets]),
+            }
+        }
         let _ = child.stdin.take().unwrap().write_all(b"QUIT\r\n");
+        stdout.read_to_end(&mut said).unwrap();
         let output = child.wait_with_output().unwrap();
-        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+        String::from_utf8_lossy(&[said, output.stderr].concat()).into_owned()
     };
     for version in ["-tls1_3", "-tls1_2"] {
         let first = client(&[version, "-sess_out", session.to_str().unwrap()]);

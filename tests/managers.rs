@@ -229,7 +229,11 @@ fn s6() {
     let service = place.dir.path().join("service");
     copy_script("etc/s6/pillarbox", &service, &place.config);
     let process = spawn(Command::new("s6-supervise").arg(&service).stderr(Stdio::null()));
-    thread::sleep(Duration::from_millis(300));
+    let begun = Instant::now();
+    while !Command::new("s6-svok").arg(&service).status().unwrap().success() {
+        assert!(begun.elapsed() < PATIENCE, "no supervisor");
+        thread::sleep(Duration::from_millis(10));
+    }
     let ready = Command::new("s6-svwait").args(["-U", "-t", "10000"]).arg(&service).status().unwrap();
     assert!(ready.success(), "never ready");
     place.deliver_tls(local(port));
