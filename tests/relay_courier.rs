@@ -187,7 +187,7 @@ impl NextHop {
                     ("tls", _) if !self.secure() => return String::new(),
                     ("tls" | "end", _) => None,
                     ("stop", _) => {
-                        self.stop.stop(Instant::now() + PATIENCE);
+                        self.stop.stop(Instant::now() + 100 * PATIENCE);
                         None
                     }
                     ("wait", _) => {
@@ -630,7 +630,9 @@ fn nothing_begins_after_a_stop() {
     world.stop.stop(Instant::now() + PATIENCE);
     let (finished, asked) = send(&mut courier, 3);
     assert_eq!((finished.outcomes, asked), (vec![Outcome::NotTried(Unreached::Stopped); 2], 0));
-    assert_eq!(failure(world.connect()).fault, Fault::Stopped);
+    let hop = Hop::smarthost(&world.route(), "unused.example").unwrap();
+    let unreachable = Courier::connect_to(&hop, &[world.address, world.address], &world.stop).unwrap_err();
+    assert_eq!((unreachable.attempts.len(), &unreachable.attempts[0].1.fault), (1, &Fault::Stopped));
     courier.quit();
     world.ends_well();
 }
@@ -640,8 +642,8 @@ fn nothing_begins_after_a_stop() {
 fn a_stop_within_a_transaction() {
     let envelope = "C: MAIL FROM:<a@me.example>\nC: RCPT TO:<b@there.example>\nC: RCPT TO:<c@there.example>\nC: DATA\n\
                     ~ stop\n~ hold";
-    let mut world = World::new(true, Leaf::Good, &[&after_login(envelope)]);
-    let mut courier = world.connect().unwrap();
+    let mut world = World::new(true, Leaf::Good, &[&without_login(envelope)]);
+    let mut courier = world.connect_without_login(Timeouts { command: PATIENCE, ..Timeouts::default() }).unwrap();
     assert_eq!(shown(&send(&mut courier, 3).0), ["lost mail false stopped"; 2]);
     drop(courier);
     world.ends_well();
