@@ -8,9 +8,13 @@
 mod rows;
 
 use super::schedule::{HeldWhy, Reason, Trouble};
+use super::spool::Told;
 use crate::smtp::client::Unfit;
 use crate::smtp::remote::{RemoteReply, RemoteStatus, Stage};
 use rows::*;
+
+/// What the record of a message says that the operator sent back.
+pub const RETURNED_BY_OPERATOR: &str = "returned by the operator";
 
 /// Why a message was not sent, or waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +63,21 @@ impl Cause {
     /// The cause that a reply is.
     pub fn reply(stage: Stage, reply: &RemoteReply) -> Self {
         Self::Trouble(stage, Trouble::from(reply))
+    }
+
+    /// The cause that a record tells; none where its words are not known.
+    pub fn told(told: &Told) -> Option<Self> {
+        let Told { stage, code, status, text } = told;
+        if let Some(code) = *code {
+            return Some(Self::Trouble(*stage, Trouble::Reply { code, status: *status }));
+        }
+        let said = |words: &str| text.strip_prefix(words).is_some_and(|rest| rest.is_empty() || rest.starts_with(": "));
+        let trouble = Trouble::WITHOUT_REPLY.into_iter().find(|trouble| said(trouble.words()));
+        let rests = || Reason::ALL.into_iter().find(|reason| said(&format!("route rests: {}", reason.word())));
+        match text.as_str() {
+            RETURNED_BY_OPERATOR => Some(Self::Returned),
+            _ => trouble.map(|trouble| Self::Trouble(*stage, trouble)).or_else(|| rests().map(Self::Rests)),
+        }
     }
 
     /// The status for a report (RFC 3463): the reply's own or what its code means, of class 5 where `permanent`, else 4.
@@ -300,6 +319,23 @@ mod tests {
         }
         let wait = Cause::Trouble(Stage::Recipient, Trouble::Reply { code: 451, status: Some((4, 7, 1)) });
         assert_eq!(wait.status(false), (4, 7, 1));
+    }
+
+    #[test]
+    fn what_a_record_tells() {
+        let told = |code, text: &str| Cause::told(&Told { stage: Stage::Data, code, status: None, text: text.into() });
+        let reply = Cause::Trouble(Stage::Data, Trouble::Reply { code: 451, status: None });
+        assert_eq!(told(Some(451), "connection lost"), Some(reply));
+        for trouble in Trouble::WITHOUT_REPLY {
+            assert_eq!(told(None, trouble.words()), Some(Cause::Trouble(Stage::Data, trouble)));
+            assert_eq!(told(None, &format!("{}: more", trouble.words())), Some(Cause::Trouble(Stage::Data, trouble)));
+            assert_eq!(told(None, &format!("{} more", trouble.words())), None);
+        }
+        for reason in Reason::ALL {
+            assert_eq!(told(None, &format!("route rests: {}", reason.word())), Some(Cause::Rests(reason)));
+        }
+        assert_eq!(told(None, RETURNED_BY_OPERATOR), Some(Cause::Returned));
+        assert_eq!(told(None, ""), None);
     }
 
     #[test]

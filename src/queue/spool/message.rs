@@ -184,6 +184,39 @@ impl QueuedMessage {
         })?
     }
 
+    /// True if the operator has sent it back to its sender while no server ran, and that is not done yet. It holds for a
+    /// message in `held/` too; a later hold or release takes it back.
+    pub fn is_to_be_returned(&self) -> bool {
+        let said = |record: &&Record| matches!(record.what, Happened::Hold(_) | Happened::Release | Happened::Return);
+        self.log.iter().rev().find(said).is_some_and(|record| record.what == Happened::Return)
+    }
+
+    /// The recipients, ascending, for which an attempt got to the final dot and has no result; with `being_sent` without
+    /// the last attempt, whose result may still come.
+    pub fn doubts(&self, being_sent: bool) -> Vec<u16> {
+        let (mut doubts, mut begun, mut dotted) = (Vec::new(), Vec::new(), Vec::new());
+        for record in &self.log {
+            match &record.what {
+                Happened::Begin { recipients, .. } => {
+                    doubts.append(&mut dotted);
+                    begun.clone_from(recipients);
+                }
+                Happened::Dot => dotted.clone_from(&begun),
+                Happened::Result { recipients, .. } => {
+                    begun.retain(|number| !recipients.contains(number));
+                    dotted.retain(|number| !recipients.contains(number));
+                }
+                Happened::Hold(_) | Happened::Release | Happened::Reported { .. } | Happened::Return => {}
+            }
+        }
+        if !being_sent {
+            doubts.append(&mut dotted);
+        }
+        doubts.sort_unstable();
+        doubts.dedup();
+        doubts
+    }
+
     /// True if the sender was told that it is late.
     pub fn warned(&self) -> bool {
         self.log.iter().any(|record| matches!(&record.what, Happened::Reported { action, .. } if action == "delayed"))
