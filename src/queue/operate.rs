@@ -21,6 +21,7 @@ use super::schedule;
 use super::spool::{Envelope, Spool, SpoolError};
 pub use offline::Offline;
 use view::View;
+pub use words::span;
 
 /// What the verbs are done with.
 pub trait Desk {

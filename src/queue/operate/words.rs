@@ -194,8 +194,6 @@ fn explain_group(view: &View<'_>, envelope: &Envelope, group: &Group, text: &mut
         let id = view.id.to_string();
         wrap(text, 2, &format!("What you can do: {}", explanation.operator.replace("ID`", &format!("{id}`"))));
         wrap(text, 2, &format!("What the sender can do: {}", explanation.sender));
-    } else if !is_sent && matches!(group.waits, Waits::Live(WaitsFor::Time(_)) | Waits::Offline(_)) {
-        wrap(text, 2, &format!("What you can do: `pillarbox queue try {}` tries it now.", view.id));
     }
 }
 
@@ -261,10 +259,13 @@ fn next(view: &View<'_>, group: &Group) -> String {
             WaitsFor::Result => "It is being sent at this moment.".to_owned(),
             WaitsFor::Route { next, .. } => format!(
                 "{so_far} The route rests, which is no fault of the message; it keeps its place. The route is tried {}, and \
-                 the message goes out when it works.{over}",
-                at(next)
+                 the message goes out when it works; `pillarbox routes try {}` tries it now.{over}",
+                at(next),
+                group.route
             ),
-            WaitsFor::Time(time) => format!("{so_far} It is tried again {}.{over}", at(time)),
+            WaitsFor::Time(time) => {
+                format!("{so_far} It is tried again {}; `pillarbox queue try {id}` tries it now.{over}", at(time))
+            }
         },
     }
 }
@@ -277,7 +278,7 @@ fn path(path: &ReversePath) -> String {
 }
 
 /// A time in its two largest units: `5m`, `3h12m`, `2d4h`.
-pub(super) fn span(seconds: u64) -> String {
+pub fn span(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds}s"),
