@@ -112,10 +112,10 @@ fn a_line_a_message_and_an_object_a_message() {
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
     let lines: Vec<&str> = stdout.lines().collect();
     let [alice, report, bob] = lines.as_slice() else { panic!("{stdout}") };
-    let why = "may have arrived; 451 4.7.1 come ?31m again";
+    let why = "may have arrived; 451 4.7.1 come  31m again";
     assert!(alice.starts_with(&place.alice) && alice.contains("  alice@example.org  carol@c.example (+1) "), "{alice}");
-    assert!(alice.contains(" in ") && alice.ends_with(&why[..20]) | alice.ends_with(why), "{alice}");
-    assert!(report.contains("  <>                 eve@e.example ") && report.ends_with("now         not tried yet"), "{report}");
+    assert!(alice.contains(" in ") && alice.ends_with(why), "{alice}");
+    assert!(report.contains("  <>                 eve@e.example ") && report.contains("  now ") && report.ends_with("  not tried yet"), "{report}");
     assert!(bob.contains("x@sub.refused.example"), "{bob}");
     assert!(lines.iter().all(|line| line.chars().count() <= 120), "{stdout}");
     let rows = place.list(&[]);
@@ -177,7 +177,7 @@ fn shown_and_explained() {
         "2023-11-14T22:15:23Z  final dot",
         "2023-11-14T22:15:23Z  1: wait at rcpt: 451 4.7.1 come  31m again",
     ] {
-        let found = stdout.lines().any(|one| one == line || one.replace('?', " ") == line);
+        let found = stdout.lines().any(|one| one == line);
         assert!(found, "no `{line}` in\n{stdout}");
     }
     let (code, stdout, _) = place.run(&["queue", "show", &place.alice, "--json"]);

@@ -13,9 +13,6 @@ use crate::smtp::client::Unfit;
 use crate::smtp::remote::{RemoteReply, RemoteStatus, Stage};
 use rows::*;
 
-/// What the record of a message says that the operator sent back.
-pub const RETURNED_BY_OPERATOR: &str = "returned by the operator";
-
 /// Why a message was not sent, or waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -73,11 +70,7 @@ impl Cause {
         }
         let said = |words: &str| text.strip_prefix(words).is_some_and(|rest| rest.is_empty() || rest.starts_with(": "));
         let trouble = Trouble::WITHOUT_REPLY.into_iter().find(|trouble| said(trouble.words()));
-        let rests = || Reason::ALL.into_iter().find(|reason| said(&format!("route rests: {}", reason.word())));
-        match text.as_str() {
-            RETURNED_BY_OPERATOR => Some(Self::Returned),
-            _ => trouble.map(|trouble| Self::Trouble(*stage, trouble)).or_else(|| rests().map(Self::Rests)),
-        }
+        trouble.map(|trouble| Self::Trouble(*stage, trouble))
     }
 
     /// The status for a report (RFC 3463): the reply's own or what its code means, of class 5 where `permanent`, else 4.
@@ -331,10 +324,6 @@ mod tests {
             assert_eq!(told(None, &format!("{}: more", trouble.words())), Some(Cause::Trouble(Stage::Data, trouble)));
             assert_eq!(told(None, &format!("{} more", trouble.words())), None);
         }
-        for reason in Reason::ALL {
-            assert_eq!(told(None, &format!("route rests: {}", reason.word())), Some(Cause::Rests(reason)));
-        }
-        assert_eq!(told(None, RETURNED_BY_OPERATOR), Some(Cause::Returned));
         assert_eq!(told(None, ""), None);
     }
 

@@ -9,7 +9,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use super::view::held_by_file;
 use super::{Desk, now};
 use crate::config::outgoing::Outgoing;
 use crate::mail::durable::Faults;
@@ -48,7 +47,7 @@ impl<'a> Offline<'a> {
             Err(SpoolError::Damaged(_)) => return Ok(Answer::Unknown),
             message => message?,
         };
-        let is_held = held_by_file(&message, place).is_some();
+        let is_held = message.held_at(place.held).is_some();
         let record = |what| Record { time: now(), what };
         match verb {
             Verb::Try | Verb::Hold if is_held => return Ok(Answer::Nothing),

@@ -141,6 +141,8 @@ fn ids(ids: &[&str]) -> Selectors {
     Selectors { ids: ids.iter().map(|id| (*id).to_owned()).collect(), ..Selectors::default() }
 }
 
+const MEANWHILE: &str = "a message was sent or returned meanwhile, or the server is still reading it; try again";
+
 #[test]
 fn a_verb_is_said_by_its_answer() {
     use schedule::Answer::{Done, Later, Nothing, Unknown};
@@ -155,7 +157,7 @@ fn a_verb_is_said_by_its_answer() {
         (Verb::Hold, Nothing, "is held", 0, ""),
         (Verb::Release, Nothing, "is not held", 0, ""),
         (Verb::Try, Nothing, "is held", 66, "nothing was tried; `pillarbox queue release` lets held messages go"),
-        (Verb::Try, Unknown, "is no longer in the queue", 66, "what is no longer in the queue was sent or returned meanwhile"),
+        (Verb::Try, Unknown, "is not in the queue at this moment", 66, MEANWHILE),
     ];
     for (verb, answer, want, exit, end) in rows {
         let desk = Running { answers: vec![answer], ..Running::over(&spool, &[id]) };
@@ -327,8 +329,11 @@ fn explained_in_words() {
     explains(WaitsFor::Time(time), None, &waits);
     log(&spool, id, begin(&[0]));
     log(&spool, id, result(&[0], Verdict::Wait, Stage::Connect, None, "connection lost: no route to host"));
-    let lost =
-        ["cannot be reached", "The last attempt: \"connection lost: no route to host\" (at connect)", "It was tried 2 times."];
+    let lost = [
+        "No connection to the server could be made",
+        "The last attempt: \"connection lost: no route to host\" (at connect)",
+        "It was tried 2 times.",
+    ];
     explains(WaitsFor::Time(time), None, &lost);
 }
 

@@ -2,7 +2,7 @@
 
 use super::Desk;
 use crate::queue::QueueId;
-use crate::queue::schedule::{HeldWhy, MessageState, WaitsFor};
+use crate::queue::schedule::{MessageState, WaitsFor};
 use crate::queue::spool::{Damaged, Envelope, Found, Happened, QueuedMessage, SpoolError, State, Told, arrived};
 
 /// A message at a moment.
@@ -65,7 +65,7 @@ impl<'a> View<'a> {
         if let Some(live) = &file.live {
             return live.held.map(|why| why.word().to_owned());
         }
-        held_by_file(&file.message, self.found).map(str::to_owned)
+        file.message.held_at(self.found.held).map(str::to_owned)
     }
 
     pub(super) fn waits(&self, recipient: usize) -> Waits {
@@ -87,6 +87,8 @@ impl<'a> View<'a> {
         match (file.message.is_to_be_returned(), self.held()) {
             (true, _) => Waits::Return,
             (false, Some(_)) => Waits::Held,
+            // Accepted a moment ago, or read at the start in a moment.
+            (false, None) if self.desk.is_running() => Waits::Live(WaitsFor::ItsTurn),
             (false, None) => Waits::Offline(self.found.due.max(self.now)),
         }
     }
@@ -128,13 +130,6 @@ impl<'a> View<'a> {
     pub(super) fn may_have_arrived(&self) -> bool {
         self.file.as_ref().is_ok_and(|file| !file.doubts.is_empty())
     }
-}
-
-/// The word for why a message is held. Records are the truth; a file that is in `held/` without one was put there by a
-/// person. What goes back to its sender is held no more.
-pub(super) fn held_by_file(message: &QueuedMessage, found: Found) -> Option<&str> {
-    let moved = || (found.held && message.released().is_none()).then(|| HeldWhy::Operator.word());
-    message.held().or_else(moved).filter(|_| !message.is_to_be_returned())
 }
 
 impl File {

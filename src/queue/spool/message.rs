@@ -184,6 +184,13 @@ impl QueuedMessage {
         })?
     }
 
+    /// The word for why it is held, with its place. Records are the truth; a file that is in `held/` without one was put
+    /// there by a person. What goes back to its sender is held no more.
+    pub fn held_at(&self, in_held: bool) -> Option<&str> {
+        let moved = || (in_held && self.released().is_none()).then_some("operator");
+        self.held().or_else(moved).filter(|_| !self.is_to_be_returned())
+    }
+
     /// True if the operator has sent it back to its sender while no server ran, and that is not done yet. It holds for a
     /// message in `held/` too; a later hold or release takes it back.
     pub fn is_to_be_returned(&self) -> bool {
