@@ -115,7 +115,12 @@ fn a_line_a_message_and_an_object_a_message() {
     let why = "may have arrived; 451 4.7.1 come  31m again";
     assert!(alice.starts_with(&place.alice) && alice.contains("  alice@example.org  carol@c.example (+1) "), "{alice}");
     assert!(alice.contains(" in ") && alice.ends_with(why), "{alice}");
-    assert!(report.contains("  <>                 eve@e.example ") && report.contains("  now ") && report.ends_with("  not tried yet"), "{report}");
+    assert!(
+        report.contains("  <>                 eve@e.example ")
+            && report.contains("  now ")
+            && report.ends_with("  not tried yet"),
+        "{report}"
+    );
     assert!(bob.contains("x@sub.refused.example"), "{bob}");
     assert!(lines.iter().all(|line| line.chars().count() <= 120), "{stdout}");
     let rows = place.list(&[]);

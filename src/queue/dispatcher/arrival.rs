@@ -55,13 +55,18 @@ pub fn scanned(found: Found, message: &QueuedMessage, routing: &Routing, hold_un
         State::Failed { .. } | State::Sent { .. } => None,
     });
     let (parts, refused) = parts(&message.envelope, waiting, routing);
-    let word = message.held_at(found.held);
-    let hold = match word.is_some() {
+    let (returned, word) = (message.is_to_be_returned(), message.held_at(found.held));
+    let hold = match returned || word.is_some() {
         true => None,
         false if message.ends_the_process() => Some(HeldWhy::NoResult),
         false => (hold_unanswered && !in_doubt.is_empty()).then_some(HeldWhy::MayHaveArrived),
     };
-    let held = word.map(|word| HeldWhy::from_word(word).unwrap_or(HeldWhy::NoResult)).or(hold);
+    let held = match word {
+        Some(word) => Some(HeldWhy::from_word(word).unwrap_or(HeldWhy::NoResult)),
+        // What goes back to its sender is not sent first.
+        None if returned => Some(HeldWhy::Operator),
+        None => hold,
+    };
     let queued = Queued {
         id: found.id,
         login: message.envelope.login.as_str().into(),
@@ -77,7 +82,7 @@ pub fn scanned(found: Found, message: &QueuedMessage, routing: &Routing, hold_un
         refused,
         hold,
         in_doubt: if word.is_some() { Vec::new() } else { in_doubt },
-        returned: message.is_to_be_returned(),
+        returned,
         queued: (!queued.parts.is_empty()).then_some(queued),
     }
 }

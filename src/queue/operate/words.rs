@@ -74,7 +74,7 @@ fn happened(Record { time, what }: &Record, recipients: usize) -> String {
     };
     let text = match what {
         Happened::Begin { recipients, host, tls } => {
-            let tls = tls.as_ref().map_or("without TLS".to_owned(), |tls| format!("TLS {tls}"));
+            let tls = tls.as_ref().map_or("without TLS".to_owned(), |tls| format!("TLS {}", tls.trim_start_matches("TLSv")));
             format!("{}sent to {host}, {tls}", whose(recipients))
         }
         Happened::Dot => "final dot".to_owned(),
