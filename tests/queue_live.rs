@@ -417,6 +417,33 @@ fn a_return_without_a_server_is_done_at_the_start() {
     hop.is_quiet();
 }
 
+/// A power cut between the record of a hold and the move: the record counts, for the listing and for the server.
+#[test]
+fn a_hold_that_was_interrupted() {
+    let Place { mut server, hop } = Place::new();
+    let id = hand_in(&server);
+    hop.wait_for_dot();
+    hop.reply("451 4.7.1 later");
+    let begun = Instant::now();
+    while rows(&server)[0].to[0].code.is_none() {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", rows(&server));
+        thread::sleep(Duration::from_millis(20));
+    }
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(server.wait(PATIENCE), Some(0));
+    run(&server, &["queue", "hold", &id]);
+    let part = |part| server.dir.path().join("spool").join(part).join(&id);
+    fs::rename(part("held"), part("queue")).unwrap();
+    assert_eq!(rows(&server)[0].held.as_deref(), Some("operator"));
+    File::open(part("queue")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    server.restart();
+    hop.is_quiet();
+    assert_eq!(rows(&server)[0].held.as_deref(), Some("operator"));
+    assert_eq!(run(&server, &["queue", "release", &id]).0, Some(0));
+    hop.wait_for_dot();
+    hop.reply("250 2.0.0 ok");
+}
+
 /// Another user is not answered.
 #[test]
 fn who_may_ask() {

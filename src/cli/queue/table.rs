@@ -63,6 +63,7 @@ fn why(row: &MessageRow, shown: &[&RecipientRow]) -> String {
     match row.held.as_deref() {
         Some("operator") => why.push("by the operator".to_owned()),
         Some("may-have-arrived") | None => {}
+        Some("no-report") => why.push("its report cannot be delivered".to_owned()),
         Some("no-result") => why.push("three attempts without a result".to_owned()),
         Some(word) => why.push(word.to_owned()),
     }
