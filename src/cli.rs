@@ -7,6 +7,8 @@
 mod check;
 mod demo;
 mod explain;
+mod queue;
+mod routes;
 mod serve;
 mod user;
 
@@ -39,7 +41,7 @@ pub enum Exit {
     OsError = 71,
     /// A file cannot be made.
     CantCreate = 73,
-    /// The password is wrong (`user verify`).
+    /// The password is wrong (`user verify`), or the user may not do that (`queue`, `routes`).
     NoPermission = 77,
     /// The configuration is wrong.
     Config = 78,
@@ -66,26 +68,33 @@ type Outcome = Result<Exit, Failure>;
 pub type StartLog = fn(level: usize, syslog: bool);
 
 /// Every verb with what it does, for the usage text.
-pub const VERBS: [(&str, &str); 6] = [
+pub const VERBS: [(&str, &str); 8] = [
     ("serve", "serve in the foreground (the default)"),
     ("check", "find everything that `serve` would trip over"),
     ("user", "add, passwd, remove, list, verify, hash: edit the users file"),
     ("demo", "try it out: no configuration, no root"),
     ("explain", "say where mail for an ADDRESS goes, or whether a message would be taken"),
+    ("queue", "show the mail that waits to be sent on; show, explain, try, hold, release, return, drop"),
+    ("routes", "show how the next hops are; try one now"),
     ("help", "show this text"),
 ];
 
 /// Every option with its argument and what it does: short name, long name, argument, text.
-pub const OPTIONS: [(&str, &str, &str, &str); 11] = [
+pub const OPTIONS: [(&str, &str, &str, &str); 16] = [
     ("c", "config", "FILE", "read the configuration from FILE"),
     ("v", "verbose", "", "log every event (`demo`; `serve` does so without it)"),
     ("h", "help", "", "show a short help"),
     ("V", "version", "", "show the version"),
     ("s", "service", "SERVICE", "serve, explain: which service: smtp, submission or submissions"),
     ("d", "ready-fd", "FD", "serve: write a newline to descriptor FD once everything listens"),
-    ("", "login", "LOGIN", "explain: the login that hands the message in"),
-    ("", "from", "ADDRESS", "explain: its sender; <> for none"),
-    ("", "to", "ADDRESS", "explain: its recipient"),
+    ("", "login", "LOGIN", "explain, queue: the login that hands the message in"),
+    ("", "from", "ADDRESS", "explain, queue: its sender; <> for none"),
+    ("", "to", "ADDRESS", "explain, queue: its recipient"),
+    ("", "to-domain", "DOMAIN", "queue: the domain of a recipient"),
+    ("", "route", "NAME", "queue: the route of a recipient"),
+    ("", "all", "", "queue: every message"),
+    ("", "yes", "", "queue: with --all, do not ask"),
+    ("", "json", "", "queue, routes: an object of JSON a line"),
     ("", "label", "TEXT", "user: which password of a login is meant"),
     ("", "generate", "", "user: make a password and print it once"),
 ];
@@ -151,6 +160,8 @@ fn dispatch(args: &[String], start_log: StartLog) -> Outcome {
         "user" => user::run(&arguments),
         "demo" => demo::run(&arguments, start_log),
         "explain" => explain::run(&arguments),
+        "queue" => queue::run(&arguments),
+        "routes" => routes::run(&arguments),
         _ => Err(unknown_verb(&verb)),
     }
 }
@@ -208,6 +219,12 @@ fn usage(verb: Option<&str>) -> String {
             "\n  explain ADDRESS\n  explain --from ADDRESS --to ADDRESS [--login LOGIN] [--service SERVICE]\n\n\
              Without --login, the message comes from another server on smtp.\n",
         ),
+        Some("queue") => text.push_str(
+            "\n  queue [SELECTORS] [--json]\n  queue show ID [--json]\n  queue explain ID\n  \
+             queue try|hold|release|return|drop ID...|SELECTORS|--all [--yes]\n\n\
+             SELECTORS: --from, --to, --to-domain, --login, --route; a message is meant that all of them fit.\n",
+        ),
+        Some("routes") => text.push_str("\n  routes [--json]\n  routes try NAME\n"),
         Some("demo") => text.push_str("\n  demo [DIR]   DIR is ./pillarbox-demo unless given; a second run takes it up again\n"),
         _ => text.push_str(
             "\nThe configuration is read from /etc/pillarbox/pillarbox.toml unless -c says otherwise. See pillarbox(8).\n",
@@ -245,6 +262,23 @@ impl Arguments {
 
     fn load(&self) -> Result<Config, Failure> {
         load::config(&self.config).map_err(Failure::problems)
+    }
+}
+
+impl Exit {
+    /// The end that a number stands for; a number that is none of them is a defect.
+    fn of(number: i32) -> Self {
+        let all = [
+            Self::Ok,
+            Self::Refused,
+            Self::Usage,
+            Self::NoInput,
+            Self::OsError,
+            Self::CantCreate,
+            Self::NoPermission,
+            Self::Config,
+        ];
+        all.into_iter().find(|exit| *exit as i32 == number).unwrap_or(Self::Software)
     }
 }
 

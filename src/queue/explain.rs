@@ -8,6 +8,7 @@
 mod rows;
 
 use super::schedule::{HeldWhy, Reason, Trouble};
+use super::spool::Told;
 use crate::smtp::client::Unfit;
 use crate::smtp::remote::{RemoteReply, RemoteStatus, Stage};
 use rows::*;
@@ -59,6 +60,17 @@ impl Cause {
     /// The cause that a reply is.
     pub fn reply(stage: Stage, reply: &RemoteReply) -> Self {
         Self::Trouble(stage, Trouble::from(reply))
+    }
+
+    /// The cause that a record tells; none where its words are not known.
+    pub fn told(told: &Told) -> Option<Self> {
+        let Told { stage, code, status, text } = told;
+        if let Some(code) = *code {
+            return Some(Self::Trouble(*stage, Trouble::Reply { code, status: *status }));
+        }
+        let said = |words: &str| text.strip_prefix(words).is_some_and(|rest| rest.is_empty() || rest.starts_with(": "));
+        let trouble = Trouble::WITHOUT_REPLY.into_iter().find(|trouble| said(trouble.words()));
+        trouble.map(|trouble| Self::Trouble(*stage, trouble))
     }
 
     /// The status for a report (RFC 3463): the reply's own or what its code means, of class 5 where `permanent`, else 4.
@@ -300,6 +312,19 @@ mod tests {
         }
         let wait = Cause::Trouble(Stage::Recipient, Trouble::Reply { code: 451, status: Some((4, 7, 1)) });
         assert_eq!(wait.status(false), (4, 7, 1));
+    }
+
+    #[test]
+    fn what_a_record_tells() {
+        let told = |code, text: &str| Cause::told(&Told { stage: Stage::Data, code, status: None, text: text.into() });
+        let reply = Cause::Trouble(Stage::Data, Trouble::Reply { code: 451, status: None });
+        assert_eq!(told(Some(451), "connection lost"), Some(reply));
+        for trouble in Trouble::WITHOUT_REPLY {
+            assert_eq!(told(None, trouble.words()), Some(Cause::Trouble(Stage::Data, trouble)));
+            assert_eq!(told(None, &format!("{}: more", trouble.words())), Some(Cause::Trouble(Stage::Data, trouble)));
+            assert_eq!(told(None, &format!("{} more", trouble.words())), None);
+        }
+        assert_eq!(told(None, ""), None);
     }
 
     #[test]

@@ -84,7 +84,7 @@ pub(super) fn date(time: &Zoned) -> String {
 
 /// Printable characters alone, on one line, in the order that they are written in: no controls, line separators or marks
 /// that turn the direction of text.
-pub(super) fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     let is_format = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().map(|c| if c.is_control() || is_format(c) { ' ' } else { c }).collect()
 }

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, RenameFlags, openat, renameat2};
-use nix::sys::stat::{Mode, UtimensatFlags, utimensat};
+use nix::sys::stat::{Mode, UtimensatFlags, fstatat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, linkat, syncfs, unlinkat};
 
@@ -63,7 +63,7 @@ struct Unsynced {
     unlinked_in_held: bool,
 }
 
-/// A file that was there at the start.
+/// A file as its directory shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     /// Its id.
@@ -138,6 +138,24 @@ impl Spool {
             }
         }
         Ok(())
+    }
+
+    /// What the directory tells of a message.
+    pub fn find(&self, id: QueueId) -> Result<Found, SpoolError> {
+        let name = id.to_string();
+        let look = |directory: &Directory| fstatat(directory.file(), name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+        let (held, data) = match look(&self.queue) {
+            Err(Errno::ENOENT) => (true, look(&self.held).map_err(|errno| missing(id, errno))?),
+            other => (false, other?),
+        };
+        let number = |number| u64::try_from(number).unwrap_or_default();
+        Ok(Found { id, held, due: number(data.st_mtime), octets: number(data.st_size) })
+    }
+
+    /// What is in `held/`, in no order.
+    pub fn held(&self) -> io::Result<Vec<QueueId>> {
+        let names = fs::read_dir(self.held.path())?.flatten().map(|entry| entry.file_name());
+        Ok(names.filter_map(|name| name.to_str()?.parse().ok()).collect())
     }
 
     /// Where the spool is.

@@ -74,7 +74,15 @@ impl Attempt {
             stage: self.stage,
             code: self.reply.as_ref().map(|reply| reply.code),
             status: self.reply.as_ref().and_then(|reply| reply.status),
-            text: self.reply.as_ref().map_or_else(|| self.text.clone(), |reply| reply.text.clone()),
+            text: self.reply.as_ref().map_or_else(|| self.without_reply(), |reply| reply.text.clone()),
+        }
+    }
+
+    /// In the words that [`Cause::told`] reads.
+    fn without_reply(&self) -> String {
+        match self.trouble() {
+            Some((_, trouble)) => format!("{}: {}", trouble.words(), self.text),
+            None => self.text.clone(),
         }
     }
 

@@ -273,7 +273,7 @@ fn serve_control(path: &Path, queue: &Arc<Queue>) -> io::Result<()> {
                 continue;
             };
             // A caller that goes away is no concern of the server's.
-            let _ = control::answer(stream, own, |request, say| operate::serve(&queue, request, say));
+            let _ = control::answer(stream, own, |request, say| operate::serve(&*queue, request, say));
         }
     };
     thread::Builder::new().name("control".into()).spawn(run).map(drop)

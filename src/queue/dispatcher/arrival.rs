@@ -55,12 +55,18 @@ pub fn scanned(found: Found, message: &QueuedMessage, routing: &Routing, hold_un
         State::Failed { .. } | State::Sent { .. } => None,
     });
     let (parts, refused) = parts(&message.envelope, waiting, routing);
-    let hold = match found.held {
+    let (returned, word) = (message.is_to_be_returned(), message.held_at(found.held));
+    let hold = match returned || word.is_some() {
         true => None,
         false if message.ends_the_process() => Some(HeldWhy::NoResult),
         false => (hold_unanswered && !in_doubt.is_empty()).then_some(HeldWhy::MayHaveArrived),
     };
-    let held = if found.held { Some(held_why(message)) } else { hold };
+    let held = match word {
+        Some(word) => Some(HeldWhy::from_word(word).unwrap_or(HeldWhy::NoResult)),
+        // What goes back to its sender is not sent first.
+        None if returned => Some(HeldWhy::Operator),
+        None => hold,
+    };
     let queued = Queued {
         id: found.id,
         login: message.envelope.login.as_str().into(),
@@ -75,8 +81,8 @@ pub fn scanned(found: Found, message: &QueuedMessage, routing: &Routing, hold_un
         unreported: unreported.map(|(at, _)| number(at)).collect(),
         refused,
         hold,
-        in_doubt: if found.held { Vec::new() } else { in_doubt },
-        returned: message.log.iter().any(|record| record.what == Happened::Return),
+        in_doubt: if word.is_some() { Vec::new() } else { in_doubt },
+        returned,
         queued: (!queued.parts.is_empty()).then_some(queued),
     }
 }
@@ -100,23 +106,6 @@ fn parts(envelope: &Envelope, waiting: impl Iterator<Item = (usize, u8, u64)>, r
 
 fn asks_delay(envelope: &Envelope) -> bool {
     envelope.recipients.iter().any(|to| to.notify.is_some_and(|notify| notify.delay))
-}
-
-fn held_why(message: &QueuedMessage) -> HeldWhy {
-    match message.held() {
-        Some("operator") => HeldWhy::Operator,
-        Some("may-have-arrived") => HeldWhy::MayHaveArrived,
-        _ => HeldWhy::NoResult,
-    }
-}
-
-/// The word for the record.
-pub fn held_word(why: HeldWhy) -> &'static str {
-    match why {
-        HeldWhy::MayHaveArrived => "may-have-arrived",
-        HeldWhy::NoResult => "no-result",
-        HeldWhy::Operator => "operator",
-    }
 }
 
 fn last_host(message: &QueuedMessage, number: u16) -> String {

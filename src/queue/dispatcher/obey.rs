@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 
-use super::arrival::held_word;
 use super::{FoundMessage, Thread, clock};
 use crate::journal;
 use crate::journal::queue::Transfer;
@@ -74,7 +73,7 @@ impl Thread {
         match &scanned.queued {
             Some(queued) => {
                 if let Some(why) = scanned.hold {
-                    self.deed(id, Deed::Hold(id, held_word(why)));
+                    self.deed(id, Deed::Hold(id, why.word()));
                 }
                 self.queue.schedule().accepted(queued, clock());
                 if scanned.returned {
@@ -126,7 +125,7 @@ impl Thread {
                 if why == HeldWhy::MayHaveArrived {
                     self.in_doubt(id);
                 }
-                self.deed(id, Deed::Hold(id, held_word(why)));
+                self.deed(id, Deed::Hold(id, why.word()));
             }
             Action::Keep { .. } => {}
             Action::Late { id, recipients, reason } => self.late(id, &recipients, reason),

@@ -131,6 +131,25 @@ pub enum HeldWhy {
     NoResult,
 }
 
+impl HeldWhy {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::MayHaveArrived, Self::Operator, Self::NoResult];
+
+    /// The word in the spool, in the log and in listings.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::MayHaveArrived => "may-have-arrived",
+            Self::Operator => "operator",
+            Self::NoResult => "no-result",
+        }
+    }
+
+    /// The reason of a word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|why| why.word() == word)
+    }
+}
+
 /// One courier's next task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {

@@ -169,6 +169,43 @@ impl From<&RemoteReply> for Trouble {
     }
 }
 
+impl Trouble {
+    /// All that are no reply.
+    pub const WITHOUT_REPLY: [Self; 12] = [
+        Self::Certificate,
+        Self::Dropped,
+        Self::Handshake,
+        Self::Internal,
+        Self::NameUnknown,
+        Self::NameUnresolved,
+        Self::NoMail,
+        Self::NotOffered,
+        Self::NotRoutable,
+        Self::PasswordFile,
+        Self::Unanswered,
+        Self::Unfit,
+    ];
+
+    /// What a record says where there was no reply, alone or before `: ` and more. `reply` for a reply.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate not valid",
+            Self::Dropped => "connection lost",
+            Self::Handshake => "no TLS",
+            Self::Internal => "no result",
+            Self::NameUnknown => "no such host",
+            Self::NameUnresolved => "name not resolved",
+            Self::NoMail => "domain takes no mail",
+            Self::NotOffered => "extension not offered",
+            Self::NotRoutable => "no usable address",
+            Self::PasswordFile => "password file not readable",
+            Self::Reply { .. } => "reply",
+            Self::Unanswered => "no reply after the final dot",
+            Self::Unfit => "not offered for this message",
+        }
+    }
+}
+
 /// Says whose fault it is. The first row that fits is the answer.
 pub fn divide(kind: Kind, stage: Stage, trouble: Trouble, transaction: Transaction) -> Fault {
     use Fault::{Message, Pair, Recipient, RestNext, RetryWithoutParameters, Route};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::table::{NONE, State, WARNED};
 use super::turn::Task;
-use super::{Destination, HeldWhy, Reason, Schedule};
+use super::{Destination, HeldWhy, Reason, Schedule, Settings};
 use crate::queue::QueueId;
 
 /// A message and where its recipients are.
@@ -186,6 +186,11 @@ impl Schedule {
             sending: sending as u32,
             resting: self.hops.iter().filter(|(_, hop)| hop.rest.is_some()).count() as u32,
         }
+    }
+
+    /// What the operator chose.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Pairs of message and destination, held ones included.

@@ -184,6 +184,46 @@ impl QueuedMessage {
         })?
     }
 
+    /// The word for why it is held, with its place. Records are the truth; a file that is in `held/` without one was put
+    /// there by a person. What goes back to its sender is held no more.
+    pub fn held_at(&self, in_held: bool) -> Option<&str> {
+        let moved = || (in_held && self.released().is_none()).then_some("operator");
+        self.held().or_else(moved).filter(|_| !self.is_to_be_returned())
+    }
+
+    /// True if the operator has sent it back to its sender while no server ran, and that is not done yet. It holds for a
+    /// message in `held/` too; a later hold or release takes it back.
+    pub fn is_to_be_returned(&self) -> bool {
+        let said = |record: &&Record| matches!(record.what, Happened::Hold(_) | Happened::Release | Happened::Return);
+        self.log.iter().rev().find(said).is_some_and(|record| record.what == Happened::Return)
+    }
+
+    /// The recipients, ascending, for which an attempt got to the final dot and has no result; with `being_sent` without
+    /// the last attempt, whose result may still come.
+    pub fn doubts(&self, being_sent: bool) -> Vec<u16> {
+        let (mut doubts, mut begun, mut dotted) = (Vec::new(), Vec::new(), Vec::new());
+        for record in &self.log {
+            match &record.what {
+                Happened::Begin { recipients, .. } => {
+                    doubts.append(&mut dotted);
+                    begun.clone_from(recipients);
+                }
+                Happened::Dot => dotted.clone_from(&begun),
+                Happened::Result { recipients, .. } => {
+                    begun.retain(|number| !recipients.contains(number));
+                    dotted.retain(|number| !recipients.contains(number));
+                }
+                Happened::Hold(_) | Happened::Release | Happened::Reported { .. } | Happened::Return => {}
+            }
+        }
+        if !being_sent {
+            doubts.append(&mut dotted);
+        }
+        doubts.sort_unstable();
+        doubts.dedup();
+        doubts
+    }
+
     /// True if the sender was told that it is late.
     pub fn warned(&self) -> bool {
         self.log.iter().any(|record| matches!(&record.what, Happened::Reported { action, .. } if action == "delayed"))

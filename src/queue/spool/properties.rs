@@ -58,6 +58,7 @@ fn any_record() -> impl Strategy<Value = Record> {
             Just(Happened::Dot),
             "[a-z-]{1,20}".prop_map(Happened::Hold),
             Just(Happened::Release),
+            Just(Happened::Return),
             (numbers(), "[a-z]{1,12}").prop_map(|(recipients, action)| Happened::Reported { recipients, action }),
             (numbers(), verdict, told).prop_map(|(recipients, verdict, told)| Happened::Result { recipients, verdict, told }),
         ];

@@ -152,6 +152,38 @@ fn the_state_is_the_last_record() {
     assert!(spool.read(id).unwrap().is_settled());
 }
 
+/// The place counts where there is no record; a return is taken back by what comes later.
+#[test]
+fn held_and_returned_by_records_and_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(dir.path());
+    let id = put(&spool, &envelope(&["a@a.example"]), "x\n").unwrap();
+    let held = |in_held| spool.read(id).unwrap().held_at(in_held).map(str::to_owned);
+    let operator = Some("operator".to_owned());
+    assert_eq!((held(false), held(true)), (None, operator.clone()), "a person has moved it");
+    let hold = || Happened::Hold("no-result".into());
+    let rows = [
+        (hold(), Some("no-result".to_owned()), false),
+        (Happened::Return, None, true),
+        (begin(&[0]).what, None, true),
+        (hold(), Some("no-result".to_owned()), false),
+        (Happened::Return, None, true),
+        (Happened::Release, None, false),
+    ];
+    for (what, want, returned) in rows {
+        spool.append(id, &at(what.clone())).unwrap();
+        assert_eq!((held(false), held(true)), (want.clone(), want), "{what:?}");
+        assert_eq!(spool.read(id).unwrap().is_to_be_returned(), returned, "{what:?}");
+    }
+    let found = spool.find(id).unwrap();
+    spool.set_due(id, 2_000_000_000).unwrap();
+    assert_eq!(spool.find(id).unwrap(), Found { due: 2_000_000_000, ..found });
+    assert!(!found.held && spool.held().unwrap().is_empty());
+    spool.hold(id, None).unwrap();
+    assert!(spool.find(id).unwrap().held && spool.held().unwrap() == [id]);
+    assert!(matches!(spool.find(QueueId::from_bits(1)), Err(SpoolError::Missing(_))));
+}
+
 #[test]
 fn a_message_that_ends_the_process_is_known_at_its_third_attempt() {
     let dir = tempfile::tempdir().unwrap();
