@@ -1,5 +1,7 @@
 //! Couriers against a next hop of the tests' own, which plays its side of a transcript: TLS, passwords, lines that are cut.
 
+mod common;
+
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,6 +12,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use common::PATIENCE;
+use common::leaf::{Authority, Leaf};
 use pillarbox::config::outgoing::{DkimMode, Route, RouteUrl, TlsMin};
 use pillarbox::net::stop::Stop;
 use pillarbox::relay::courier::{Courier, Unreachable};
@@ -20,13 +24,9 @@ use pillarbox::smtp::client::{Failure, Fault, Finished, Message, Outcome, Unreac
 use pillarbox::smtp::command::Recipient;
 use pillarbox::smtp::event::Envelope;
 use pillarbox::smtp::remote::Stage;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tempfile::TempDir;
 
-const OLD: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS12];
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An authority, a certificate, a password, and a next hop that plays a script for each connection.
 struct World {
@@ -39,56 +39,19 @@ struct World {
     release: Option<Sender<()>>,
 }
 
-/// The certificate of the next hop.
-#[derive(Clone, Copy, PartialEq)]
-enum Leaf {
-    Expired,
-    ForAnotherName,
-    Good,
-    OfAnotherAuthority,
-    /// Good, with TLS 1.2 alone.
-    Old,
-}
-
 impl World {
     fn new(implicit: bool, leaf: Leaf, scripts: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let authority = |name: &str| {
-            let mut params = CertificateParams::new(Vec::new()).unwrap();
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.distinguished_name.push(rcgen::DnType::CommonName, name);
-            let key = KeyPair::generate().unwrap();
-            let certificate = params.self_signed(&key).unwrap();
-            (certificate, Issuer::new(params, key))
-        };
-        let (trusted, issuer) = authority("trusted");
-        let (_, stranger) = authority("stranger");
-        fs::write(dir.path().join("ca.pem"), trusted.pem()).unwrap();
+        let authority = Authority::new();
+        fs::write(dir.path().join("ca.pem"), &authority.pem).unwrap();
         let password = dir.path().join("password");
         fs::write(&password, "secret\n").unwrap();
         fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
-
-        let name = if leaf == Leaf::ForAnotherName { "other.example" } else { "localhost" };
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        if leaf == Leaf::Expired {
-            params.not_before = date_time_ymd(2020, 1, 1);
-            params.not_after = date_time_ymd(2020, 2, 1);
-        }
-        let key = KeyPair::generate().unwrap();
-        let issuer = if leaf == Leaf::OfAnotherAuthority { &stranger } else { &issuer };
-        let certificate: CertificateDer<'static> = params.signed_by(&key, issuer).unwrap().der().clone();
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_protocol_versions(if leaf == Leaf::Old { OLD } else { rustls::ALL_VERSIONS })
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .unwrap();
+        let config = authority.server(leaf);
 
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let scripts: Vec<String> = scripts.iter().map(|script| (*script).to_owned()).collect();
-        let config = Arc::new(config);
         let (release, held) = channel();
         let stop = Arc::<Stop>::default();
         let stopper = Arc::clone(&stop);

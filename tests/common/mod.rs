@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 pub mod attack;
+pub mod hop;
+pub mod leaf;
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read, Write};

@@ -1,0 +1,65 @@
+//! Certificates of a next hop, good and bad, and the authority that is to be trusted.
+
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// The certificate of the next hop.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Leaf {
+    Expired,
+    ForAnotherName,
+    Good,
+    OfAnotherAuthority,
+    /// Good, with TLS 1.2 alone.
+    Old,
+}
+
+/// Authorities, the one that is trusted and another.
+pub struct Authority {
+    trusted: Issuer<'static, KeyPair>,
+    stranger: Issuer<'static, KeyPair>,
+    /// The certificate that is trusted.
+    pub pem: String,
+}
+
+const OLD: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS12];
+
+impl Authority {
+    pub fn new() -> Self {
+        let authority = |name: &str| {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            let key = KeyPair::generate().unwrap();
+            let certificate = params.self_signed(&key).unwrap();
+            (certificate, Issuer::new(params, key))
+        };
+        let (certificate, trusted) = authority("trusted");
+        let (_, stranger) = authority("stranger");
+        Self { trusted, stranger, pem: certificate.pem() }
+    }
+
+    /// What a server with such a certificate for localhost has.
+    pub fn server(&self, leaf: Leaf) -> Arc<ServerConfig> {
+        let name = if leaf == Leaf::ForAnotherName { "other.example" } else { "localhost" };
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        if leaf == Leaf::Expired {
+            params.not_before = date_time_ymd(2020, 1, 1);
+            params.not_after = date_time_ymd(2020, 2, 1);
+        }
+        let key = KeyPair::generate().unwrap();
+        let issuer = if leaf == Leaf::OfAnotherAuthority { &self.stranger } else { &self.trusted };
+        let certificate: CertificateDer<'static> = params.signed_by(&key, issuer).unwrap().der().clone();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_protocol_versions(if leaf == Leaf::Old { OLD } else { rustls::ALL_VERSIONS })
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        Arc::new(config)
+    }
+}

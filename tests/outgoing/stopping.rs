@@ -1,0 +1,148 @@
+//! SIGTERM, SIGHUP, and files of the spool that are not as they should be.
+
+use super::*;
+use common::hop::Said;
+use nix::sys::signal::Signal;
+
+/// No transaction begins after SIGTERM, one that is in its content ends within `drain`, the rest stays.
+#[test]
+fn a_stop_lets_the_content_end() {
+    let hop = Hop::new();
+    hop.rule(|asked| if asked.stage == "." && asked.nth == 0 { Said::Hold } else { Said::Usual });
+    let mut server = setup(&hop, "connections = 1").start();
+    let first = mail_to(&server, &["a@there.example"], "first");
+    hop.wait_for_held(".", 1);
+    let second = mail_to(&server, &["b@there.example"], "second");
+    server.signal(Signal::SIGTERM);
+    server.wait_for_log(&["draining"]);
+    thread::sleep(Duration::from_millis(100));
+    hop.let_go();
+    assert_eq!(server.wait(PATIENCE), Some(0));
+    assert_eq!((hop.taken_count(), queued(&server)), (1, vec![second.clone()]));
+    server.restart();
+    let taken = hop.wait_for_messages(2);
+    assert_eq!(taken[1].rcpt, ["RCPT TO:<b@there.example>"]);
+    wait_until_sent(&server);
+    assert!(lines(&server, "maybe-twice").is_empty() && hop.taken_count() == 2, "{first} {second}: {}", server.log_text());
+}
+
+/// One that does not end within `drain` is cut after its dot: it may have arrived, and the next start says so.
+#[test]
+fn a_stop_that_cuts() {
+    let hop = Hop::new();
+    hop.rule(|asked| if asked.stage == "." && asked.nth == 0 { Said::Hold } else { Said::Usual });
+    let mut server = setup(&hop, "").limit("drain = \"1s\"").start();
+    let id = mail_to(&server, &["a@there.example"], "cut");
+    hop.wait_for_held(".", 1);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait(PATIENCE), Some(0));
+    assert_eq!(queued(&server), [id.as_str()]);
+    let before = lines(&server, "maybe-twice").len();
+    server.restart();
+    hop.wait_for_messages(1);
+    wait_until_sent(&server);
+    // Named by the one that was stopped or by the one that finds it.
+    assert!(before + lines(&server, "maybe-twice").len() >= 1, "{}", server.log_text());
+}
+
+/// What waits for a reply to a command ends at once.
+#[test]
+fn a_stop_before_the_content() {
+    let hop = Hop::new();
+    hop.rule(|asked| if asked.stage == "MAIL" && asked.nth == 0 { Said::Hold } else { Said::Usual });
+    let mut server = setup(&hop, "").start();
+    let id = mail_to(&server, &["a@there.example"], "not yet");
+    hop.wait_for_held("MAIL", 1);
+    let begun = Instant::now();
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait(PATIENCE), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(15), "the drain is 30 s");
+    assert_eq!(queued(&server), [id.as_str()]);
+    server.restart();
+    hop.wait_for_messages(1);
+    wait_until_sent(&server);
+    assert!(lines(&server, "maybe-twice").is_empty(), "{}", server.log_text());
+}
+
+/// A changed route is taken up at SIGHUP, for what waits too.
+#[test]
+fn a_reload_takes_up_routes() {
+    let (first, second) = (Hop::new(), Hop::new());
+    first.down(true);
+    // The ports of both are known from the start, as the sandbox lets out no other.
+    let mut setup = setup(&first, "");
+    setup.outgoing.push_str(&second.route("other"));
+    let server = setup.clone().start();
+    mail_to(&server, &["a@there.example"], "before");
+    server.wait_for_log(&["route=next", "state=resting"]);
+    setup.outgoing = setup.outgoing.replacen("via = \"next\"", "via = \"other\"", 1);
+    fs::write(&server.config, setup.toml(server.dir.path())).unwrap();
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log(&["reloaded"]);
+    wait_until("the new route is used", &server, || {
+        mail_to(&server, &["b@there.example"], "after");
+        second.taken_count() > 0
+    });
+}
+
+/// A file that cannot be understood: to held/, and named; the rest goes on.
+#[test]
+fn damaged_files() {
+    let hop = Hop::new();
+    hop.down(true);
+    let mut server = setup(&hop, "").start();
+    let ids: Vec<String> = (0..4).map(|n| mail_to(&server, &[&format!("a@d{n}.example")], "x")).collect();
+    server.signal(Signal::SIGTERM);
+    server.wait(PATIENCE);
+    hop.down(false);
+    let queue = queue_dir(&server);
+    let cut = fs::read(queue.join(&ids[0])).unwrap();
+    fs::write(queue.join(&ids[0]), &cut[..cut.len() / 2]).unwrap();
+    fs::write(queue.join(&ids[2]), b"").unwrap();
+    fs::write(queue.join("strange"), b"?").unwrap();
+    server.restart();
+    hop.wait_for_messages(2);
+    wait_until("the damaged are held", &server, || held(&server) == [ids[0].clone(), ids[2].clone()]);
+    for id in [&ids[0], &ids[2]] {
+        server.wait_for_log(&["notice", "about=spool", id]);
+    }
+    server.wait_for_log(&["notice", "about=spool", "strange"]);
+    wait_until("the rest is sent", &server, || queued(&server) == ["strange"]);
+    assert_eq!(hop.taken_count(), 2);
+}
+
+/// Damaged while the server runs: the courier finds out.
+#[test]
+fn damaged_while_it_waits() {
+    let hop = Hop::new();
+    hop.want_password("another");
+    let server = setup(&hop, "").start();
+    let ids: Vec<String> = (0..2).map(|n| mail_to(&server, &[&format!("a@d{n}.example")], "x")).collect();
+    server.wait_for_log(&["state=resting"]);
+    fs::OpenOptions::new().write(true).open(queue_dir(&server).join(&ids[0])).unwrap().set_len(100).unwrap();
+    hop.want_password("secret");
+    hop.write_password("secret");
+    hop.wait_for_messages(1);
+    wait_until("it is held", &server, || held(&server) == [ids[0].clone()] && queued(&server).is_empty());
+    server.wait_for_log(&["notice", "about=spool", &ids[0]]);
+}
+
+/// Three attempts without any result: the message ends the process, and is held.
+#[test]
+fn a_message_that_ends_the_process() {
+    let hop = Hop::new();
+    hop.rule(|asked| if asked.stage == "DATA" && asked.nth < 3 { Said::Hold } else { Said::Usual });
+    let mut server = setup(&hop, "").start();
+    let id = mail_to(&server, &["a@there.example"], "deadly");
+    for n in 1..=3 {
+        hop.wait_for_held("DATA", n);
+        kill(&mut server);
+        assert_eq!(queued(&server), [id.as_str()], "{n}");
+        server.restart();
+    }
+    server.wait_for_log(&["held", &id, "reason=no-result"]);
+    wait_until("it is held", &server, || held(&server) == [id.clone()] && queued(&server).is_empty());
+    let another = mail_to(&server, &["b@there.example"], "harmless");
+    let taken = hop.wait_for_messages(1);
+    assert!(taken[0].rcpt == ["RCPT TO:<b@there.example>"], "{another}");
+}
