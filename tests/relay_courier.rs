@@ -153,7 +153,7 @@ impl NextHop {
                         None
                     }
                     ("wait", _) => {
-                        thread::sleep(Duration::from_millis(300));
+                        thread::sleep(Duration::from_millis(1500));
                         None
                     }
                     ("farewell", _) => {
@@ -524,7 +524,7 @@ fn refused_within_the_content() {
 fn refused_while_nothing_is_read() {
     let script = without_login(&[ENVELOPE, "~ some 10\n~ wait\nS: 552 5.3.4 too large\n~ hold"].concat());
     let mut world = World::new(true, Leaf::Good, &[&script]);
-    let timeouts = Timeouts { content: Duration::from_secs(1), ..Timeouts::default() };
+    let timeouts = Timeouts { content: Duration::from_secs(3), ..Timeouts::default() };
     let mut courier = world.connect_without_login(timeouts).unwrap();
     let finished = courier.send(message(b"x"), &mut &content(2_000_000)[..], &mut || panic!("no dot is due"));
     assert_eq!(shown(&finished)[0], "refused dot 552 5.3.4 too large");
