@@ -1,5 +1,6 @@
 //! The server as a whole: listeners and pool, from start to drain, and what happens to files meanwhile.
 
+mod boot;
 pub mod expiry;
 mod files;
 pub mod keys;

@@ -3,13 +3,14 @@
 //! One thread, one deed after the other, so that what belongs to a message happens in its order and the dispatcher never
 //! waits for the disk. A failure is durable before its report is, and the report before the message is unlinked: after a
 //! crash a report may come twice, and is never lost. A report that cannot be delivered goes to the postmaster, then the
-//! message is held.
+//! message is held. What the disk does not take is done again every [`AGAIN`], and the message stays until then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io::Read as _;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
@@ -75,6 +76,21 @@ pub enum Deed {
     Tell(RouteNews, u64),
 }
 
+impl Deed {
+    /// The message that it is about.
+    fn id(&self) -> Option<QueueId> {
+        match self {
+            Self::Fail { id, .. }
+            | Self::Hold(id, _)
+            | Self::Late(id, ..)
+            | Self::Relayed(id, _)
+            | Self::Release(id)
+            | Self::Remove(id) => Some(*id),
+            Self::LateNotice { .. } | Self::Tell(..) => None,
+        }
+    }
+}
+
 /// Why a recipient is not tried again.
 #[derive(Clone, Debug)]
 pub struct Failed {
@@ -114,44 +130,83 @@ pub struct Clerk {
     spool: Arc<Spool>,
     mailer: Arc<dyn Mailer>,
     zone: TimeZone,
+    /// What could not be done, and what comes after it for the same messages.
+    undone: VecDeque<Deed>,
+    /// Messages that were held since no report of them could be delivered, until the schedule is done with them.
+    unreported: HashSet<QueueId>,
 }
+
+/// When what could not be done is done again.
+const AGAIN: Duration = Duration::from_secs(30);
 
 impl Clerk {
     /// A clerk for this spool.
     pub fn new(spool: Arc<Spool>, mailer: Arc<dyn Mailer>) -> Self {
-        Self { spool, mailer, zone: TimeZone::system() }
+        Self { spool, mailer, zone: TimeZone::system(), undone: VecDeque::new(), unreported: HashSet::new() }
     }
 
-    /// Does one deed. What cannot be done is logged, and nothing is lost: the message stays in the spool.
-    pub fn act(&self, deed: Deed) {
-        let done = match deed {
-            Deed::Fail { id, recipients, record } => self.fail(id, &recipients, record),
-            Deed::Hold(id, why) => {
-                journal::queue::held(&id.to_string(), why);
-                self.spool.hold(id, Some(&record(Happened::Hold(why.to_owned()))))
+    /// Does what comes until there is nothing more to come. What cannot be done by then is found at the next start.
+    pub fn run(mut self, deeds: &Receiver<Deed>) {
+        let mut again = Instant::now() + AGAIN;
+        loop {
+            match deeds.recv_timeout(again.saturating_duration_since(Instant::now())) {
+                Ok(deed) => self.act(deed),
+                Err(RecvTimeoutError::Timeout) => {
+                    for deed in std::mem::take(&mut self.undone) {
+                        self.act(deed);
+                    }
+                    again = Instant::now() + AGAIN;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
             }
-            Deed::Release(id) => {
-                journal::queue::released(&id.to_string());
-                self.spool.release(id, &record(Happened::Release))
-            }
-            Deed::Late(id, recipients, until) => self.late(id, &recipients, until),
-            Deed::LateNotice { login, route, count, oldest } => {
-                self.late_notice(&login, &route, count, oldest);
-                Ok(())
-            }
-            Deed::Relayed(id, recipients) => self.relayed(id, &recipients),
-            Deed::Remove(id) => self.spool.remove(id),
-            Deed::Tell(news, waiting) => {
-                self.tell(&news, waiting);
-                Ok(())
-            }
-        };
-        if let Err(error) = done {
-            journal::notice("spool", error);
         }
     }
 
-    fn fail(&self, id: QueueId, failed: &[(u16, Failed)], write: bool) -> Result<(), SpoolError> {
+    /// Does one deed, unless an earlier one for the same message is still to be done. What cannot be done is logged, and
+    /// nothing is lost: the message stays in the spool.
+    pub fn act(&mut self, deed: Deed) {
+        let id = deed.id();
+        if id.is_some() && self.undone.iter().any(|earlier| earlier.id() == id) {
+            self.undone.push_back(deed);
+        } else if let Err(error) = self.obey(&deed) {
+            journal::notice("spool", &error);
+            // One that is gone or damaged is so the next time too.
+            if matches!(error, SpoolError::Storage(_)) {
+                self.undone.push_back(deed);
+            }
+        }
+    }
+
+    fn obey(&mut self, deed: &Deed) -> Result<(), SpoolError> {
+        match deed {
+            Deed::Fail { id, recipients, record } => self.fail(*id, recipients, *record),
+            Deed::Hold(id, why) => {
+                self.spool.hold(*id, Some(&record(Happened::Hold((*why).to_owned()))))?;
+                journal::queue::held(&id.to_string(), why);
+                Ok(())
+            }
+            Deed::Release(id) => {
+                self.spool.release(*id, &record(Happened::Release))?;
+                journal::queue::released(&id.to_string());
+                Ok(())
+            }
+            Deed::Late(id, recipients, until) => self.late(*id, recipients, *until),
+            Deed::LateNotice { login, route, count, oldest } => {
+                self.late_notice(login, route, *count, *oldest);
+                Ok(())
+            }
+            Deed::Relayed(id, recipients) => self.relayed(*id, recipients),
+            // It stays for a person, since its sender knows nothing of it.
+            Deed::Remove(id) if self.unreported.remove(id) => Ok(()),
+            Deed::Remove(id) => self.spool.remove(*id),
+            Deed::Tell(news, waiting) => {
+                self.tell(news, *waiting);
+                Ok(())
+            }
+        }
+    }
+
+    fn fail(&mut self, id: QueueId, failed: &[(u16, Failed)], write: bool) -> Result<(), SpoolError> {
         if write {
             for (recipients, told) in grouped(failed.iter().map(|(number, failed)| (*number, failed.told.clone()))) {
                 self.spool.append(id, &record(Happened::Result { recipients, verdict: Verdict::Failed, told }))?;
@@ -162,7 +217,7 @@ impl Clerk {
         self.report(id, &message, Kind::Failure, &outcomes)
     }
 
-    fn late(&self, id: QueueId, recipients: &[(u16, Option<Cause>)], until: u64) -> Result<(), SpoolError> {
+    fn late(&mut self, id: QueueId, recipients: &[(u16, Option<Cause>)], until: u64) -> Result<(), SpoolError> {
         let message = self.spool.read(id)?;
         let until = self.zoned(until);
         let failed: Vec<(u16, Failed)> =
@@ -171,7 +226,7 @@ impl Clerk {
         self.report(id, &message, Kind::Delay(&until), &outcomes)
     }
 
-    fn relayed(&self, id: QueueId, recipients: &[(u16, Attempt)]) -> Result<(), SpoolError> {
+    fn relayed(&mut self, id: QueueId, recipients: &[(u16, Attempt)]) -> Result<(), SpoolError> {
         let message = self.spool.read(id)?;
         let sent: Vec<(u16, Failed)> = recipients
             .iter()
@@ -186,7 +241,7 @@ impl Clerk {
 
     /// One report for all recipients for which one is due; then the record of it.
     fn report(
-        &self,
+        &mut self,
         id: QueueId,
         message: &QueuedMessage,
         kind: Kind<'_>,
@@ -239,7 +294,7 @@ impl Clerk {
             // It is neither forgotten nor repeated for ever: a person looks at it.
             Err(why) => {
                 journal::notice("report", format!("{id}: {why}"));
-                return self.spool.hold(id, Some(&record(Happened::Hold("no-report".to_owned()))));
+                return self.hold_unreported(id);
             }
         }
         let recipients = due.iter().map(|(number, _)| *number).collect();
@@ -255,7 +310,7 @@ impl Clerk {
     }
 
     /// A report of this server that was sent on and refused: to the postmaster, and never a report of it.
-    fn undeliverable(&self, id: QueueId, text: Vec<u8>, outcomes: &[(u16, &Failed)]) -> Result<(), SpoolError> {
+    fn undeliverable(&mut self, id: QueueId, text: Vec<u8>, outcomes: &[(u16, &Failed)]) -> Result<(), SpoolError> {
         let (postmaster, name) = (self.mailer.postmaster(), id.to_string());
         let letter = Letter { eight_bit: !text.is_ascii(), utf8: false, text };
         let envelope = self.spool.read(id)?.envelope;
@@ -266,11 +321,18 @@ impl Clerk {
             Ok(place) => journal::queue::reported(&name, place, "failed"),
             Err(why) => {
                 journal::notice("report", format!("{id}: cannot be delivered: {why}; it is held"));
-                return self.spool.hold(id, Some(&record(Happened::Hold("no-report".to_owned()))));
+                return self.hold_unreported(id);
             }
         }
         let recipients = outcomes.iter().map(|(number, _)| *number).collect();
         self.spool.append(id, &record(Happened::Reported { recipients, action: "failed".to_owned() }))
+    }
+
+    fn hold_unreported(&mut self, id: QueueId) -> Result<(), SpoolError> {
+        self.spool.hold(id, Some(&record(Happened::Hold("no-report".to_owned()))))?;
+        self.unreported.insert(id);
+        journal::queue::held(&id.to_string(), "no-report");
+        Ok(())
     }
 
     fn late_notice(&self, login: &str, route: &RouteNews, count: u64, (oldest, until): (u64, u64)) {
@@ -371,7 +433,12 @@ fn was_in_doubt(message: &QueuedMessage, number: u16) -> bool {
                 (open, dotted) = (recipients.contains(&number), false);
             }
             Happened::Dot => dotted = true,
-            Happened::Result { recipients, .. } if recipients.contains(&number) => open = false,
+            Happened::Result { recipients, verdict, told } if recipients.contains(&number) => {
+                // A line that was cut after the dot: recorded, and no answer all the same.
+                let answered = told.code.is_some_and(|code| (400..600).contains(&code));
+                doubt |= open && dotted && *verdict == Verdict::Wait && !answered;
+                open = false;
+            }
             _ => {}
         }
     }

@@ -303,7 +303,7 @@ impl Thread {
 /// One thread that does deeds in their order.
 fn start_clerk(clerk: Clerk) -> io::Result<(Sender<Deed>, JoinHandle<()>)> {
     let (sender, deeds) = crossbeam_channel::unbounded::<Deed>();
-    let run = move || deeds.into_iter().for_each(|deed| clerk.act(deed));
+    let run = move || clerk.run(&deeds);
     Ok((sender, thread::Builder::new().name("clerk".into()).spawn(run)?))
 }
 

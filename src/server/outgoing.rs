@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 
+use super::boot::Boot;
 use super::watch::{Stamp, stamp};
 use crate::config::Config;
 use crate::config::outgoing::{self, AfterCrash, NextHop};
@@ -40,6 +41,7 @@ pub struct Opened {
     spool: Arc<Spool>,
     found: Vec<Found>,
     queue: Arc<OnceLock<Arc<Queue>>>,
+    boot: Boot,
 }
 
 /// The running outgoing side.
@@ -51,6 +53,7 @@ pub struct Outgoing {
     passwords: HashMap<String, (PathBuf, Stamp)>,
     snapshot: Arc<Snapshot>,
     socket: PathBuf,
+    boot: Boot,
 }
 
 /// Letters into mailboxes here, or into the queue.
@@ -72,7 +75,14 @@ impl Opened {
         for file in strange {
             journal::notice("spool", format!("{}: is no queued message; remove it", file.display()));
         }
-        Ok(Self { spool: Arc::new(spool), found, queue: Arc::default() })
+        let boot = Boot::begin(path);
+        if boot.after_power_cut && !found.is_empty() {
+            journal::notice(
+                "spool",
+                "the system ended without a stop of this server (power cut?): what was decided in its last 200 ms may be done again, and is not named",
+            );
+        }
+        Ok(Self { spool: Arc::new(spool), found, queue: Arc::default(), boot })
     }
 
     /// What sessions hand messages to.
@@ -88,7 +98,7 @@ impl Opened {
 
     /// Starts dispatcher, couriers and control socket.
     pub fn start(self, context: &Arc<Context>) -> io::Result<Outgoing> {
-        let Self { spool, found, queue } = self;
+        let Self { spool, found, queue, boot } = self;
         let snapshot = context.snapshot();
         let Some(config) = &snapshot.config.outgoing else { return Err(ErrorKind::NotFound.into()) };
         let stop = Arc::new(Stop::new());
@@ -125,7 +135,7 @@ impl Opened {
         let socket = spool.path().join(control::NAME);
         serve_control(&socket, dispatcher.queue())?;
         let passwords = passwords(config);
-        Ok(Outgoing { dispatcher, shared, couriers, stop, passwords, snapshot, socket })
+        Ok(Outgoing { dispatcher, shared, couriers, stop, passwords, snapshot, socket, boot })
     }
 }
 
@@ -184,6 +194,7 @@ impl Outgoing {
         let by = Instant::now() + limit;
         self.stop.stop(by);
         self.dispatcher.stop(by + STOP_MORE);
+        self.boot.end();
         let _ = fs::remove_file(&self.socket);
         for courier in self.couriers {
             while !courier.is_finished() && Instant::now() < by + STOP_MORE {

@@ -26,23 +26,31 @@ fn a_stop_lets_the_content_end() {
     assert!(lines(&server, "maybe-twice").is_empty() && hop.taken_count() == 2, "{first} {second}: {}", server.log_text());
 }
 
-/// One that does not end within `drain` is cut after its dot: it may have arrived, and the next start says so.
+/// One that does not end within `drain` is cut after its dot: it may have arrived. It is named, and sent again or held.
 #[test]
 fn a_stop_that_cuts() {
-    let hop = Hop::new();
-    hop.rule(|asked| if asked.stage == "." && asked.nth == 0 { Said::Hold } else { Said::Usual });
-    let mut server = setup(&hop, "").limit("drain = \"1s\"").start();
-    let id = mail_to(&server, &["a@there.example"], "cut");
-    hop.wait_for_held(".", 1);
-    server.signal(Signal::SIGTERM);
-    assert_eq!(server.wait(PATIENCE), Some(0));
-    assert_eq!(queued(&server), [id.as_str()]);
-    let before = lines(&server, "maybe-twice").len();
-    server.restart();
-    hop.wait_for_messages(1);
-    wait_until_sent(&server);
-    // Named by the one that was stopped or by the one that finds it.
-    assert!(before + lines(&server, "maybe-twice").len() >= 1, "{}", server.log_text());
+    for (mode, is_held) in [("resend", false), ("hold", true)] {
+        let hop = Hop::new();
+        hop.rule(|asked| if asked.stage == "." && asked.nth == 0 { Said::Hold } else { Said::Usual });
+        let setup = setup(&hop, &format!("after_crash = \"{mode}\"")).limit("drain = \"1s\"");
+        let mut server = setup.start();
+        let id = mail_to(&server, &["a@there.example"], "cut");
+        hop.wait_for_held(".", 1);
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.wait(PATIENCE), Some(0));
+        assert_eq!(lines(&server, "maybe-twice").len(), 1, "{}", server.log_text());
+        assert_eq!(if is_held { held(&server) } else { queued(&server) }, [id.as_str()], "{mode}");
+        // Its wait is over.
+        due_now(&server, &id);
+        server.restart();
+        if is_held {
+            mail_to(&server, &["b@there.example"], "another");
+            assert_eq!(hop.wait_for_messages(1)[0].rcpt, ["RCPT TO:<b@there.example>"]);
+        } else {
+            assert_eq!(hop.wait_for_messages(1)[0].rcpt, ["RCPT TO:<a@there.example>"]);
+            wait_until_sent(&server);
+        }
+    }
 }
 
 /// What waits for a reply to a command ends at once.

@@ -109,8 +109,14 @@ impl Thread {
             self.queue.pairs.store(schedule.pairs(), Ordering::Relaxed);
             actions
         };
-        let settled: HashSet<QueueId> =
+        let mut settled: HashSet<QueueId> =
             actions.iter().filter_map(|action| if let Action::Settled { id } = action { Some(*id) } else { None }).collect();
+        // What the clerk has to do for a message takes a while, in which its file must tell what was sent.
+        for action in &actions {
+            if let Action::Expire { id, .. } | Action::Fail { id, .. } | Action::Return { id, .. } = action {
+                settled.remove(id);
+            }
+        }
         for action in actions {
             self.obey(action, &settled);
         }
@@ -183,6 +189,8 @@ impl Thread {
             let _ = self.clerk.send(Deed::Remove(id));
         } else if let Err(error) = self.queue.spool.remove(id) {
             journal::notice("spool", error);
+            // It is done again from there: at the next start it would be sent once more.
+            let _ = self.clerk.send(Deed::Remove(id));
         }
     }
 
