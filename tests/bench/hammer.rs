@@ -9,6 +9,7 @@ mod bare;
 mod common;
 mod load;
 mod nagle;
+mod through;
 
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ fn main() {
                 password: password.into(),
                 each: each == ["each"],
                 time: duration(seconds),
+                ..load::Plan::default()
             };
             println!("{}", load::run(address.parse().expect("address:port"), &plan).figures());
         }
@@ -42,6 +44,35 @@ fn main() {
         ["bare", address, certificate, key, maildir] => {
             bare::serve(address, certificate.as_ref(), key.as_ref(), maildir.as_ref());
         }
+        ["through"] => through::table(),
+        ["through", address, login, password, connections, size, seconds, sink, certificate, key] => {
+            let plan = through::elsewhere(load::Plan {
+                connections: connections.parse().expect("connections"),
+                size: size.parse().expect("octets"),
+                login: login.into(),
+                password: password.into(),
+                time: duration(seconds),
+                ..load::Plan::default()
+            });
+            let listener = std::net::TcpListener::bind(sink).expect("address:port");
+            let sink = through::Sink::serve(listener, certificate.as_ref(), key.as_ref());
+            println!("{}", through::run(address.parse().expect("address:port"), &plan, &sink).figures());
+        }
+        ["queue"] => through::usual_queue(),
+        ["queue", count] => through::queue(count.parse().expect("messages")),
+        ["fill", address, login, password, connections, size, count, seconds] => {
+            let plan = through::elsewhere(load::Plan {
+                connections: connections.parse().expect("connections"),
+                size: size.parse().expect("octets"),
+                login: login.into(),
+                password: password.into(),
+                count: count.parse().expect("messages"),
+                time: duration(seconds),
+                ..load::Plan::default()
+            });
+            println!("{}", load::run(address.parse().expect("address:port"), &plan).figures());
+        }
+        ["sink", address, certificate, key] => through::sink(address, certificate.as_ref(), key.as_ref()),
         ["nagle"] => nagle::table(),
         ["nagle", address, certificate, password, seconds] => {
             let address = address.parse().expect("address:port");
@@ -55,13 +86,17 @@ fn main() {
         ["held"] => attack::held(),
         ["after"] => attack::after(),
         _ => eprintln!(
-            "scenarios: load | disk | nagle | stages [STAGE] | stalled | guessing | timing | held | after\n\
+            "scenarios: load | disk | through | queue [COUNT] | nagle | stages [STAGE] | stalled | guessing | timing | held | after\n\
              nagle ADDRESS CERTIFICATE PASSWORD SECONDS: another server, TLS from the first octet, as alice@example.org, in small writes\n\
              load ADDRESS LOGIN PASSWORD CONNECTIONS SIZE SECONDS [each]: another server, TLS from the first octet\n\
+             through ADDRESS LOGIN PASSWORD CONNECTIONS SIZE SECONDS SINK CERTIFICATE KEY: another server, which hands on to address SINK\n\
+             fill ADDRESS LOGIN PASSWORD CONNECTIONS SIZE COUNT SECONDS: the same load to another domain, so many messages at most\n\
+             sink ADDRESS CERTIFICATE KEY: a next hop that keeps nothing, until standard input ends\n\
              disk DIRECTORY WRITERS SIZE SECONDS: the same files without a network\n\
              bare ADDRESS CERTIFICATE KEY MAILDIR: a server that does nothing but TLS and the same files\n\
              hold ADDRESS LOGIN PASSWORD COUNT: sessions that are logged in until standard input ends\n\
-             `load ADDRESS` and `disk DIRECTORY` print messages, seconds, octets, and the CPU milliseconds of this process."
+             `load ADDRESS`, `fill` and `disk DIRECTORY` print messages, seconds, octets, and the CPU milliseconds of this process;\n\
+             `through ADDRESS` accepted, seconds, arrived, seconds."
         ),
     }
 }

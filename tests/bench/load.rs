@@ -22,6 +22,10 @@ pub struct Plan {
     pub size: usize,
     pub login: String,
     pub password: String,
+    /// The recipient; the login itself if there is none.
+    pub to: String,
+    /// Messages after which it ends.
+    pub count: u64,
     /// A new session for each message.
     pub each: bool,
     pub time: Duration,
@@ -54,6 +58,8 @@ impl Default for Plan {
             size: 10_000,
             login: "alice@example.org".into(),
             password: "secret".into(),
+            to: String::new(),
+            count: u64::MAX,
             each: false,
             time: Duration::from_secs(5),
         }
@@ -135,12 +141,12 @@ impl Session {
         Ok(())
     }
 
-    fn deliver(&mut self, from: &str, content: &[u8]) -> std::io::Result<()> {
+    fn deliver(&mut self, from: &str, to: &str, content: &[u8]) -> std::io::Result<()> {
         if self.pipelining {
-            self.say(format!("MAIL FROM:<{from}>\r\nRCPT TO:<{from}>\r\nDATA\r\n").as_bytes(), 3)?;
+            self.say(format!("MAIL FROM:<{from}>\r\nRCPT TO:<{to}>\r\nDATA\r\n").as_bytes(), 3)?;
         } else {
             self.say(format!("MAIL FROM:<{from}>\r\n").as_bytes(), 1)?;
-            self.say(format!("RCPT TO:<{from}>\r\n").as_bytes(), 1)?;
+            self.say(format!("RCPT TO:<{to}>\r\n").as_bytes(), 1)?;
             self.say(b"DATA\r\n", 1)?;
         }
         self.say(content, 1)
@@ -149,8 +155,9 @@ impl Session {
 
 /// Runs a plan against a server with TLS from the first octet.
 pub fn run(address: SocketAddr, plan: &Plan) -> Outcome {
+    let to = if plan.to.is_empty() { &plan.login } else { &plan.to };
     let head = format!(
-        "From: {0}\r\nTo: {0}\r\nSubject: bench\r\nDate: Mon, 23 Nov 2026 12:00:00 +0000\r\nMessage-ID: <b@example.org>\r\n\r\n",
+        "From: {}\r\nTo: {to}\r\nSubject: bench\r\nDate: Mon, 23 Nov 2026 12:00:00 +0000\r\nMessage-ID: <b@example.org>\r\n\r\n",
         plan.login
     );
     let mut content = head.into_bytes();
@@ -160,11 +167,13 @@ pub fn run(address: SocketAddr, plan: &Plan) -> Outcome {
     content.extend_from_slice(b".\r\n");
     let config = unverified();
     let (messages, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let begun_messages = AtomicU64::new(0);
     let begun = Instant::now();
     thread::scope(|scope| {
+        let mut threads = Vec::new();
         for _ in 0..plan.connections {
-            let (config, content, messages, stop) = (&config, &content, &messages, &stop);
-            scope.spawn(move || {
+            let (config, content, messages, stop, begun_messages) = (&config, &content, &messages, &stop, &begun_messages);
+            threads.push(scope.spawn(move || {
                 let mut session: Option<Session> = None;
                 while !stop.load(Ordering::Relaxed) {
                     let mut open = match session.take() {
@@ -174,7 +183,10 @@ pub fn run(address: SocketAddr, plan: &Plan) -> Outcome {
                             Err(error) => return eprintln!("login: {error}"),
                         },
                     };
-                    if let Err(error) = open.deliver(&plan.login, content) {
+                    if begun_messages.fetch_add(1, Ordering::Relaxed) >= plan.count {
+                        return;
+                    }
+                    if let Err(error) = open.deliver(&plan.login, to, content) {
                         return eprintln!("message: {error}");
                     }
                     messages.fetch_add(1, Ordering::Relaxed);
@@ -184,9 +196,11 @@ pub fn run(address: SocketAddr, plan: &Plan) -> Outcome {
                         session = Some(open);
                     }
                 }
-            });
+            }));
         }
-        thread::sleep(plan.time);
+        while begun.elapsed() < plan.time && threads.iter().any(|thread| !thread.is_finished()) {
+            thread::sleep(Duration::from_millis(5).min(plan.time.saturating_sub(begun.elapsed())));
+        }
         stop.store(true, Ordering::Relaxed);
     });
     let took = begun.elapsed();
