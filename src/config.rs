@@ -14,6 +14,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use crate::policy::Grant;
+use crate::policy::sending::SendingLimits;
 pub use crate::problem::Problem;
 use crate::smtp::session::Service;
 use outgoing::Outgoing;
@@ -44,6 +45,8 @@ pub struct Config {
     pub limits: Limits,
     /// The addresses that a login may send as, beside its own.
     pub senders: BTreeMap<String, Vec<Grant>>,
+    /// How much a login may send.
+    pub sending_limits: SendingLimits,
     /// How mail for other domains is sent; absent, it is refused.
     pub outgoing: Option<Outgoing>,
 }
@@ -81,7 +84,7 @@ pub struct Limits {
 }
 
 /// Every key with its default as it would be written; the manual and the sample are held against it.
-pub const KEYS: [(&str, &str); 52] = [
+pub const KEYS: [(&str, &str); 53] = [
     ("hostname", "the host's own name"),
     ("domains", "none, must be given"),
     ("user", "\"pillarbox\""),
@@ -110,6 +113,7 @@ pub const KEYS: [(&str, &str); 52] = [
     ("limits.errors", "10"),
     ("limits.hash_memory", "\"64M\""),
     ("limits.drain", "\"30s\""),
+    ("sending_limits", "none"),
     ("outgoing", ""),
     ("outgoing.via", "none, must be given"),
     ("outgoing.spool", "\"/var/spool/pillarbox\""),
@@ -301,6 +305,19 @@ mod tests {
             ("domains = [\"x.example\"]\n[listen]\nsubmission = [\"[::]:587\"]", "p.toml: tls: must be given"),
             ("domains = [\"x.example\"]\n[tls]\nkey = \"/k\"", "p.toml: tls.certificate: must be given"),
             ("domains = [\"x.example\"]\n[senders]\n\"a\" = [\"b\"]", "p.toml:3: senders.\"a\": `b` is none of"),
+            ("domains = [\"x.example\"]\n[sending_limits]\n\"*\" = 5", "p.toml:3: sending_limits.\"*\": must be {"),
+            (
+                "domains = [\"x.example\"]\n[sending_limits]\n\"*\" = { messages = [\"5/w\"] }",
+                "p.toml:3: sending_limits.\"*\".messages: `5/w` is no limit such as",
+            ),
+            (
+                "domains = [\"x.example\"]\n[sending_limits]\na = { messages = [\"5/h\", \"6/h\"] }",
+                "p.toml:3: sending_limits.\"a\".messages: `6/h`: there is a limit for that time already",
+            ),
+            (
+                "domains = [\"x.example\"]\n[sending_limits]\na = { mesages = [\"5/h\"] }",
+                "p.toml:3: sending_limits.\"a\".mesages: unknown key",
+            ),
             ("domains = [\"x.example\"]\nusers = \"users\"", "p.toml:2: users: must be an absolute path"),
             ("domains = [\"x.example\"]\nmaildir = \"/m/{usr}\"", "p.toml:2: maildir: must be an absolute path with"),
             ("domains = [\"x.example\"]\nmaildir = \"/m\"", "p.toml:2: maildir: must have {user}"),

@@ -10,6 +10,7 @@ mod incoming;
 mod login;
 pub mod outbox;
 mod refusals;
+pub mod sending;
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ use crate::smtp::session::{Answer, Event, Next, Service, Session, SessionConfig,
 use context::{Context, Snapshot};
 use incoming::Incoming;
 use refusals::Refusals;
+use sending::Reservation;
 
 /// From when a worker takes the connection up to MAIL on port 25; the `login` limit is for ports where there is a login.
 const MAIL_LIMIT: std::time::Duration = std::time::Duration::from_secs(300);
@@ -81,6 +83,8 @@ pub fn serve<L: Link>(link: L, connection: &Connection<'_>, context: &Context, s
         incoming: None,
         spare: Vec::new(),
         messages: 0,
+        credentials: None,
+        reservation: None,
         command: "connect",
         refusals: Refusals::default(),
         open: false,
@@ -114,6 +118,10 @@ struct Driver<'a, L> {
     /// Memory for the next message; given back when the client falls silent.
     spare: Vec<u8>,
     messages: u64,
+    /// What the login was proved with.
+    credentials: Option<login::Proved>,
+    /// What the open transaction counts against the limits of sending.
+    reservation: Option<Reservation<'a>>,
     /// The last command, for the log.
     command: &'static str,
     refusals: Refusals,
@@ -149,6 +157,9 @@ impl<L: Link> Driver<'_, L> {
             };
             if !self.session.is_in_content() {
                 self.incoming = None;
+            }
+            if self.session.envelope().is_none() {
+                self.reservation = None;
             }
         }
         self.incoming = None;
@@ -244,6 +255,9 @@ impl<L: Link> Driver<'_, L> {
             Line::TooLong => return Ok(self.session.step(Event::LineTooLong)),
             Line::End => return Err(ErrorKind::UnexpectedEof.into()),
         };
+        if self.is_password_gone() {
+            return Ok(self.session.step(Event::Abort(Refusal::PasswordChanged)));
+        }
         let verb = Verb::of(self.wire.text(line.clone()));
         let secret = wait == Wait::Auth || verb == Some(Verb::Auth);
         if wait == Wait::Command {

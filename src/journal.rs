@@ -42,7 +42,7 @@ enum Class {
 }
 
 /// Every event with its keys; the manual is held against it.
-pub const EVENTS: [(&str, &[&str]); 30] = [
+pub const EVENTS: [(&str, &[&str]); 31] = [
     ("accept-failed", &["service", "error", "pause"]),
     ("accepted", &["session", "peer", "id", "from", "to", "size", "seconds"]),
     ("connect", &["session", "peer", "service"]),
@@ -54,6 +54,7 @@ pub const EVENTS: [(&str, &[&str]); 30] = [
     ("failed", &["id", "to", "route", "host", "tls", "code", "text", "seconds"]),
     ("held", &["id", "reason"]),
     ("left-out", &["network", "connections", "lines"]),
+    ("limited", &["login", "what", "count"]),
     ("login", &["session", "peer", "mechanism", "login", "label"]),
     ("login-failed", &["session", "peer", "mechanism", "login", "reason"]),
     ("maybe-twice", &["id", "to", "host"]),
@@ -235,6 +236,11 @@ pub fn sandbox(server: &str, helper: Option<&str>) {
 /// Something an operator should know.
 pub fn notice(about: &str, text: impl Display) {
     warn!("{}", LogLine::new("notice").key("about", about).words("text", text).text());
+}
+
+/// A login has sent as much as a limit allows, for the first time within its time.
+pub fn limited(login: &str, what: impl Display, count: u32) {
+    warn!("{}", LogLine::new("limited").key("login", login).key("what", what).key("count", count).text());
 }
 
 /// The end has begun.

@@ -11,6 +11,7 @@ pub mod privileges;
 pub mod readiness;
 mod reload;
 pub mod sandbox;
+mod sending;
 pub mod state;
 mod watch;
 
@@ -76,7 +77,7 @@ impl Server {
     ) -> io::Result<Self> {
         let limits = context.snapshot().config.limits;
         let capacity = Capacity { workers: limits.workers, waiting: limits.waiting, per_network: limits.per_address };
-        let state = State::open(&context.snapshot().config.state);
+        let state = State::open(&context.snapshot().config.state, Arc::clone(&context.sending));
         let admission = Admission::new(capacity, Arc::clone(state.history()));
         let pool = {
             let context = Arc::clone(&context);
@@ -135,6 +136,7 @@ impl Server {
             self.context.verifier.release_idle_memory();
             self.pool.retry();
             self.state.tick();
+            sending::tell(&self.context, self.outgoing.as_ref().map(Outgoing::mailer));
             if let Some(outgoing) = &mut self.outgoing {
                 outgoing.tick(&self.context);
             }
@@ -154,6 +156,7 @@ impl Server {
             let _ = acceptor.join();
         }
         self.admission.drain();
+        sending::tell(&self.context, self.outgoing.as_ref().map(Outgoing::mailer));
         // Couriers end beside the sessions; what a session still hands in stays in the spool.
         let couriers = self.outgoing.map(|outgoing| thread::spawn(move || outgoing.stop(limit)));
         let empty = self.admission.wait_until_empty(Instant::now() + limit);
@@ -177,13 +180,14 @@ impl Server {
 /// one alone, so few failed logins are allowed, whatever the login.
 pub fn serve_one(context: Context, tcp: TcpStream, peer: SocketAddr, service: Service) -> io::Result<()> {
     ignore_file_size_signal()?;
-    let context = &context.limit_failed_logins(FAILURES_OF_ONE);
+    let context = Arc::new(context.limit_failed_logins(FAILURES_OF_ONE));
     // More workers than there are connections: nothing is under pressure.
     let admission = Admission::new(Capacity { workers: 8, waiting: 1, per_network: 1 }, Arc::default());
     admission.admit(tcp, peer, service).map_err(|_| io::Error::other("no room for one"))?;
     if let Some(guard) = admission.next_waiting() {
-        serve_slot(context, &guard);
+        serve_slot(&context, &guard);
     }
+    sending::tell(&context, None);
     Ok(())
 }
 

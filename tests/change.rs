@@ -39,16 +39,23 @@ fn replace(path: &Path, text: &str) {
 
 #[test]
 fn users_and_aliases_are_taken_up_by_themselves_and_a_bad_file_is_not() {
-    let server = Setup::default().start();
+    let mut setup = Setup::default();
+    setup.users.push(("carol@example.org".into(), "secret".into()));
+    let server = setup.start();
     let (users, aliases) = (server.dir.path().join("users"), server.dir.path().join("aliases"));
     let mut running = server.login("bob@example.org");
+    let mut carol = server.login("carol@example.org");
     assert!(can_log_in(&server, "alice@example.org", "secret"));
     replace(&users, &format!("alice@example.org:{}\ncarol@example.org:{}\n", hash("changed", 8), hash("secret", 8)));
     server.wait_for_log(&["reloaded", "what=users", "result=ok"]);
     assert!(!can_log_in(&server, "alice@example.org", "secret"), "a password that was known a moment ago");
     assert!(can_log_in(&server, "alice@example.org", "changed") && can_log_in(&server, "carol@example.org", "secret"));
-    // A session keeps what it started with.
-    let reply = running.deliver("bob@example.org", "bob@example.org", b"Subject: x\r\n").unwrap();
+    // A session whose password is gone ends with its next command; one whose password is still there goes on.
+    let parts = Refusal::PasswordChanged.parts();
+    running.send(b"MAIL FROM:<bob@example.org>\r\n").unwrap();
+    let reply = running.reply().unwrap();
+    assert!(reply.starts_with(&format!("{} 4.7.0 {}", parts.code, parts.text)), "{reply}");
+    let reply = carol.deliver("carol@example.org", "alice@example.org", b"Subject: x\r\n").unwrap();
     assert!(reply.starts_with("250"), "{reply}");
 
     replace(&users, "carol@example.org:{PLAIN}oops\n");

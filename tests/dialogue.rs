@@ -227,6 +227,7 @@ fn set_up(case: &mut Case, rest: &str, place: &str) {
         "alias" => case.setup.aliases.push(rest.into()),
         "domains" => case.setup.domains = rest.split(' ').map(str::to_owned).collect(),
         "sender" => case.setup.senders.push(rest.into()),
+        "sending" => case.setup.sending_limits.push(rest.into()),
         "outgoing" => case.setup = std::mem::take(&mut case.setup).outgoing(),
         "outbox" => {
             case.setup = std::mem::take(&mut case.setup).outgoing();
@@ -325,6 +326,7 @@ fn same(want: &str, got: &str, is_reply: bool) -> bool {
             "id" => is_id(value),
             "octets" => value.bytes().all(|b| b.is_ascii_digit()),
             "queue-id" => value.parse::<QueueId>().is_ok(),
+            "time" => value.parse::<jiff::Zoned>().is_ok() || jiff::Zoned::strptime("%Y-%m-%d %H:%M:%S %z", value).is_ok(),
             "date" => jiff::fmt::rfc2822::parse(value).is_ok(),
             "file" => value.contains(",S="),
             "seconds" => value.parse::<f64>().is_ok(),

@@ -3,11 +3,16 @@
 //! The answers come from the functions that a session calls. It exits with 0 where the message would be accepted and
 //! with 1 where it would be refused.
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
 use super::{Arguments, Exit, Failure, Outcome, count, say};
 use crate::auth::users;
 use crate::conn::context::Snapshot;
 use crate::mail::maildir;
-use crate::server::load;
+use crate::policy::Destination;
+use crate::policy::sending::{Counters, Exceeded, Reserved};
+use crate::server::{load, state};
 use crate::smtp::address::{AddressError, ForwardPath, ReversePath};
 use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::session::Service;
@@ -98,8 +103,33 @@ fn message(snapshot: &Snapshot, service: Option<Service>, login: Option<&str>, f
         return refuse("RCPT", &refused);
     }
     way(snapshot, &path);
+    if let Some(login) = &login {
+        let is_remote = matches!(snapshot.policy.recipient(true, &path).as_deref(), Ok([Destination::Remote(_)]));
+        if let Err(exceeded) = limits(snapshot, login, is_remote) {
+            let until = Timestamp::from_second(exceeded.until as i64).unwrap_or(Timestamp::MAX).to_zoned(TimeZone::system());
+            return refuse("RCPT", &Refused::about(Refusal::SendingLimit, until.strftime("%Y-%m-%d %H:%M:%S %z")));
+        }
+    }
     say("accepted");
     Exit::Ok
+}
+
+/// Says what is left of each limit of a login, and whether one more message may be sent.
+fn limits(snapshot: &Snapshot, login: &str, is_remote: bool) -> Result<(), Exceeded> {
+    let limits = snapshot.config.sending_limits.of(login);
+    let now = state::unix_seconds();
+    let mut counters = match state::counters(&snapshot.config.state) {
+        Ok(counters) => counters,
+        Err(error) => {
+            say(format_args!("limits: {}: {error}; what was sent is not known", snapshot.config.state.display()));
+            Counters::default()
+        }
+    };
+    for (limit, used) in counters.used(login, limits, now) {
+        say(format_args!("limit {} {limit}: {} left", limit.unit, limit.count.saturating_sub(used)));
+    }
+    let wanted = Reserved { messages: 1, recipients: u32::from(is_remote) };
+    counters.reserve(login, limits, wanted, now).map(drop)
 }
 
 fn refuse(command: &str, refused: &Refused) -> Exit {

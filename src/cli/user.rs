@@ -18,6 +18,8 @@ use crate::auth::argon::{self, Scratch};
 use crate::auth::edit;
 use crate::auth::users::{self, Users};
 use crate::config::Config;
+use crate::policy::sending::{Counters, TALLIES, Unit};
+use crate::server::state;
 pub(super) use prompt::generate;
 use prompt::{Password, obtain};
 
@@ -147,13 +149,23 @@ fn remove(arguments: &Arguments, login: &str, label: Option<&str>) -> Outcome {
 }
 
 fn list(arguments: &Arguments) -> Outcome {
-    let users = parsed(&arguments.load()?)?;
+    let config = arguments.load()?;
+    let users = parsed(&config)?;
+    let mut counters = state::counters(&config.state).unwrap_or_else(|error| {
+        tell(format_args!("{}: {error}; what was sent today is not known", config.state.display()));
+        Counters::default()
+    });
     let mut rows: Vec<_> = users.all().map(|(login, password)| (password.line, login, password)).collect();
     rows.sort_by_key(|(line, ..)| *line);
     for (_, login, password) in rows {
         let cost = password.hash.cost();
         let memory = cost.memory / 1024;
-        say(format_args!("{login}\t{}\targon2 {memory} MiB, {} passes", password.label, cost.passes));
+        let sent = counters.used(login, &TALLIES, state::unix_seconds());
+        let [messages, recipients] =
+            Unit::ALL.map(|unit| sent.iter().find(|(limit, _)| limit.unit == unit).map_or(0, |row| row.1));
+        let sent =
+            format!("{} today, {} elsewhere", count(messages as usize, "message"), count(recipients as usize, "recipient"));
+        say(format_args!("{login}\t{}\targon2 {memory} MiB, {} passes\t{sent}", password.label, cost.passes));
     }
     Ok(Exit::Ok)
 }

@@ -1,6 +1,7 @@
 //! Walks through the parsed pillarbox.toml: reads each key, and remembers each problem with its line.
 
 mod outgoing;
+mod sending;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -59,10 +60,12 @@ impl Reader<'_> {
         }
         let limits = self.section(table, "limits").map(|section| self.limits(section)).unwrap_or_default();
         let senders = self.section(table, "senders").map(|section| self.senders(section)).unwrap_or_default();
+        let sending_limits =
+            self.section(table, "sending_limits").map(|section| self.sending_limits(section)).unwrap_or_default();
         let outgoing = self.section(table, "outgoing").map(|section| self.outgoing(section));
         let hostname = hostname.unwrap_or_else(|| "localhost".to_owned());
         let domains = domains.unwrap_or_default();
-        Config { hostname, domains, user, users, aliases, maildir, state, listen, tls, limits, senders, outgoing }
+        Config { hostname, domains, user, users, aliases, maildir, state, listen, tls, limits, senders, sending_limits, outgoing }
     }
 
     /// The line that a span begins in, from 1.

@@ -4,11 +4,14 @@ use std::io;
 
 use super::Driver;
 use super::incoming::{self, Incoming, MessageContext, storage_refused};
+use super::login::Proved;
+use super::sending::Sender;
 use crate::config::outgoing::NextHop;
 use crate::mail::durable::StorageError;
 use crate::net::deadline::Wait;
 use crate::net::stream::Link;
 use crate::policy::Destination;
+use crate::policy::sending::Reserved;
 use crate::smtp::address::ForwardPath;
 use crate::smtp::data::Framing;
 use crate::smtp::event::{Event, Receipt};
@@ -30,12 +33,18 @@ impl<L: Link> Driver<'_, L> {
 
     /// Whether mail for this recipient is taken.
     #[inline(never)]
-    pub(super) fn recipient(&self, path: &ForwardPath) -> Result<(), Refused> {
+    pub(super) fn recipient(&mut self, path: &ForwardPath) -> Result<(), Refused> {
+        let is_remote = self.check_recipient(path)?;
+        self.reserve(is_remote)
+    }
+
+    /// Whether mail for this recipient can be taken, limits of sending aside; true if it goes elsewhere.
+    fn check_recipient(&self, path: &ForwardPath) -> Result<bool, Refused> {
         let submitted = self.connection.service.needs_login();
         let destinations = incoming::destinations(self.context, &self.snapshot, submitted, path)?;
         let remote = destinations.iter().find_map(|to| if let Destination::Remote(address) = to { Some(address) } else { None });
         let (Some(outbox), Some(address), Some(open)) = (&self.context.outbox, remote, self.session.envelope()) else {
-            return Ok(());
+            return Ok(false);
         };
         // `refuse` in the tables of routes.
         if let Some(outgoing) = &self.snapshot.config.outgoing
@@ -43,7 +52,24 @@ impl<L: Link> Driver<'_, L> {
         {
             return Err(Refused::about(Refusal::Relay, address));
         }
-        outbox.check(self.session.login().unwrap_or_default(), open.recipients.len() + 1)
+        outbox.check(self.session.login().unwrap_or_default(), open.recipients.len() + 1)?;
+        Ok(true)
+    }
+
+    /// Counts a recipient against the limits of the login: the message with its first, and every one elsewhere.
+    fn reserve(&mut self, is_remote: bool) -> Result<(), Refused> {
+        let Some(login) = self.session.login() else { return Ok(()) };
+        let limits = self.snapshot.config.sending_limits.and_tallies(login);
+        let address = self.connection.peer.ip().to_canonical().to_string();
+        let label = self.credentials.as_ref().map_or("", Proved::label);
+        let now = u64::try_from(self.context.now().timestamp().as_second()).unwrap_or(0);
+        let context = self.context;
+        let reservation = self.reservation.get_or_insert_with(|| context.sending.reservation(login));
+        let wanted = Reserved { messages: u32::from(reservation.is_empty()), recipients: u32::from(is_remote) };
+        reservation.add(Sender { login, label, address: &address }, &limits, wanted, now).map_err(|exceeded| {
+            let until = context.time_at(exceeded.until);
+            Refused::about(Refusal::SendingLimit, until.strftime("%Y-%m-%d %H:%M:%S %z"))
+        })
     }
 
     /// Reads dot-stuffed content to its end and stores it.
@@ -107,6 +133,10 @@ impl<L: Link> Driver<'_, L> {
         }
         for (mailbox, file) in &stored.files {
             self.log.delivered(&stored.id, mailbox, file);
+        }
+        if let (Some(reservation), Some(login)) = (self.reservation.take(), self.session.login()) {
+            reservation.keep();
+            self.context.sending.accepted(login, &stored.subject);
         }
         self.messages += 1;
         if let Some(slot) = self.connection.slot {

@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
 use super::outbox::Outbox;
+use super::sending::Sending;
 use crate::auth::throttle::Throttle;
 use crate::auth::users::Users;
 use crate::auth::verify::Verifier;
@@ -47,6 +48,8 @@ pub struct Context {
     pub log_budget: Arc<LogBudget>,
     /// Where mail for other domains goes; without it, none is taken.
     pub outbox: Option<Outbox>,
+    /// What logins have sent, against their limits.
+    pub sending: Arc<Sending>,
     zone: TimeZone,
     messages: AtomicU64,
     /// StoredCallback of every file in which a message was stored.
@@ -71,6 +74,7 @@ impl Context {
             messages: AtomicU64::new(0),
             stored: None,
             outbox: None,
+            sending: Arc::default(),
         }
     }
 
@@ -115,6 +119,12 @@ impl Context {
         if let Some(stored) = &self.stored {
             files.for_each(stored);
         }
+    }
+
+    /// A time in seconds of Unix time, as local time.
+    pub fn time_at(&self, seconds: u64) -> Zoned {
+        let time = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+        time.unwrap_or(Timestamp::MAX).to_zoned(self.zone.clone())
     }
 
     /// The current local time.

@@ -40,6 +40,7 @@ pub struct Incoming {
     /// For recipients elsewhere.
     queued: Option<(spool::Draft, spool::Envelope)>,
     refused: Option<Refused>,
+    subject: Vec<u8>,
     /// What is to be looked at or written next.
     text: Vec<u8>,
 }
@@ -68,6 +69,8 @@ pub struct Stored {
     pub files: Vec<(String, PathBuf)>,
     /// What is in the spool, if there are recipients elsewhere.
     pub queued: Option<Accepted>,
+    /// What stands in Subject.
+    pub subject: Vec<u8>,
     /// Octets of a file.
     pub octets: u64,
     /// When the content began to come.
@@ -98,6 +101,7 @@ impl Incoming {
             draft: None,
             queued: None,
             refused: None,
+            subject: Vec::new(),
             text: buffer,
         }
     }
@@ -160,7 +164,7 @@ impl Incoming {
         let files = delivered.map(Delivered::keep).unwrap_or_default();
         let octets = octets.ok_or(Refusal::Internal)?;
         let files = mailboxes.into_iter().zip(files).collect();
-        Ok(Stored { id: self.id.clone(), files, queued, octets, begun: self.begun })
+        Ok(Stored { id: self.id.clone(), files, queued, subject: std::mem::take(&mut self.subject), octets, begun: self.begun })
     }
 
     fn refuse(&mut self, refused: Refused) {
@@ -194,6 +198,7 @@ impl Incoming {
         if let Some(login) = session.login() {
             authors::check(&mut header, login, &snapshot.policy)?;
         }
+        self.subject = header.subject().map(<[u8]>::to_vec).unwrap_or_default();
         let Places { boxes, elsewhere } = places(envelope, around)?;
         self.boxes = boxes;
         if let Some(outbox) = context.outbox.as_ref().filter(|_| !elsewhere.is_empty()) {

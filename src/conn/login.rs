@@ -4,11 +4,46 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Driver;
+use crate::auth::argon::Hash;
 use crate::auth::throttle::Denied;
+use crate::auth::users::Users;
 use crate::auth::verify::{Priority, Verdict, WAIT_MAX};
 use crate::net::stream::Link;
 use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::sasl::Credentials;
+
+/// The password that a session has logged in with.
+#[derive(Debug)]
+pub(super) struct Proved {
+    login: String,
+    label: String,
+    /// Of the passwords with this label.
+    hashes: Vec<Hash>,
+    /// The users among which it was found last.
+    users: Arc<Users>,
+}
+
+impl Proved {
+    fn new(users: &Arc<Users>, login: &str, label: &str) -> Self {
+        let of_label = users.passwords(login).iter().filter(|password| password.label == label);
+        let hashes = of_label.map(|password| password.hash.clone()).collect();
+        Self { login: login.to_owned(), label: label.to_owned(), hashes, users: Arc::clone(users) }
+    }
+
+    /// The label; empty without one.
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// False once the password was changed or removed.
+    fn holds(&mut self, users: &Arc<Users>) -> bool {
+        if Arc::ptr_eq(users, &self.users) {
+            return true;
+        }
+        self.users = Arc::clone(users);
+        users.passwords(&self.login).iter().any(|password| self.hashes.contains(&password.hash))
+    }
+}
 
 impl<L: Link> Driver<'_, L> {
     #[inline(never)]
@@ -43,6 +78,7 @@ impl<L: Link> Driver<'_, L> {
             Verdict::Right { login, label } => {
                 attempt.succeeded();
                 self.log.login(mechanism, &login, &label);
+                self.credentials = Some(Proved::new(&users, &login, &label));
                 self.wire.link().clock().trust();
                 if let Some(slot) = self.connection.slot {
                     slot.log_in(&login);
@@ -50,5 +86,11 @@ impl<L: Link> Driver<'_, L> {
                 Ok(login)
             }
         }
+    }
+    /// True if the password of this session was changed or removed meanwhile: what a thief holds open ends with its next
+    /// command.
+    pub(super) fn is_password_gone(&mut self) -> bool {
+        let Some(proved) = &mut self.credentials else { return false };
+        !proved.holds(&self.context.snapshot().users)
     }
 }

@@ -148,6 +148,13 @@ impl Header {
         })
     }
 
+    /// What stands in the first Subject field.
+    pub fn subject(&self) -> Option<&[u8]> {
+        let field = self.fields.iter().find(|field| self.is_named(field, "subject"))?;
+        let text = &self.section[field.name_end..field.end];
+        Some(&text[memchr::memchr(b':', text)? + 1..])
+    }
+
     /// Has [`Self::write`] put `value` into the From field, which is added if it is missing.
     pub fn set_author(&mut self, value: String) {
         self.author = Some(value);

@@ -18,6 +18,11 @@ pub enum Unit {
     Recipients,
 }
 
+impl Unit {
+    /// All units.
+    pub const ALL: [Self; 2] = [Self::Messages, Self::Recipients];
+}
+
 /// So many within so long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Limit {
@@ -87,6 +92,12 @@ pub struct Exceeded {
     pub until: u64,
 }
 
+/// What is counted of every login, though it stops nothing: messages and recipients of a day.
+pub const TALLIES: [Limit; 2] = [
+    Limit { unit: Unit::Messages, count: u32::MAX, seconds: 86_400 },
+    Limit { unit: Unit::Recipients, count: u32::MAX, seconds: 86_400 },
+];
+
 /// Slices of a window.
 pub const SLICES: usize = 60;
 
@@ -104,6 +115,15 @@ impl Limit {
         Some(Self { unit, count, seconds })
     }
 
+    /// The time it is for: `minute`, `hour` or `day`.
+    pub fn period(&self) -> &'static str {
+        match self.seconds {
+            60 => "minute",
+            3600 => "hour",
+            _ => "day",
+        }
+    }
+
     fn slice(&self, now: u64) -> u64 {
         now / self.slice_seconds()
     }
@@ -114,6 +134,11 @@ impl Limit {
 }
 
 impl SendingLimits {
+    /// The limits of a login, and behind them the [`TALLIES`].
+    pub fn and_tallies(&self, login: &str) -> Vec<Limit> {
+        self.of(login).iter().copied().chain(TALLIES).collect()
+    }
+
     /// The limits of a login.
     pub fn of(&self, login: &str) -> &[Limit] {
         self.0.get(login).or_else(|| self.0.get("*")).map_or(&[], Vec::as_slice)
@@ -127,7 +152,8 @@ impl Counters {
             return Ok(Vec::new());
         }
         let windows = self.windows(login, limits, now);
-        let exceeded = windows.iter().filter(|window| window.used() + wanted.of(window.limit.unit) > window.limit.count);
+        let exceeded =
+            windows.iter().filter(|window| window.used().saturating_add(wanted.of(window.limit.unit)) > window.limit.count);
         // The one that lasts longest says when it goes on.
         let exceeded = exceeded.map(|window| Exceeded { limit: window.limit, until: window.free_at(wanted) });
         if let Some(exceeded) = exceeded.max_by_key(|exceeded| exceeded.until) {
@@ -160,17 +186,21 @@ impl Counters {
         self.windows(login, limits, now).iter().map(|window| (window.limit, window.used())).collect()
     }
 
-    /// The windows of these limits, brought up to now; one that is new begins empty, one that is configured no more goes.
+    /// The windows of these limits, brought up to now. One whose count was changed keeps what was counted, one that is new
+    /// begins empty, one that is configured no more goes.
     fn windows(&mut self, login: &str, limits: &[Limit], now: u64) -> &mut [Window] {
         let windows = self.logins.entry(login.to_owned()).or_default();
-        windows.retain(|window| limits.contains(&window.limit));
-        for limit in limits {
-            if !windows.iter().any(|window| window.limit == *limit) {
-                windows.push(Window::new(*limit, now));
-            }
+        if !windows.iter().map(|window| &window.limit).eq(limits) {
+            let old = std::mem::take(windows);
+            windows.extend(limits.iter().map(|limit| Window::following(&old, *limit, now)));
         }
         windows.iter_mut().for_each(|window| window.advance(now));
         windows
+    }
+
+    /// The logins that something is known of.
+    pub fn logins(&self) -> impl Iterator<Item = &str> {
+        self.logins.keys().map(String::as_str)
     }
 
     /// Forgets logins that have sent nothing within all of their windows.
@@ -195,6 +225,15 @@ impl Counters {
 }
 
 impl Window {
+    fn following(old: &[Self], limit: Limit, now: u64) -> Self {
+        let same = |known: &&Self| known.limit.unit == limit.unit && known.limit.seconds == limit.seconds;
+        match old.iter().find(|known| known.limit == limit).or_else(|| old.iter().find(same)) {
+            Some(known) if known.limit == limit => known.clone(),
+            Some(known) => Self { limit, told: None, ..known.clone() },
+            None => Self::new(limit, now),
+        }
+    }
+
     fn new(limit: Limit, now: u64) -> Self {
         Self { limit, newest: limit.slice(now), slices: [0; SLICES], told: None }
     }
@@ -232,7 +271,7 @@ impl Window {
 
     /// When so much has left the window that `wanted` fits.
     fn free_at(&self, wanted: Reserved) -> u64 {
-        let mut over = (self.used() + wanted.of(self.limit.unit)).saturating_sub(self.limit.count);
+        let mut over = self.used().saturating_add(wanted.of(self.limit.unit)).saturating_sub(self.limit.count);
         let oldest = (self.newest + 1).saturating_sub(SLICES as u64);
         for slice in oldest..=self.newest {
             over = over.saturating_sub(self.slices[index(slice)]);
@@ -449,6 +488,17 @@ mod tests {
             back.reserve("a", &limits, ONE, 90_000).unwrap();
         }
         assert!(back.reserve("a", &limits, ONE, 80_000).is_err());
+    }
+
+    #[test]
+    fn a_limit_that_was_changed_keeps_what_was_counted() {
+        let mut counters = Counters::default();
+        for _ in 0..10 {
+            counters.reserve("a", &limits(&["10/h"], &[]), ONE, 5000).unwrap();
+        }
+        let raised = limits(&["5/m", "12/h"], &[]);
+        assert_eq!(counters.used("a", &raised, 5000), [(raised[0], 0), (raised[1], 10)]);
+        assert!(counters.reserve("a", &limits(&["8/h"], &[]), ONE, 5000).is_err());
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What the postmaster and a login are told of a route: that it rests, that it works again, that mail is late because of it.
-//! Pure; plain mails with the sentences of [`super::explain`].
+//! What the postmaster and a login are told of a route: that it rests, that it works again, that mail is late because of it;
+//! and of a limit of sending. Pure; plain mails with the sentences of [`super::explain`].
 //!
 //! While a route rests no message is at fault, so there is one notice instead of a report a message.
 
@@ -96,6 +96,65 @@ pub fn late(head: Letterhead<'_>, to: &Address, late: Late<'_>, resting: Resting
     head.plain(to, &subject, &signed(head, text))
 }
 
+/// A limit of sending that a login nears or has reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Limited<'a> {
+    /// The login.
+    pub login: &'a str,
+    /// The labels of its passwords that were used, with commas between; may be empty.
+    pub labels: &'a str,
+    /// The addresses that it came from, with commas between.
+    pub addresses: &'a str,
+    /// What is counted: `messages` or `recipients`.
+    pub unit: &'a str,
+    /// How many are allowed.
+    pub limit: u32,
+    /// Within how long: `minute`, `hour` or `day`.
+    pub period: &'a str,
+    /// How many were counted.
+    pub used: u32,
+    /// How many messages were accepted lately, and how many subjects they have, in words.
+    pub subjects: &'a str,
+    /// True if no more is let through.
+    pub is_stop: bool,
+}
+
+/// Tells the login's owner, or the postmaster, that a limit is reached or near.
+pub fn limited(head: Letterhead<'_>, to: &Address, limited: Limited<'_>) -> Letter {
+    let Limited { login, labels, addresses, unit, limit, period, used, subjects, is_stop } = limited;
+    let login = clean(login);
+    let mut text = String::new();
+    let what = match is_stop {
+        true => format!(
+            "The login {login} has sent as much as it may: {limit} {unit} in one {period}. More is refused until time has passed."
+        ),
+        false => format!("The login {login} nears a limit: {used} of {limit} {unit} in one {period}. Nothing is refused yet."),
+    };
+    wrap(&mut text, 0, &what);
+    text.push('\n');
+    if !labels.is_empty() {
+        wrap(&mut text, 4, &format!("Passwords used: {}", clean(labels)));
+    }
+    wrap(&mut text, 4, &format!("Sent from: {}", clean(addresses)));
+    wrap(&mut text, 4, subjects);
+    text.push('\n');
+    wrap(
+        &mut text,
+        0,
+        "If you expected this, do nothing, or raise the limit in [sending_limits]. If not, somebody else may know a password of this login. Then:",
+    );
+    text.push('\n');
+    wrap(&mut text, 4, "Change the password; whoever uses the old one is thrown out at once:");
+    let _ = writeln!(text, "        pillarbox user passwd {login}");
+    wrap(&mut text, 4, "Stop what waits to be sent, look at it, and drop it:");
+    for verb in ["hold", "drop"] {
+        let _ = writeln!(text, "        pillarbox queue {verb} --from {login}");
+    }
+    let subject =
+        if is_stop { format!("Stopped: {login} has sent too much") } else { format!("{login} nears a limit of sending") };
+    head.plain(to, &subject, &signed(head, text))
+}
+
 fn quote(text: &mut String, reply: Option<&RemoteReply>) {
     if let Some(reply) = reply {
         wrap(text, 4, &clean(&format!("The server said: {reply}")));
@@ -188,5 +247,40 @@ The mail server mx.example.org
             assert!(text.contains(want) && text.contains("No connection to the server could be made."), "{text}");
             assert!(text.lines().all(|line| line.len() <= 78), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_a_limit() {
+        let (from, to) = (Address::parse("postmaster@example.org").unwrap(), Address::parse("alice@example.org").unwrap());
+        let now: Zoned = "2026-11-24T12:05:00+00:00[UTC]".parse().unwrap();
+        let head = Letterhead { hostname: "mx.example.org", from: &from, now: &now, id: "n1" };
+        let stop = Limited {
+            login: "alice@example.org",
+            labels: "phone",
+            addresses: "192.0.2.7, 192.0.2.8",
+            unit: "messages",
+            limit: 200,
+            period: "hour",
+            used: 200,
+            subjects: "200 messages with one subject.",
+            is_stop: true,
+        };
+        let text = String::from_utf8(limited(head, &to, stop).text).unwrap();
+        for want in [
+            "Subject: Stopped: alice@example.org has sent too much\n",
+            "200 messages\nin one hour",
+            "    Passwords used: phone\n",
+            "    Sent from: 192.0.2.7, 192.0.2.8\n",
+            "    200 messages with one subject.\n",
+            "        pillarbox user passwd alice@example.org\n",
+            "        pillarbox queue hold --from alice@example.org\n",
+            "        pillarbox queue drop --from alice@example.org\n",
+        ] {
+            assert!(text.contains(want) || text.replace('\n', " ").contains(&want.replace('\n', " ")), "{want}\n{text}");
+        }
+        let near = Limited { used: 160, labels: "", is_stop: false, ..stop };
+        let text = String::from_utf8(limited(head, &to, near).text).unwrap();
+        assert!(text.contains("160 of 200 messages") && !text.contains("Passwords used"), "{text}");
+        assert!(text.lines().all(|line| line.len() <= 78), "{text}");
     }
 }

@@ -54,10 +54,11 @@ pub struct Outgoing {
     snapshot: Arc<Snapshot>,
     socket: PathBuf,
     boot: Boot,
+    mailer: Arc<dyn Mailer>,
 }
 
 /// Letters into mailboxes here, or into the queue.
-struct Post {
+pub(super) struct Post {
     context: Weak<Context>,
     /// Stands in From where no domain gives a better one.
     own: Address,
@@ -103,9 +104,7 @@ impl Opened {
         let Some(config) = &snapshot.config.outgoing else { return Err(ErrorKind::NotFound.into()) };
         let stop = Arc::new(Stop::new());
         let count = u16::try_from(config.connections).unwrap_or(u16::MAX);
-        let own = format!("postmaster@{}", snapshot.config.hostname);
-        let own = Address::parse(&own).map_err(|_| io::Error::other(format!("{own} is no address; correct `hostname`")))?;
-        let mailer: Arc<dyn Mailer> = Arc::new(Post { context: Arc::downgrade(context), own, queue: Arc::clone(&queue) });
+        let mailer: Arc<dyn Mailer> = Arc::new(Post::new(context, Arc::clone(&queue))?);
         let start = Start {
             spool: Arc::clone(&spool),
             found,
@@ -113,7 +112,7 @@ impl Opened {
             couriers: count,
             queue_max: config.queue_max,
             routing: routing(config.clone()),
-            mailer,
+            mailer: Arc::clone(&mailer),
         };
         let mut couriers = Vec::new();
         let mut shared = None;
@@ -135,11 +134,16 @@ impl Opened {
         let socket = spool.path().join(control::NAME);
         serve_control(&socket, dispatcher.queue())?;
         let passwords = passwords(config);
-        Ok(Outgoing { dispatcher, shared, couriers, stop, passwords, snapshot, socket, boot })
+        Ok(Outgoing { dispatcher, shared, couriers, stop, passwords, snapshot, socket, boot, mailer })
     }
 }
 
 impl Outgoing {
+    /// What writes letters of this server's own.
+    pub fn mailer(&self) -> &dyn Mailer {
+        &*self.mailer
+    }
+
     /// Takes up a configuration that was reloaded, and password files that have changed.
     pub fn tick(&mut self, context: &Context) {
         let now = context.snapshot();
@@ -327,6 +331,13 @@ impl Mailer for Post {
 }
 
 impl Post {
+    /// Letters into mailboxes, and into the queue once there is one.
+    pub(super) fn new(context: &Arc<Context>, queue: Arc<OnceLock<Arc<Queue>>>) -> io::Result<Self> {
+        let own = format!("postmaster@{}", context.snapshot().config.hostname);
+        let own = Address::parse(&own).map_err(|_| io::Error::other(format!("{own} is no address; correct `hostname`")))?;
+        Ok(Self { context: Arc::downgrade(context), own, queue })
+    }
+
     /// From the null sender, of no login.
     fn enqueue(&self, to: Address, letter: &Letter) -> Result<String, String> {
         let queue = self.queue.get().ok_or("the queue is not there yet")?;

@@ -1,8 +1,9 @@
-//! What the server remembers over a restart, below `state`: the networks that logged in lately.
+//! What the server remembers over a restart, below `state`: the networks that logged in lately, and what logins have sent against
+//! their limits.
 //!
 //! Losing it loses no mail. A file that is missing or damaged is no error, and what cannot be read of it is left out; what cannot
-//! be written is said in the log, once, and the server goes on. It is written whole under another name and then renamed, a minute
-//! after a change at the earliest, and at the end.
+//! be written is said in the log, once, and the server goes on. Each file is written whole under another name and then renamed:
+//! networks a minute after a change at the earliest, counts after ten seconds, and both at the end.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -13,24 +14,32 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::unistd::{User, chown, geteuid};
 
+use crate::conn::sending::Sending;
 use crate::journal;
 use crate::net::history::History;
+use crate::policy::sending::Counters;
 
 /// The directory, and when it was written last.
 #[derive(Debug)]
 pub struct State {
     directory: PathBuf,
     history: Arc<History>,
+    sending: Arc<Sending>,
     looked: Instant,
+    counted: Instant,
     fails: bool,
 }
 
 /// The file with the networks.
 const NETWORKS: &str = "networks";
+/// The file with what logins have sent.
+const SENDING: &str = "sending";
+/// Counts are written so long after the last at the earliest.
+const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 /// Changes are written so long after the last at the earliest.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// Octets that are read at most.
-const SIZE_MAX: u64 = 4 << 20;
+const SIZE_MAX: u64 = 16 << 20;
 
 /// Makes the directory with mode 0700 if there is none, for `user` if this is root. To be done before root is given up, and before
 /// the sandbox.
@@ -52,17 +61,18 @@ pub fn prepare(directory: &Path, user: &str) -> io::Result<()> {
 
 impl State {
     /// Takes up what is there.
-    pub fn open(directory: &Path) -> Self {
-        let history = History::default();
-        let mut text = Vec::new();
-        let read = File::open(directory.join(NETWORKS)).and_then(|file| file.take(SIZE_MAX).read_to_end(&mut text));
-        let mut state = Self { directory: directory.to_owned(), history: Arc::default(), looked: Instant::now(), fails: false };
-        match read {
-            Ok(_) => history.read_text(&String::from_utf8_lossy(&text), SystemTime::now()),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
+    pub fn open(directory: &Path, sending: Arc<Sending>) -> Self {
+        let now = Instant::now();
+        let (directory, history) = (directory.to_owned(), Arc::<History>::default());
+        let mut state = Self { directory, history, sending, looked: now, counted: now, fails: false };
+        match read(&state.directory, NETWORKS) {
+            Ok(text) => state.history.read_text(&text, SystemTime::now()),
             Err(error) => state.complain(&error),
         }
-        state.history = Arc::new(history);
+        match read(&state.directory, SENDING) {
+            Ok(text) => state.sending.read_text(&text),
+            Err(error) => state.complain(&error),
+        }
         state
     }
 
@@ -75,6 +85,8 @@ impl State {
     pub fn tick(&mut self) {
         if self.looked.elapsed() >= INTERVAL {
             self.save();
+        } else if self.counted.elapsed() >= COUNT_INTERVAL {
+            self.save_counts();
         }
     }
 
@@ -82,14 +94,24 @@ impl State {
     pub fn save(&mut self) {
         self.looked = Instant::now();
         if let Some(text) = self.history.to_text()
-            && let Err(error) = self.write(&text)
+            && let Err(error) = self.write(NETWORKS, &text)
+        {
+            self.complain(&error);
+        }
+        self.save_counts();
+    }
+
+    fn save_counts(&mut self) {
+        self.counted = Instant::now();
+        if let Some(text) = self.sending.to_text(unix_seconds())
+            && let Err(error) = self.write(SENDING, &text)
         {
             self.complain(&error);
         }
     }
 
-    fn write(&self, text: &str) -> io::Result<()> {
-        let (file, fresh) = (self.directory.join(NETWORKS), self.directory.join(format!("{NETWORKS}.new")));
+    fn write(&self, name: &str, text: &str) -> io::Result<()> {
+        let (file, fresh) = (self.directory.join(name), self.directory.join(format!("{name}.new")));
         let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
         out.write_all(text.as_bytes())?;
         out.sync_all()?;
@@ -99,8 +121,30 @@ impl State {
     fn complain(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.fails, true) {
             let directory = self.directory.display();
-            journal::notice("state", format!("{directory}: {error}; which networks logged in is forgotten at a restart"));
+            journal::notice(
+                "state",
+                format!("{directory}: {error}; which networks logged in and what was sent is forgotten at a restart"),
+            );
         }
+    }
+}
+
+/// What logins have sent lately as a server with this state directory has written it last; for those that are no server.
+pub fn counters(directory: &Path) -> io::Result<Counters> {
+    read(directory, SENDING).map(|text| Counters::parse(&text))
+}
+
+/// The time in seconds of Unix time.
+pub fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// A file's text; empty where there is none.
+fn read(directory: &Path, name: &str) -> io::Result<String> {
+    let mut text = Vec::new();
+    match File::open(directory.join(name)).and_then(|file| file.take(SIZE_MAX).read_to_end(&mut text)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(String::from_utf8_lossy(&text).into_owned()),
     }
 }
 
@@ -118,20 +162,20 @@ mod tests {
         prepare(&place, "nobody").unwrap();
         assert_eq!(place.metadata().unwrap().permissions().mode() & 0o777, 0o700);
         let network: Network = "192.0.2.7".parse().unwrap();
-        let mut state = State::open(&place);
+        let mut state = State::open(&place, Arc::default());
         state.save();
         assert!(!place.join(NETWORKS).exists(), "nothing to write");
         state.history().logged_in(network, SystemTime::now());
         state.tick();
         assert!(!place.join(NETWORKS).exists(), "a minute after the last at the earliest");
         state.save();
-        assert!(State::open(&place).history().is_known(network));
+        assert!(State::open(&place, Arc::default()).history().is_known(network));
         let mut text = fs::read(place.join(NETWORKS)).unwrap();
         text.splice(0..0, *b"\xff\xfe\0\nhalf a li\n");
         fs::write(place.join(NETWORKS), text).unwrap();
-        assert!(State::open(&place).history().is_known(network));
+        assert!(State::open(&place, Arc::default()).history().is_known(network));
         fs::remove_dir_all(&place).unwrap();
-        let mut gone = State::open(&place);
+        let mut gone = State::open(&place, Arc::default());
         gone.history().logged_in(network, SystemTime::now());
         gone.save();
         assert!(gone.fails && gone.history().is_known(network), "it goes on without");

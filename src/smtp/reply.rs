@@ -74,6 +74,7 @@ pub enum Refusal {
     NotOffered,
     Overloaded,
     PerAddress,
+    PasswordChanged,
     Pipelined,
     QueueFull,
     QuotaFull,
@@ -81,6 +82,7 @@ pub enum Refusal {
     Relay,
     SenderDomain,
     SenderNotYours,
+    SendingLimit,
     SpoolFull,
     Syntax,
     Timeout,
@@ -163,8 +165,8 @@ impl Refused {
     /// the words after it.
     pub fn text_parts(&self) -> (Cow<'static, str>, &str, &'static str) {
         let text = self.why.parts().text;
-        // What these two are about is words of our own.
-        let ours = matches!(self.why, Refusal::BadOctet | Refusal::Syntax);
+        // What these are about is words of our own.
+        let ours = matches!(self.why, Refusal::BadOctet | Refusal::SendingLimit | Refusal::Syntax);
         match (&self.about, text.split_once("{}")) {
             (Some(about), Some((before, after))) if !ours => (before.into(), about, after),
             _ => (self.text(), "", ""),
@@ -241,6 +243,9 @@ impl Refusal {
             Self::NotOffered => row(502, (5, 5, 1), "not-offered", "Command not offered here"),
             Self::Overloaded => row(421, (4, 3, 2), "overloaded", "Too many connections, try again soon"),
             Self::PerAddress => row(421, (4, 3, 2), "per-address", "Too many connections from your address"),
+            Self::PasswordChanged => {
+                row(421, (4, 7, 0), "password-changed", "Your password was changed or removed, log in again")
+            }
             Self::Pipelined => row(554, (5, 5, 0), "pipelined", "Wait for the reply before you go on"),
             Self::QueueFull => row(452, (4, 3, 1), "queue-full", "Too much mail waits to be sent, try again later"),
             Self::QuotaFull => row(452, (4, 2, 2), "quota-full", "Mailbox full, try again later"),
@@ -248,6 +253,7 @@ impl Refusal {
             Self::Relay => row(550, (5, 7, 1), "relay", "This server does not relay: <{}> is not local"),
             Self::SenderDomain => row(554, (5, 1, 8), "sender-domain", "Sender domain <{}> is not fully qualified"),
             Self::SenderNotYours => row(550, (5, 7, 1), "sender-not-yours", "<{}> is not an address of your login"),
+            Self::SendingLimit => row(450, (4, 7, 1), "sending-limit", "Your login has sent as much as it may; it goes on at {}"),
             Self::SpoolFull => row(452, (4, 3, 1), "spool-full", "Insufficient storage for mail to be sent, try again later"),
             Self::Syntax => row(501, (5, 5, 2), "syntax", "Syntax: {}"),
             Self::Timeout => row(421, (4, 4, 2), "timeout", "Timeout"),
@@ -264,7 +270,7 @@ impl Refusal {
     }
 
     /// Every refusal; tests hold the transcripts and the manual against it.
-    pub const ALL: [Self; 58] = [
+    pub const ALL: [Self; 60] = [
         Self::AddressThrottled,
         Self::AlreadyLoggedIn,
         Self::AlreadyTls,
@@ -304,6 +310,7 @@ impl Refusal {
         Self::NotOffered,
         Self::Overloaded,
         Self::PerAddress,
+        Self::PasswordChanged,
         Self::Pipelined,
         Self::QueueFull,
         Self::QuotaFull,
@@ -311,6 +318,7 @@ impl Refusal {
         Self::Relay,
         Self::SenderDomain,
         Self::SenderNotYours,
+        Self::SendingLimit,
         Self::SpoolFull,
         Self::Syntax,
         Self::Timeout,

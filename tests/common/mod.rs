@@ -32,6 +32,7 @@ pub struct Setup {
     /// Lines for the sections `[limits]` and `[senders]`.
     pub limits: Vec<String>,
     pub senders: Vec<String>,
+    pub sending_limits: Vec<String>,
     /// The sections `[outgoing…]` as they stand in the file; `{place}` is the server's own directory.
     pub outgoing: String,
     pub services: Vec<&'static str>,
@@ -53,6 +54,7 @@ impl Default for Setup {
             aliases: vec!["postmaster: alice".into(), "abuse: alice".into()],
             limits: Vec::new(),
             senders: Vec::new(),
+            sending_limits: Vec::new(),
             outgoing: String::new(),
             services: vec!["smtp", "submission", "submissions"],
             wrapper: Vec::new(),
@@ -105,13 +107,14 @@ impl Setup {
         format!(
             "hostname = \"mx.example.org\"\ndomains = {:?}\nusers = \"{place}/users\"\naliases = \"{place}/aliases\"\n\
              maildir = \"{}/{{domain}}/{{user}}\"\nstate = \"{place}/state\"\nuser = \"nobody\"\n[listen]\n{listen}[tls]\n\
-             certificate = {:?}\nkey = {:?}\n[limits]\n{}\n[senders]\n{}\n{}",
+             certificate = {:?}\nkey = {:?}\n[limits]\n{}\n[senders]\n{}\n[sending_limits]\n{}\n{}",
             self.domains,
             mail.display(),
             self.tls.as_ref().map_or(dir.join("cert.pem"), |tls| tls.join("fullchain.pem")),
             self.tls.as_ref().map_or(dir.join("key.pem"), |tls| tls.join("privkey.pem")),
             self.limits.join("\n"),
             self.senders.join("\n"),
+            self.sending_limits.join("\n"),
             self.outgoing.replace("{place}", &place.to_string())
         )
     }

@@ -211,7 +211,7 @@ fn messages_octet_by_octet() {
             while text.len() < 20_000_000 {
                 n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 text.extend_from_slice(
-                    format!("{}{:0width$x}\r\n", if n % 5 == 0 { "." } else { "" }, n, width = (n >> 8) as usize % 900)
+                    format!("{}{:0width$x}\r\n", if n.is_multiple_of(5) { "." } else { "" }, n, width = (n >> 8) as usize % 900)
                         .as_bytes(),
                 );
             }
