@@ -15,6 +15,7 @@ pub mod listing;
 pub mod notice;
 pub mod operate;
 pub mod report;
+pub mod reporter;
 pub mod schedule;
 pub mod spool;
 

@@ -1,17 +1,21 @@
 //! Reads the content of a message and stores it, for the driver of a connection.
 
+use std::fs::File;
 use std::io;
+use std::path::Path;
 
-use super::Driver;
 use super::incoming::{self, Incoming, MessageContext, storage_refused};
 use super::login::Proved;
 use super::sending::Sender;
+use super::{Driver, outbox};
 use crate::config::outgoing::NextHop;
 use crate::mail::durable::StorageError;
 use crate::net::deadline::Wait;
 use crate::net::stream::Link;
 use crate::policy::Destination;
 use crate::policy::sending::Reserved;
+use crate::queue::reporter::Delivered;
+use crate::queue::spool::QueuedRecipient;
 use crate::smtp::address::ForwardPath;
 use crate::smtp::data::Framing;
 use crate::smtp::event::{Event, Receipt};
@@ -143,6 +147,9 @@ impl<L: Link> Driver<'_, L> {
             slot.succeed();
         }
         self.context.count_message(stored.files.iter().map(|(_, file)| file.as_path()));
+        if !stored.asked.is_empty() {
+            self.report_delivery(&stored.id, stored.asked, stored.files.first().map(|(_, file)| file.as_path()));
+        }
         let Some(queued) = stored.queued else { return Ok(Receipt::Stored(stored.id)) };
         let (login, from) = (&queued.envelope.login, queued.envelope.reverse_path.to_string());
         let to: Vec<String> = queued.envelope.recipients.iter().map(|to| to.address.to_string()).collect();
@@ -151,6 +158,18 @@ impl<L: Link> Driver<'_, L> {
             outbox.accept(queued);
         }
         Ok(Receipt::Queued(stored.id))
+    }
+
+    /// For a sender who asked with NOTIFY=SUCCESS (RFC 3461 section 5.2.3).
+    #[inline(never)]
+    fn report_delivery(&self, id: &str, asked: Vec<QueuedRecipient>, file: Option<&Path>) {
+        if let Some(outbox) = &self.context.outbox
+            && let Some(envelope) = outbox::envelope(&self.session, self.log.id(), asked)
+        {
+            // A reader of mail may have moved it by now.
+            let file = file.and_then(|file| File::open(file).ok());
+            outbox.report_delivery(&Delivered { id: id.to_owned(), envelope, file });
+        }
     }
 
     fn new_incoming(&mut self, framing: Framing) -> Incoming {

@@ -35,6 +35,8 @@ pub struct Incoming {
     decoder: Decoder,
     header: Option<HeaderReader>,
     boxes: Boxes,
+    /// Recipients here of whose delivery the sender wants to know.
+    asked: Vec<QueuedRecipient>,
     /// For the mailboxes.
     draft: Option<Draft>,
     /// For recipients elsewhere.
@@ -67,6 +69,8 @@ pub struct Stored {
     pub id: String,
     /// Each mailbox with the file in it.
     pub files: Vec<(String, PathBuf)>,
+    /// Recipients here of whose delivery the sender wants to know.
+    pub asked: Vec<QueuedRecipient>,
     /// What is in the spool, if there are recipients elsewhere.
     pub queued: Option<Accepted>,
     /// What stands in Subject.
@@ -82,6 +86,8 @@ pub struct Stored {
 struct Places {
     /// Mailboxes, each with its Maildir or the folder within it.
     boxes: Vec<(String, PathBuf)>,
+    /// Recipients here of whose delivery the sender wants to know.
+    asked: Vec<QueuedRecipient>,
     elsewhere: Vec<QueuedRecipient>,
 }
 
@@ -98,6 +104,7 @@ impl Incoming {
             decoder: Decoder::new(framing),
             header: Some(HeaderReader::default()),
             boxes: Vec::new(),
+            asked: Vec::new(),
             draft: None,
             queued: None,
             refused: None,
@@ -164,7 +171,9 @@ impl Incoming {
         let files = delivered.map(Delivered::keep).unwrap_or_default();
         let octets = octets.ok_or(Refusal::Internal)?;
         let files = mailboxes.into_iter().zip(files).collect();
-        Ok(Stored { id: self.id.clone(), files, queued, subject: std::mem::take(&mut self.subject), octets, begun: self.begun })
+        let asked = std::mem::take(&mut self.asked);
+        let subject = std::mem::take(&mut self.subject);
+        Ok(Stored { id: self.id.clone(), files, asked, queued, subject, octets, begun: self.begun })
     }
 
     fn refuse(&mut self, refused: Refused) {
@@ -199,8 +208,8 @@ impl Incoming {
             authors::check(&mut header, login, &snapshot.policy)?;
         }
         self.subject = header.subject().map(<[u8]>::to_vec).unwrap_or_default();
-        let Places { boxes, elsewhere } = places(envelope, around)?;
-        self.boxes = boxes;
+        let Places { boxes, asked, elsewhere } = places(envelope, around)?;
+        (self.boxes, self.asked) = (boxes, asked);
         if let Some(outbox) = context.outbox.as_ref().filter(|_| !elsewhere.is_empty()) {
             let session_id = self.id.split('.').next().unwrap_or_default();
             let envelope = outbox::envelope(session, session_id, elsewhere).ok_or(Refusal::Internal)?;
@@ -259,7 +268,14 @@ fn places(envelope: &Envelope, around: MessageContext<'_>) -> Result<Places, Ref
     let mut places = Places::default();
     let (mut known, mut addresses) = (HashSet::new(), HashSet::new());
     for Recipient { path, notify, orcpt } in &envelope.recipients {
+        let asks = notify.is_some_and(|notify| notify.success);
         for to in destinations(context, snapshot, session.service().needs_login(), path)? {
+            if asks && let (Destination::Mailbox(_), ForwardPath::Mailbox(address)) = (&to, path) {
+                let to = QueuedRecipient { address: address.clone(), notify: *notify, orcpt: orcpt.clone() };
+                if !places.asked.contains(&to) {
+                    places.asked.push(to);
+                }
+            }
             match to {
                 Destination::Mailbox(to) => {
                     let inbox = snapshot.config.maildir.of(&to.mailbox);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::mail::durable::StorageError;
 use crate::queue::QueueId;
+use crate::queue::reporter::Delivered;
 use crate::queue::spool::{Envelope, QueuedRecipient, Spool};
 use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::session::Session;
@@ -13,6 +14,7 @@ pub struct Outbox {
     spool: Arc<Spool>,
     has_room: Box<HasRoom>,
     accepted: Box<AcceptedCallback>,
+    delivered: Box<DeliveredCallback>,
 }
 
 /// A message that is in the spool, durable.
@@ -28,6 +30,7 @@ pub struct Accepted {
 
 type HasRoom = dyn Fn(&str, usize) -> bool + Send + Sync;
 type AcceptedCallback = dyn Fn(Accepted) + Send + Sync;
+type DeliveredCallback = dyn Fn(&Delivered) + Send + Sync;
 
 impl Outbox {
     /// `has_room` says whether a login may let so many pairs of message and destination more wait; `accepted` is told of every message
@@ -37,7 +40,13 @@ impl Outbox {
         has_room: impl Fn(&str, usize) -> bool + Send + Sync + 'static,
         accepted: impl Fn(Accepted) + Send + Sync + 'static,
     ) -> Self {
-        Self { spool, has_room: Box::new(has_room), accepted: Box::new(accepted) }
+        Self { spool, has_room: Box::new(has_room), accepted: Box::new(accepted), delivered: Box::new(|_| ()) }
+    }
+
+    /// The same with reports of delivery, which are durable when `delivered` returns.
+    pub fn reporting(mut self, delivered: impl Fn(&Delivered) + Send + Sync + 'static) -> Self {
+        self.delivered = Box::new(delivered);
+        self
     }
 
     /// The spool.
@@ -60,6 +69,11 @@ impl Outbox {
     /// Hands a message over.
     pub fn accept(&self, accepted: Accepted) {
         (self.accepted)(accepted);
+    }
+
+    /// Reports that a message is in mailboxes here, before its 250 is said.
+    pub fn report_delivery(&self, delivered: &Delivered) {
+        (self.delivered)(delivered);
     }
 }
 

@@ -11,33 +11,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+use jiff::Zoned;
 
 use super::QueueId;
 use super::explain::Cause;
-use super::letter::{Letter, Letterhead};
-use super::notice::{self, Late, Resting};
+use super::letter::Letter;
 use super::report::{self, Kind, Original, Outcome, RETURNED_MAX};
+use super::reporter::{Reporter, RouteNews};
 use super::spool::{Happened, QueuedMessage, Record, Spool, SpoolError, Told, Verdict, arrived};
 use super::work::Attempt;
 use crate::journal;
-use crate::smtp::address::{Address, ReversePath};
+use crate::smtp::address::ReversePath;
 use crate::smtp::remote::{RemoteReply, Stage};
-
-/// Where letters of this server go.
-pub trait Mailer: Send + Sync {
-    /// This server's name.
-    fn hostname(&self) -> String;
-    /// What stands in From.
-    fn from(&self) -> Address;
-    /// Makes a letter durable for this address, in its mailbox or in the queue; says where.
-    fn deliver(&self, to: &Address, letter: &Letter) -> Result<String, String>;
-    /// Who is told of routes, and of reports that cannot be delivered.
-    fn postmaster(&self) -> Address;
-    /// The address of a login, if its notices have one.
-    fn address_of(&self, login: &str) -> Option<Address>;
-}
 
 /// Something to be done.
 #[derive(Debug)]
@@ -108,28 +93,10 @@ pub struct Failed {
     pub expired: bool,
 }
 
-/// A route that rests or is well.
-#[derive(Clone, Debug)]
-pub struct RouteNews {
-    /// Its name.
-    pub name: String,
-    /// The next hop, if it was reached.
-    pub host: String,
-    /// Why it rests; nothing when it is well.
-    pub cause: Option<Cause>,
-    /// What the next hop said.
-    pub reply: Option<RemoteReply>,
-    /// Seconds since 1970 since when.
-    pub since: u64,
-    /// Seconds since 1970 of the next probe.
-    pub next: Option<u64>,
-}
-
 /// See the module's description.
 pub struct Clerk {
     spool: Arc<Spool>,
-    mailer: Arc<dyn Mailer>,
-    zone: TimeZone,
+    reporter: Arc<Reporter>,
     /// What could not be done, and what comes after it for the same messages.
     undone: VecDeque<Deed>,
     /// Messages that were held since no report of them could be delivered, until the schedule is done with them.
@@ -141,8 +108,8 @@ const AGAIN: Duration = Duration::from_secs(30);
 
 impl Clerk {
     /// A clerk for this spool.
-    pub fn new(spool: Arc<Spool>, mailer: Arc<dyn Mailer>) -> Self {
-        Self { spool, mailer, zone: TimeZone::system(), undone: VecDeque::new(), unreported: HashSet::new() }
+    pub fn new(spool: Arc<Spool>, reporter: Arc<Reporter>) -> Self {
+        Self { spool, reporter, undone: VecDeque::new(), unreported: HashSet::new() }
     }
 
     /// Does what comes until there is nothing more to come. What cannot be done by then is found at the next start.
@@ -192,7 +159,7 @@ impl Clerk {
             }
             Deed::Late(id, recipients, until) => self.late(*id, recipients, *until),
             Deed::LateNotice { login, route, count, oldest } => {
-                self.late_notice(login, route, *count, *oldest);
+                self.reporter.late_notice(login, route, *count, *oldest);
                 Ok(())
             }
             Deed::Relayed(id, recipients) => self.relayed(*id, recipients),
@@ -200,7 +167,7 @@ impl Clerk {
             Deed::Remove(id) if self.unreported.remove(id) => Ok(()),
             Deed::Remove(id) => self.spool.remove(*id),
             Deed::Tell(news, waiting) => {
-                self.tell(news, *waiting);
+                self.reporter.tell(news, *waiting);
                 Ok(())
             }
         }
@@ -219,7 +186,7 @@ impl Clerk {
 
     fn late(&mut self, id: QueueId, recipients: &[(u16, Option<Cause>)], until: u64) -> Result<(), SpoolError> {
         let message = self.spool.read(id)?;
-        let until = self.zoned(until);
+        let until = self.reporter.zoned(until);
         let failed: Vec<(u16, Failed)> =
             recipients.iter().map(|(number, cause)| (*number, last_of(&message, *number, *cause))).collect();
         let outcomes: Vec<(u16, &Failed)> = failed.iter().map(|(number, failed)| (*number, failed)).collect();
@@ -262,7 +229,8 @@ impl Clerk {
         if due.is_empty() {
             return Ok(());
         }
-        let attempted: Vec<Option<Zoned>> = due.iter().map(|(_, failed)| failed.attempted.map(|time| self.zoned(time))).collect();
+        let attempted: Vec<Option<Zoned>> =
+            due.iter().map(|(_, failed)| failed.attempted.map(|time| self.reporter.zoned(time))).collect();
         let rows = due.iter().zip(&attempted).filter_map(|((number, failed), attempted)| {
             let to = envelope.recipients.get(usize::from(*number))?;
             Some(Outcome {
@@ -277,7 +245,7 @@ impl Clerk {
             })
         });
         let rows: Vec<Outcome<'_>> = rows.collect();
-        let (arrived, name) = (self.zoned(arrived(id)), id.to_string());
+        let (arrived, name) = (self.reporter.zoned(arrived(id)), id.to_string());
         let whole = message.text.octets <= RETURNED_MAX as u64;
         let original = Original {
             id: &name,
@@ -288,9 +256,14 @@ impl Clerk {
             text: &text,
             whole,
         };
-        let letter = self.with_head(|head| report::build(kind, head, original, &rows));
-        match self.deliver(sender, &letter) {
+        let letter = self.reporter.with_head(|head| report::build(kind, head, original, &rows));
+        match self.reporter.deliver(sender, &letter) {
             Ok(place) => journal::queue::reported(&name, place, kind.action()),
+            // Of the message itself nothing is decided yet.
+            Err(why) if matches!(kind, Kind::Delay(_)) => {
+                journal::notice("report", format!("{id}: {why}"));
+                return Ok(());
+            }
             // It is neither forgotten nor repeated for ever: a person looks at it.
             Err(why) => {
                 journal::notice("report", format!("{id}: {why}"));
@@ -301,22 +274,17 @@ impl Clerk {
         self.spool.append(id, &record(Happened::Reported { recipients, action: kind.action().to_owned() }))
     }
 
-    /// To its address; if that fails, to the postmaster.
-    fn deliver(&self, to: &Address, letter: &Letter) -> Result<String, String> {
-        self.mailer.deliver(to, letter).or_else(|why| match self.mailer.postmaster() {
-            postmaster if postmaster == *to => Err(why),
-            postmaster => self.mailer.deliver(&postmaster, letter).map_err(|second| format!("{why}; {second}")),
-        })
-    }
-
     /// A report of this server that was sent on and refused: to the postmaster, and never a report of it.
     fn undeliverable(&mut self, id: QueueId, text: Vec<u8>, outcomes: &[(u16, &Failed)]) -> Result<(), SpoolError> {
-        let (postmaster, name) = (self.mailer.postmaster(), id.to_string());
+        let (postmaster, name) = (self.reporter.mailer.postmaster(), id.to_string());
         let letter = Letter { eight_bit: !text.is_ascii(), utf8: false, text };
         let envelope = self.spool.read(id)?.envelope;
         let was_for_it = envelope.recipients.iter().any(|to| to.address == postmaster);
-        let delivered =
-            if was_for_it { Err("it was for the postmaster".to_owned()) } else { self.mailer.deliver(&postmaster, &letter) };
+        let delivered = if was_for_it {
+            Err("it was for the postmaster".to_owned())
+        } else {
+            self.reporter.mailer.deliver(&postmaster, &letter)
+        };
         match delivered {
             Ok(place) => journal::queue::reported(&name, place, "failed"),
             Err(why) => {
@@ -333,61 +301,6 @@ impl Clerk {
         self.unreported.insert(id);
         journal::queue::held(&id.to_string(), "no-report");
         Ok(())
-    }
-
-    fn late_notice(&self, login: &str, route: &RouteNews, count: u64, (oldest, until): (u64, u64)) {
-        let Some(to) = self.mailer.address_of(login) else { return };
-        let (oldest, until) = (self.zoned(oldest), self.zoned(until));
-        let letter = self.with_resting(route, |head, resting| {
-            notice::late(head, &to, Late { messages: count, oldest: &oldest, until: &until }, resting)
-        });
-        match letter.map(|letter| self.deliver(&to, &letter)) {
-            Some(Ok(place)) => journal::queue::reported("", place, "delayed"),
-            Some(Err(why)) => journal::notice("report", why),
-            None => {}
-        }
-    }
-
-    fn tell(&self, news: &RouteNews, waiting: u64) {
-        let to = self.mailer.postmaster();
-        let letter = match news.cause {
-            Some(_) => self.with_resting(news, |head, resting| notice::rests(head, &to, resting, waiting)),
-            None => {
-                let since = self.zoned(news.since);
-                Some(self.with_head(|head| notice::well(head, &to, &news.name, &since, waiting)))
-            }
-        };
-        if let Some(Err(why)) = letter.map(|letter| self.mailer.deliver(&to, &letter)) {
-            journal::notice("postmaster", format!("cannot be told of route {}: {why}", news.name));
-        }
-    }
-
-    fn with_resting(&self, news: &RouteNews, build: impl FnOnce(Letterhead<'_>, Resting<'_>) -> Letter) -> Option<Letter> {
-        let (since, next) = (self.zoned(news.since), news.next.map(|next| self.zoned(next)));
-        let resting = Resting {
-            route: &news.name,
-            host: (!news.host.is_empty()).then(|| news.host.split('[').next().unwrap_or_default()),
-            since: &since,
-            cause: news.cause?,
-            reply: news.reply.as_ref(),
-            next: next.as_ref(),
-        };
-        Some(self.with_head(|head| build(head, resting)))
-    }
-
-    fn with_head<T>(&self, build: impl FnOnce(Letterhead<'_>) -> T) -> T {
-        let (hostname, from) = (self.mailer.hostname(), self.mailer.from());
-        let mut random = [0; 10];
-        // Without randomness two letters of one second have one Message-ID.
-        let _ = aws_lc_rs::rand::fill(&mut random);
-        let id: String = random.iter().map(|octet| format!("{octet:02x}")).collect();
-        let now = self.zoned(now());
-        build(Letterhead { hostname: &hostname, from: &from, now: &now, id: &id })
-    }
-
-    fn zoned(&self, unix: u64) -> Zoned {
-        let seconds = i64::try_from(unix).unwrap_or_default();
-        Timestamp::from_second(seconds).unwrap_or_default().to_zoned(self.zone.clone())
     }
 }
 

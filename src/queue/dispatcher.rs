@@ -19,7 +19,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::QueueId;
-use super::clerk::{Clerk, Deed, Mailer, now};
+use super::clerk::{Clerk, Deed, now};
+use super::reporter::{Delivered, Mailer, Reporter};
 use super::schedule::{Answer, Counts, Destination, Now, RouteState, Schedule, Settings, Verb};
 use super::spool::{Envelope, Found, SWEEP, Spool};
 use super::work::{Attempt, Report, Task};
@@ -37,6 +38,7 @@ pub struct Queue {
     coming: AtomicU32,
     most: AtomicU64,
     routing: Mutex<Arc<Routing>>,
+    reporter: Arc<Reporter>,
 }
 
 /// What the dispatcher is told.
@@ -113,7 +115,9 @@ impl Dispatcher {
         let Start { spool, found, settings, couriers: count, queue_max, routing, mailer } = start;
         let (sender, inputs) = crossbeam_channel::unbounded();
         let (give_up, hold_unanswered) = (settings.give_up, settings.hold_unanswered);
+        let reporter = Arc::new(Reporter::new(mailer));
         let queue = Arc::new(Queue {
+            reporter: Arc::clone(&reporter),
             schedule: Mutex::new(Schedule::new(settings, count, clock())),
             spool: Arc::clone(&spool),
             inputs: sender.clone(),
@@ -124,7 +128,7 @@ impl Dispatcher {
         });
         let reports = sender.clone();
         let couriers = couriers(Box::new(move |report| drop(reports.send(Input::Report(report)))))?;
-        let (deeds, clerk) = start_clerk(Clerk::new(Arc::clone(&spool), mailer))?;
+        let (deeds, clerk) = start_clerk(Clerk::new(Arc::clone(&spool), reporter))?;
         let sweeper = Sweeper::start(&spool)?;
         read_in_background(&queue, found, hold_unanswered)?;
         let mut thread = Thread {
@@ -198,6 +202,11 @@ impl Queue {
         let pairs = u32::try_from(envelope.recipients.len()).unwrap_or(u32::MAX);
         self.coming.fetch_add(pairs, Ordering::Relaxed);
         let _ = self.inputs.send(Input::Accepted { id, envelope: Box::new(envelope), pairs });
+    }
+
+    /// A message is in mailboxes here, and its sender wants to know.
+    pub fn delivered(&self, delivered: &Delivered) {
+        self.reporter.delivered(delivered);
     }
 
     /// The configuration has changed. What waits keeps the route that it has.

@@ -19,16 +19,16 @@ use super::watch::{Stamp, stamp};
 use crate::config::Config;
 use crate::config::outgoing::{self, AfterCrash, NextHop};
 use crate::conn::context::{Context, Snapshot};
-use crate::conn::outbox::Outbox;
+use crate::conn::outbox::{Accepted, Outbox};
 use crate::journal;
 use crate::mail::durable::Faults;
 use crate::net::stop::Stop;
 use crate::policy::Destination as Place;
-use crate::queue::clerk::Mailer;
 use crate::queue::control;
 use crate::queue::dispatcher::{Dispatcher, Queue, Routing, Start};
 use crate::queue::letter::Letter;
 use crate::queue::operate;
+use crate::queue::reporter::Mailer;
 use crate::queue::schedule::{Destination, Rate, RouteSettings, Settings};
 use crate::queue::spool::{Envelope, Found, QueuedRecipient, Spool, SpoolError};
 use crate::relay::pool::{self, Shared};
@@ -90,9 +90,15 @@ impl Opened {
     pub fn outbox(&self) -> Outbox {
         let (room, accepts) = (Arc::clone(&self.queue), Arc::clone(&self.queue));
         let has_room = move |login: &str, pairs| room.get().is_some_and(|queue: &Arc<Queue>| queue.has_room(login, pairs));
-        Outbox::new(Arc::clone(&self.spool), has_room, move |accepted| {
+        let delivered = Arc::clone(&self.queue);
+        let accepted = move |accepted: Accepted| {
             if let Some(queue) = accepts.get() {
                 queue.accepted(accepted.id, accepted.envelope);
+            }
+        };
+        Outbox::new(Arc::clone(&self.spool), has_room, accepted).reporting(move |message| {
+            if let Some(queue) = delivered.get() {
+                queue.delivered(message);
             }
         })
     }

@@ -7,9 +7,9 @@ use crate::conn::context::Context;
 use crate::conn::sending::LimitReached;
 use crate::journal;
 use crate::policy::sending::Limit;
-use crate::queue::clerk::Mailer;
 use crate::queue::letter::Letterhead;
 use crate::queue::notice::{self, Limited};
+use crate::queue::reporter::Mailer;
 use crate::smtp::address::{Address, ForwardPath};
 
 /// Tells what is to be told. Without a mailer of the outgoing side letters go into mailboxes here alone.
