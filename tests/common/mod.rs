@@ -44,6 +44,8 @@ pub struct Setup {
     pub mail: Option<PathBuf>,
     /// The directory of fullchain.pem and privkey.pem, if not a certificate of the server's own.
     pub tls: Option<PathBuf>,
+    /// The port of the first service; 0 for any.
+    pub port: u16,
 }
 
 impl Default for Setup {
@@ -61,6 +63,7 @@ impl Default for Setup {
             hash_memory: 8,
             mail: None,
             tls: None,
+            port: 0,
         }
     }
 }
@@ -103,7 +106,9 @@ impl Setup {
     pub fn toml(&self, dir: &Path) -> String {
         let place = dir.display();
         let mail = self.mail.clone().unwrap_or_else(|| dir.join("mail"));
-        let listen: String = self.services.iter().zip(1..).map(|(name, n)| format!("{name} = [\"127.0.0.{n}:0\"]\n")).collect();
+        let port = |n| if n == 1 { self.port } else { 0 };
+        let listen: String =
+            self.services.iter().zip(1..).map(|(name, n)| format!("{name} = [\"127.0.0.{n}:{}\"]\n", port(n))).collect();
         format!(
             "hostname = \"mx.example.org\"\ndomains = {:?}\nusers = \"{place}/users\"\naliases = \"{place}/aliases\"\n\
              maildir = \"{}/{{domain}}/{{user}}\"\nstate = \"{place}/state\"\nuser = \"nobody\"\n[listen]\n{listen}[tls]\n\
