@@ -111,7 +111,7 @@ fn the_disk_of_the_spool_is_full() {
     }
 }
 
-fn mount_tmpfs(at: &Path, options: &str) -> bool {
+pub fn mount_tmpfs(at: &Path, options: &str) -> bool {
     let mount = || Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at).status();
     let works = nix::unistd::geteuid().is_root() && mount().is_ok_and(|status| status.success());
     if !works {

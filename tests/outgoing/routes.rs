@@ -276,6 +276,37 @@ fn ten_thousand_for_a_dead_route() {
     assert_eq!(lines(&server, "state=resting").len(), 1, "{}", server.log_text());
 }
 
+/// Thousands of messages of one login before one of another: it waits for what is being sent, and for nothing more.
+#[test]
+fn ten_thousand_of_one_login() {
+    let hop = Hop::new();
+    hop.down(true);
+    let mut server = setup(&hop, "").start();
+    let id = mail_to(&server, &["x@there.example"], "a newsletter");
+    server.wait_for_log(&["state=resting"]);
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    server.wait(PATIENCE);
+    copy_many(&server, &id, 10_000);
+    hop.down(false);
+    hop.rule(|asked| {
+        if asked.stage == "." {
+            thread::sleep(Duration::from_millis(5));
+        }
+        Said::Usual
+    });
+    server.restart();
+    hop.wait_for_messages(100);
+    let mut bob = server.login("bob@example.org");
+    let before = hop.count("MAIL");
+    submit(&mut bob, "<bob@example.org>", &["<y@other.example>"], b"From: bob@example.org\r\n\r\nreset\r\n");
+    wait_until("it is begun", &server, || hop.heard().iter().any(|line| line.starts_with("MAIL FROM:<bob@")));
+    let begun: Vec<String> = hop.heard().into_iter().filter(|line| line.starts_with("MAIL FROM:")).collect();
+    let at = begun.iter().position(|line| line.starts_with("MAIL FROM:<bob@")).unwrap();
+    println!("{} transactions began between the submission of another login's message and its own", at - before);
+    // A handful while it was accepted, then one for each connection; not ten thousand.
+    assert!(at - before < 200, "{at} {before}");
+}
+
 /// Sizes, time stamps and changes of every file.
 fn stamps(directory: &Path) -> std::collections::BTreeMap<String, [i64; 4]> {
     use std::os::unix::fs::MetadataExt as _;

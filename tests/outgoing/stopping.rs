@@ -154,3 +154,87 @@ fn a_message_that_ends_the_process() {
     let taken = hop.wait_for_messages(1);
     assert!(taken[0].rcpt == ["RCPT TO:<b@there.example>"], "{another}");
 }
+
+/// A resolver that says nothing holds up neither the stop nor the mail of other routes.
+#[test]
+fn a_resolver_that_hangs() {
+    if !common::require_root() {
+        return;
+    }
+    // Nothing answers there, so that each question waits for its end.
+    let Ok(silent) = std::net::UdpSocket::bind("127.9.9.9:53") else {
+        skipped("port 53 cannot be had");
+        return;
+    };
+    let hop = Hop::new();
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let resolv = dir.path().join("resolv.conf");
+    fs::write(&resolv, "nameserver 127.9.9.9\noptions timeout:30 attempts:5\n").unwrap();
+    let mut setup = setup(&hop, "");
+    let slow = hop.route("slow").replace(&format!("localhost:{}", hop.address.port()), "smtp.slow.example:465");
+    setup.outgoing.push_str(&format!("{slow}[outgoing.to]\n\"slow.example\" = \"slow\"\n"));
+    let script = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+    setup.wrapper = ["unshare", "-m", "sh", "-c", script, &resolv.display().to_string()].map(str::to_owned).to_vec();
+    let mut server = setup.start();
+    let waits = mail_to(&server, &["x@slow.example"], "slow");
+    silent.set_read_timeout(Some(PATIENCE)).unwrap();
+    silent.recv(&mut [0; 512]).expect("a question");
+    mail_to(&server, &["x@there.example"], "quick");
+    hop.wait_for_messages(1);
+    let begun = Instant::now();
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait(PATIENCE), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(15), "the resolver would take 30 s, and the drain is as long");
+    assert_eq!(queued(&server), [waits]);
+}
+
+/// The disk is full in the middle of the record of a result: the message stays, and what is cut short is ignored.
+#[test]
+fn a_full_disk_in_the_middle_of_a_record() {
+    let hop = Hop::new();
+    hop.rule(|asked| if asked.stage == "." && asked.nth < 2 { Said::Hold } else { Said::Usual });
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    if !accepting::mount_tmpfs(dir.path(), "size=1m,mode=777") {
+        return;
+    }
+    let spool = dir.path().join("spool");
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let mut setup = setup(&hop, "");
+        setup.outgoing = setup.outgoing.replace("{place}/spool", &spool.display().to_string());
+        let mut server = setup.start();
+        let size = |id: &str| fs::metadata(spool.join("queue").join(id)).unwrap().len() as usize;
+        // The first shows how much a message takes until its dot; the second ends 20 octets before a page does.
+        let first = mail_to(&server, &["x@there.example"], "first");
+        hop.wait_for_held(".", 1);
+        let more = 4096 * 2 - 20 - size(&first);
+        hop.let_go();
+        wait_until("the first is sent", &server, || names(&spool.join("queue")).is_empty());
+        let content = format!(
+            "{}{}\r\n",
+            plain("first"),
+            "x\r\n".repeat(more / 2 - 1).trim_end().to_owned() + if more % 2 == 0 { "" } else { "x" }
+        );
+        let second = submit(&mut server.login(ALICE), "<alice@example.org>", &["<x@there.example>"], content.as_bytes());
+        hop.wait_for_held(".", 2);
+        let left = 4096 * 2 - size(&second);
+        assert!((10..=40).contains(&left), "{left}");
+        let _ = fs::write(dir.path().join("ballast"), vec![0; 2 << 20]);
+        hop.cut_all();
+        server.wait_for_log(&["notice", "about=spool"]);
+        thread::sleep(Duration::from_millis(200));
+        kill(&mut server);
+        let file = fs::read_to_string(spool.join("queue").join(&second)).unwrap();
+        assert!(!file.ends_with(';'), "a record that was cut short: {:?}", &file[file.len() - 100..]);
+        fs::remove_file(dir.path().join("ballast")).unwrap();
+        server.restart();
+        hop.wait_for_messages(2);
+        server.wait_for_log(&["maybe-twice", &second]);
+        wait_until("all are sent", &server, || names(&spool.join("queue")).is_empty());
+    }));
+    let _ = Command::new("umount").arg("-l").arg(dir.path()).status();
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
