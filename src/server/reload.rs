@@ -181,7 +181,7 @@ impl Files {
         let text = load::text(path).map_err(|error| Refusal::of_read(&error, load::unreadable(path, &error)))?;
         let config = Config::parse(&text, path, load::own_name)?;
         if access.as_ref().is_some_and(|access| !access.covers(&sandbox::access(&config, path, keys.is_helper()))) {
-            let text = "needs a directory outside the sandbox of this process; restart it to apply";
+            let text = "needs a directory or a port outside the sandbox of this process; restart it to apply";
             return Err(vec![Problem::with(path, text)].into());
         }
         // Sockets that were handed over are not in [listen], where the parser would have seen it.

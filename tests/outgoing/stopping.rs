@@ -238,3 +238,21 @@ fn a_full_disk_in_the_middle_of_a_record() {
         std::panic::resume_unwind(panic);
     }
 }
+
+/// A route to a port that was not known at the start is outside the sandbox: refused, and the old routes are kept.
+#[test]
+fn a_reload_with_another_port() {
+    let (first, second) = (Hop::new(), Hop::new());
+    let mut setup = setup(&first, "");
+    let server = setup.clone().start();
+    if !server.wait_for_log(&["sandbox "]).contains("tcp") {
+        skipped("this kernel confines no connections");
+        return;
+    }
+    setup.outgoing = setup.outgoing.replacen("via = \"next\"", "via = \"other\"", 1) + &second.route("other");
+    fs::write(&server.config, setup.toml(server.dir.path())).unwrap();
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log(&["reloaded", "what=configuration", "restart"]);
+    mail_to(&server, &["b@there.example"], "after");
+    first.wait_for_messages(1);
+}
