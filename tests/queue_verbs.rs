@@ -43,7 +43,7 @@ impl Place {
         let told =
             Told { stage: Stage::Recipient, code: Some(451), status: Some((4, 7, 1)), text: "come \u{9b}31m again".into() };
         let result = Happened::Result { recipients: vec![0], verdict: Verdict::Wait, told };
-        for what in [begin, Happened::Dot, result] {
+        for what in [begin, Happened::Dot { recipients: Vec::new() }, result] {
             spool.append(alice, &Record { time: NOW, what }).unwrap();
         }
         spool.set_due(alice, 4_000_000_000).unwrap();

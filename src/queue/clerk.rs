@@ -341,11 +341,12 @@ fn was_in_doubt(message: &QueuedMessage, number: u16) -> bool {
     let (mut open, mut dotted, mut doubt) = (false, false, false);
     for record in &message.log {
         match &record.what {
-            Happened::Begin { recipients, .. } => {
+            Happened::Begin { recipients, .. } if recipients.contains(&number) => {
                 doubt |= open && dotted;
-                (open, dotted) = (recipients.contains(&number), false);
+                (open, dotted) = (true, false);
             }
-            Happened::Dot => dotted = true,
+            Happened::Dot { recipients } => dotted |= open && (recipients.is_empty() || recipients.contains(&number)),
+            Happened::End { recipients } if recipients.contains(&number) => open = false,
             Happened::Result { recipients, verdict, told } if recipients.contains(&number) => {
                 // A line that was cut after the dot: recorded, and no answer all the same.
                 let answered = told.code.is_some_and(|code| (400..600).contains(&code));

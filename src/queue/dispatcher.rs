@@ -91,6 +91,8 @@ struct Thread {
     clerk: Sender<Deed>,
     /// What happened last to recipients whose result is still open.
     attempts: HashMap<(QueueId, u16), Attempt>,
+    /// Recipients of attempts that are over, until a record says what came of them.
+    begun: HashSet<(QueueId, u16)>,
     /// What failed last with a destination.
     troubles: HashMap<Destination, Attempt>,
     /// Messages of which the clerk has something to write, so that it unlinks them too.
@@ -137,6 +139,7 @@ impl Dispatcher {
             couriers,
             clerk: deeds,
             attempts: HashMap::new(),
+            begun: HashSet::new(),
             troubles: HashMap::new(),
             with_clerk: HashSet::new(),
             busy: HashSet::new(),

@@ -37,6 +37,8 @@ pub enum Report {
         finished: Finished,
         /// What happened to each recipient that the schedule gets a result of, by number.
         attempts: Vec<(u16, Attempt)>,
+        /// The recipients of a record that an attempt begins; it ends with a record too.
+        begun: Vec<u16>,
         /// The file is no queued message; why.
         damaged: Option<String>,
     },

@@ -190,7 +190,7 @@ impl Worker {
             Err(error) => return Some(self.unreadable(job, &error)),
         };
         let mut before_dot = || {
-            let dot = record(Happened::Dot);
+            let dot = record(Happened::Dot { recipients: job.recipients.clone() });
             let appended = if dot_durably { spool.append_durably(id, &dot) } else { spool.append(id, &dot) };
             appended.map_err(|error| io::Error::other(error.to_string()))
         };
@@ -218,7 +218,7 @@ impl Worker {
             accepted: came.accepted,
             open: self.connection.is_some(),
         };
-        Some(Report::Sent { id, finished, attempts, damaged: None })
+        Some(Report::Sent { id, finished, attempts, begun: job.recipients.clone(), damaged: None })
     }
 
     /// No connection: nothing was said about any recipient.
@@ -227,7 +227,7 @@ impl Worker {
         let attempts = job.recipients.iter().map(|number| (*number, attempt.clone())).collect();
         let finished =
             Finished { courier: self.number, results: Vec::new(), others, parameters: false, accepted: false, open: false };
-        Report::Sent { id: job.id, finished, attempts, damaged: None }
+        Report::Sent { id: job.id, finished, attempts, begun: Vec::new(), damaged: None }
     }
 
     /// The file cannot be read or written to.

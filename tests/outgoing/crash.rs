@@ -86,7 +86,7 @@ fn an_attempt_before_its_dot() {
         let path = queue_dir(&server).join(&id);
         restart_to_die(&mut server, &path, inject);
         let file = spool_file(&server, &id);
-        assert_eq!((file.matches(" begin ").count(), file.matches(" dot;").count()), (begins, 0), "{inject}: {file}");
+        assert_eq!((file.matches(" begin ").count(), file.matches(" dot 1;").count()), (begins, 0), "{inject}: {file}");
         assert_eq!(hop.taken_count(), 0, "{inject}");
         restart(&mut server);
         hop.wait_for_messages(1);

@@ -147,7 +147,7 @@ fn cut_after_the_dot() {
         if is_held {
             server.wait_for_log(&["held ", &id, "reason=may-have-arrived"]);
             wait_until("it is held", &server, || held(&server) == [id.clone()] && queued(&server).is_empty());
-            assert!(spool_file(&server, &id).contains("dot;"), "{}", spool_file(&server, &id));
+            assert!(spool_file(&server, &id).contains(" dot 1;"), "{}", spool_file(&server, &id));
         } else {
             server.wait_for_log(&["deferred ", &id]);
             assert_eq!(queued(&server), [id.as_str()]);

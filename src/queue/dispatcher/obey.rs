@@ -34,7 +34,10 @@ impl Thread {
                 };
                 self.queue.schedule().probed(courier, result, clock());
             }
-            Report::Sent { id, finished, attempts, damaged } => {
+            Report::Sent { id, finished, attempts, begun, damaged } => {
+                // What may have arrived is not over before a person or another attempt says so.
+                let in_doubt = |number: &u16| attempts.iter().any(|(known, attempt)| known == number && is_unanswered(attempt));
+                self.begun.extend(begun.into_iter().filter(|number| !in_doubt(number)).map(|number| (id, number)));
                 self.busy.remove(&finished.courier);
                 if let Some((_, attempt)) = attempts.iter().find(|(_, attempt)| attempt.outcome != Outcome::Sent)
                     && let Some(destination) = self.destination_of(id, attempts.first().map_or(0, |(number, _)| *number))
@@ -121,6 +124,22 @@ impl Thread {
         for action in actions {
             self.obey(action, &settled);
         }
+        self.end_attempts();
+    }
+
+    /// Says of attempts that came to nothing that they are over: after a crash they are no doubt, and no sign that the message
+    /// ended the process. A route's fault is one, and so is a recipient that goes in the next transaction.
+    fn end_attempts(&mut self) {
+        let mut by_message: HashMap<QueueId, Vec<u16>> = HashMap::new();
+        for (id, number) in self.begun.drain() {
+            by_message.entry(id).or_default().push(number);
+        }
+        for (id, mut recipients) in by_message {
+            recipients.sort_unstable();
+            if let Err(error) = self.queue.spool.append(id, &record(Happened::End { recipients })) {
+                journal::notice("spool", error);
+            }
+        }
     }
 
     fn obey(&mut self, action: Action, settled: &HashSet<QueueId>) {
@@ -186,6 +205,7 @@ impl Thread {
 
     fn settled(&mut self, id: QueueId) {
         self.attempts.retain(|(known, _), _| *known != id);
+        self.begun.retain(|(known, _)| *known != id);
         if self.with_clerk.remove(&id) {
             let _ = self.clerk.send(Deed::Remove(id));
         } else if let Err(error) = self.queue.spool.remove(id) {
@@ -299,6 +319,9 @@ impl Thread {
     }
 
     fn attempts_of(&mut self, id: QueueId, recipients: &[u16]) -> Vec<(u16, Attempt)> {
+        for number in recipients {
+            self.begun.remove(&(id, *number));
+        }
         recipients.iter().filter_map(|number| Some((*number, self.attempts.remove(&(id, *number))?))).collect()
     }
 

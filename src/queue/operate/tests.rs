@@ -282,7 +282,7 @@ fn may_have_arrived() {
     };
     log(&spool, id, begin(&[0, 1]));
     assert!(!twice(WaitsFor::ItsTurn));
-    log(&spool, id, Happened::Dot);
+    log(&spool, id, Happened::Dot { recipients: Vec::new() });
     assert!(!twice(WaitsFor::Result) && twice(WaitsFor::ItsTurn));
     log(&spool, id, begin(&[0]));
     assert!(twice(WaitsFor::Result), "sent again");
@@ -362,7 +362,7 @@ fn shown_with_every_attempt() {
     let spool = spool(dir.path());
     let id = put(&spool, "alice@example.org", &["bob@b.example", "carol@c.example"]);
     log(&spool, id, begin(&[0, 1]));
-    log(&spool, id, Happened::Dot);
+    log(&spool, id, Happened::Dot { recipients: Vec::new() });
     log(&spool, id, result(&[0], Verdict::Wait, Stage::Recipient, Some(451), "greylisted"));
     log(&spool, id, Happened::Hold("operator".into()));
     log(&spool, id, Happened::Release);

@@ -66,7 +66,7 @@ pub(super) fn show(view: &View<'_>) -> Vec<String> {
 fn happened(Record { time, what }: &Record, recipients: usize) -> String {
     let whose = |numbers: &[u16]| match numbers {
         numbers if recipients > 1 && numbers.len() == recipients => "all: ".to_owned(),
-        numbers if recipients > 1 => {
+        numbers if recipients > 1 && !numbers.is_empty() => {
             let numbers: Vec<String> = numbers.iter().map(|number| (u32::from(*number) + 1).to_string()).collect();
             format!("{}: ", numbers.join(","))
         }
@@ -77,7 +77,8 @@ fn happened(Record { time, what }: &Record, recipients: usize) -> String {
             let tls = tls.as_ref().map_or("without TLS".to_owned(), |tls| format!("TLS {}", tls.trim_start_matches("TLSv")));
             format!("{}sent to {host}, {tls}", whose(recipients))
         }
-        Happened::Dot => "final dot".to_owned(),
+        Happened::Dot { recipients } => format!("{}final dot", whose(recipients)),
+        Happened::End { recipients } => format!("{}it came to nothing", whose(recipients)),
         Happened::Hold(why) => format!("held: {why}"),
         Happened::Release => "released".to_owned(),
         Happened::Reported { recipients, action } => format!("{}the sender was told: {action}", whose(recipients)),

@@ -138,9 +138,16 @@ impl QueuedMessage {
                     });
                     begun.clone_from(recipients);
                 }
-                Happened::Dot => each(&mut states, &begun, |state| {
-                    if let State::Waits { waits, .. } = *state {
-                        *state = State::MayHaveArrived { waits };
+                Happened::Dot { recipients } => {
+                    each(&mut states, if recipients.is_empty() { &begun } else { recipients }, |state| {
+                        if let State::Waits { waits, .. } = *state {
+                            *state = State::MayHaveArrived { waits };
+                        }
+                    })
+                }
+                Happened::End { recipients } => each(&mut states, recipients, |state| {
+                    if let State::MayHaveArrived { waits } = *state {
+                        *state = State::Waits { waits, told: None };
                     }
                 }),
                 Happened::Hold(_) | Happened::Return => {}
@@ -160,14 +167,21 @@ impl QueuedMessage {
         self.states().iter().all(|state| matches!(state, State::Failed { .. } | State::Sent { .. }))
     }
 
-    /// True if the last attempts all began and none of them had a result: the message may be what ends the process.
+    /// True if the last attempts for a recipient all began and none of them came to an end: the message may be what ends the
+    /// process.
     pub fn ends_the_process(&self) -> bool {
-        let begins = self.log.iter().rev().map_while(|record| match record.what {
-            Happened::Begin { .. } => Some(1),
-            Happened::Dot => Some(0),
-            _ => None,
-        });
-        begins.sum::<usize>() >= BEGINS_MAX
+        let mut begins = vec![0_usize; self.envelope.recipients.len()];
+        for record in &self.log {
+            match &record.what {
+                Happened::Begin { recipients, .. } => each(&mut begins, recipients, |begins| *begins += 1),
+                Happened::End { recipients } | Happened::Result { recipients, .. } => {
+                    each(&mut begins, recipients, |begins| *begins = 0)
+                }
+                Happened::Release => begins.fill(0),
+                Happened::Dot { .. } | Happened::Hold(_) | Happened::Reported { .. } | Happened::Return => {}
+            }
+        }
+        begins.iter().any(|begins| *begins >= BEGINS_MAX)
     }
 
     /// Seconds since 1970 of the last release, if there was one: the age counts from there.
@@ -205,11 +219,12 @@ impl QueuedMessage {
         for record in &self.log {
             match &record.what {
                 Happened::Begin { recipients, .. } => {
-                    doubts.append(&mut dotted);
+                    doubts.extend(dotted.extract_if(.., |number| recipients.contains(number)));
                     begun.clone_from(recipients);
                 }
-                Happened::Dot => dotted.clone_from(&begun),
-                Happened::Result { recipients, .. } => {
+                Happened::Dot { recipients } if recipients.is_empty() => dotted.extend(&begun),
+                Happened::Dot { recipients } => dotted.extend(recipients),
+                Happened::End { recipients } | Happened::Result { recipients, .. } => {
                     begun.retain(|number| !recipients.contains(number));
                     dotted.retain(|number| !recipients.contains(number));
                 }
@@ -257,7 +272,7 @@ impl State {
     }
 }
 
-fn each(states: &mut [State], recipients: &[u16], mut change: impl FnMut(&mut State)) {
+fn each<T>(states: &mut [T], recipients: &[u16], mut change: impl FnMut(&mut T)) {
     for number in recipients {
         if let Some(state) = states.get_mut(usize::from(*number)) {
             change(state);

@@ -55,7 +55,8 @@ fn any_record() -> impl Strategy<Value = Record> {
         prop_oneof![
             (numbers(), "[ -~ä]{1,60}", proptest::option::of("[0-9.]{1,5}"))
                 .prop_map(|(recipients, host, tls)| Happened::Begin { recipients, host, tls }),
-            Just(Happened::Dot),
+            numbers().prop_map(|recipients| Happened::Dot { recipients }),
+            numbers().prop_map(|recipients| Happened::End { recipients }),
             "[a-z-]{1,20}".prop_map(Happened::Hold),
             Just(Happened::Release),
             Just(Happened::Return),

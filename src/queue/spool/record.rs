@@ -29,8 +29,17 @@ pub enum Happened {
         /// The version of TLS.
         tls: Option<String>,
     },
-    /// The final dot comes next: from here on it may arrive.
-    Dot,
+    /// The final dot comes next for these recipients: from here on it may arrive. Without a list, for those of the last
+    /// attempt that began.
+    Dot {
+        /// The recipients.
+        recipients: Vec<u16>,
+    },
+    /// An attempt is over for these recipients and comes to nothing: nothing has arrived, and nothing was refused.
+    End {
+        /// The recipients.
+        recipients: Vec<u16>,
+    },
     /// It is held, by a word for why.
     Hold(String),
     /// It is no longer held; its age counts from here.
@@ -109,7 +118,9 @@ impl Record {
                 let _ = write!(text, "begin {} host={}", list(recipients), word(host));
                 tls.as_ref().map_or(Ok(()), |tls| write!(text, " tls={}", word(tls)))
             }
-            Happened::Dot => write!(text, "dot"),
+            Happened::Dot { recipients } if recipients.is_empty() => write!(text, "dot"),
+            Happened::Dot { recipients } => write!(text, "dot {}", list(recipients)),
+            Happened::End { recipients } => write!(text, "end {}", list(recipients)),
             Happened::Hold(why) => write!(text, "hold {}", word(why)),
             Happened::Release => write!(text, "release"),
             Happened::Return => write!(text, "return"),
@@ -151,7 +162,9 @@ fn parse_what(what: &str) -> Option<Happened> {
             };
             words.next().is_none().then_some(Happened::Begin { recipients, host, tls })
         }
-        "dot" => rest.is_empty().then_some(Happened::Dot),
+        "dot" if rest.is_empty() => Some(Happened::Dot { recipients: Vec::new() }),
+        "dot" => read_list(rest).map(|recipients| Happened::Dot { recipients }),
+        "end" => read_list(rest).map(|recipients| Happened::End { recipients }),
         "hold" => unescape(rest).map(Happened::Hold),
         "release" => rest.is_empty().then_some(Happened::Release),
         "return" => rest.is_empty().then_some(Happened::Return),

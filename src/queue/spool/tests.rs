@@ -74,7 +74,7 @@ fn the_form_of_a_file() {
     let committed = draft.commit().unwrap();
     assert_eq!(committed.octets, 66);
     let id = committed.keep();
-    for record in [begin(&[1]), at(Happened::Dot), result(&[0], Verdict::Sent)] {
+    for record in [begin(&[1]), at(Happened::Dot { recipients: Vec::new() }), result(&[0], Verdict::Sent)] {
         spool.append(id, &record).unwrap();
     }
     let path = dir.path().join("spool/queue").join(id.to_string());
@@ -134,10 +134,10 @@ fn the_state_is_the_last_record() {
         (result(&[0, 1], Verdict::Wait), [waits(1), waits(1), fresh.clone()]),
         (result(&[2], Verdict::Failed), [waits(1), waits(1), failed(false)]),
         (begin(&[0]), [waits(1), waits(1), failed(false)]),
-        (at(Happened::Dot), [unknown.clone(), waits(1), failed(false)]),
+        (at(Happened::Dot { recipients: Vec::new() }), [unknown.clone(), waits(1), failed(false)]),
         (at(Happened::Reported { recipients: vec![2], action: "failed".into() }), [unknown, waits(1), failed(true)]),
         (begin(&[0]), [State::Waits { waits: 1, told: None }, waits(1), failed(true)]),
-        (at(Happened::Dot), [State::MayHaveArrived { waits: 1 }, waits(1), failed(true)]),
+        (at(Happened::Dot { recipients: Vec::new() }), [State::MayHaveArrived { waits: 1 }, waits(1), failed(true)]),
         (result(&[0], Verdict::Wait), [waits(2), waits(1), failed(true)]),
         (at(Happened::Release), [fresh.clone(), fresh.clone(), failed(true)]),
     ];
@@ -194,7 +194,7 @@ fn a_message_that_ends_the_process_is_known_at_its_third_attempt() {
         (begin(&[0]), false),
         (result(&[0], Verdict::Wait), false),
         (begin(&[0]), false),
-        (at(Happened::Dot), false),
+        (at(Happened::Dot { recipients: Vec::new() }), false),
         (begin(&[0]), false),
         (begin(&[0]), true),
         (at(Happened::Release), false),
@@ -385,4 +385,27 @@ fn no_space_in_the_middle_of_a_record() {
     let unmounted = std::process::Command::new("umount").arg(dir.path()).status();
     assert!(unmounted.is_ok_and(|status| status.success()));
     outcome.unwrap();
+}
+
+/// Two couriers have parts of one message: what one of them does says nothing about the other's recipients.
+#[test]
+fn attempts_at_the_same_time_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(&dir.path().join("spool"));
+    let id = put(&spool, &envelope(&["a@one.example", "b@two.example"]), "x\n").unwrap();
+    for record in [begin(&[0]), begin(&[1]), at(Happened::Dot { recipients: vec![0] })] {
+        spool.append(id, &record).unwrap();
+    }
+    let message = spool.read(id).unwrap();
+    assert!(matches!(message.states()[..2], [State::MayHaveArrived { .. }, State::Waits { .. }]), "{:?}", message.states());
+    assert_eq!(message.doubts(false), [0]);
+    spool.append(id, &Record { time: 2, what: Happened::End { recipients: vec![0] } }).unwrap();
+    let message = spool.read(id).unwrap();
+    assert!(message.states().iter().all(|state| matches!(state, State::Waits { .. })) && message.doubts(false).is_empty());
+    for _ in 0..2 {
+        spool.append(id, &begin(&[1])).unwrap();
+    }
+    assert!(spool.read(id).unwrap().ends_the_process(), "three attempts for one recipient");
+    spool.append(id, &Record { time: 4, what: Happened::End { recipients: vec![1] } }).unwrap();
+    assert!(!spool.read(id).unwrap().ends_the_process());
 }
