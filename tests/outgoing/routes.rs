@@ -166,6 +166,57 @@ fn a_smarthost_that_refuses_everything() {
     assert_eq!(hop.count("MAIL"), 5);
 }
 
+/// When it is over the operator says so, and all go out: whatever the fault was.
+#[test]
+fn tried_when_it_is_over() {
+    thread::scope(|scope| {
+        for (fault, reason) in
+            [("certificate", "certificate"), ("greeting", "greeting"), ("quota", "quota"), ("everything", "refuses-everything")]
+        {
+            scope.spawn(move || {
+                let hop = Hop::new();
+                match fault {
+                    "certificate" => hop.certificate(Leaf::Expired),
+                    "greeting" => {
+                        hop.rule(|asked| if asked.stage == "connect" { Said::Reply("554 not today") } else { Said::Usual })
+                    }
+                    "quota" => {
+                        hop.rule(|asked| if asked.stage == "MAIL" { Said::Reply("552 5.4.5 over quota") } else { Said::Usual })
+                    }
+                    _ => hop.rule(|asked| if asked.stage == "." { Said::Reply("554 5.7.1 no") } else { Said::Usual }),
+                }
+                let server = setup(&hop, "connections = 1").start();
+                let ids = submit_all(&server, COUNT);
+                assert_rests(&server, &ids, reason);
+                let shown = said(&server, &["routes"]);
+                assert!(shown.contains("next") && shown.contains("resting"), "{shown}");
+                // The same again is no news.
+                said(&server, &["routes", "try", "next"]);
+                wait_until("it was tried", &server, || hop.count("connect") >= 2 || fault == "certificate");
+                thread::sleep(Duration::from_millis(100));
+                assert_eq!(lines(&server, "route=next").len(), 1, "{}", server.log_text());
+                hop.certificate(Leaf::Good);
+                hop.rule(|_| Said::Usual);
+                wait_until("it is well", &server, || {
+                    said(&server, &["routes", "try", "next"]);
+                    thread::sleep(Duration::from_millis(50));
+                    !lines(&server, "state=well").is_empty()
+                });
+                assert_eq!(hop.wait_for_messages(COUNT).len(), COUNT);
+                wait_until_sent(&server);
+                assert!(letters(&server, ALICE).is_empty(), "{fault}");
+                assert_eq!((lines(&server, "state=well").len(), hop.taken_count()), (1, COUNT), "{}", server.log_text());
+            });
+        }
+    });
+}
+
+/// What a verb says.
+fn said(server: &Server, words: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pillarbox"));
+    common::said(&common::finish(command.arg("-c").arg(&server.config).args(words)))
+}
+
 /// The route to use while the first one rests; per recipient and per sender; `refuse`.
 #[test]
 fn which_route() {
