@@ -221,7 +221,7 @@ fn tried_when_it_is_over() {
 }
 
 /// What a verb says.
-fn said(server: &Server, words: &[&str]) -> String {
+pub(super) fn said(server: &Server, words: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pillarbox"));
     common::said(&common::finish(command.arg("-c").arg(&server.config).args(words)))
 }
