@@ -104,7 +104,7 @@ pub struct Clerk {
 }
 
 /// When what could not be done is done again.
-const AGAIN: Duration = Duration::from_secs(30);
+const AGAIN: Duration = Duration::from_secs(10);
 
 impl Clerk {
     /// A clerk for this spool.

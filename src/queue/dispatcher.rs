@@ -49,6 +49,7 @@ enum Input {
     Found(Box<FoundMessage>),
     Operate(Verb, Vec<QueueId>, Sender<Vec<Answer>>),
     Report(Report),
+    Rerouted(QueueId),
     Stop(Instant),
     TryRoute(String, Sender<bool>),
 }
@@ -212,11 +213,14 @@ impl Queue {
         self.reporter.delivered(delivered);
     }
 
-    /// The configuration has changed. What waits keeps the route that it has.
-    pub fn configure(&self, settings: Settings, queue_max: u64, routing: Arc<Routing>) {
+    /// The configuration has changed. What waits takes the route that it has now, but for what is being sent.
+    pub fn configure(self: &Arc<Self>, settings: Settings, queue_max: u64, routing: Arc<Routing>) {
         self.most.store(queue_max, Ordering::Relaxed);
         *self.routing.lock().unwrap_or_else(PoisonError::into_inner) = routing;
         let _ = self.inputs.send(Input::Configured(settings));
+        if let Err(error) = arrival::reroute_in_background(self) {
+            journal::notice("route", format!("what waits keeps its route until a restart: {error}"));
+        }
     }
 
     /// The password file of a route has changed.
@@ -304,6 +308,7 @@ impl Thread {
                 let _ = answer.send(answers);
             }
             Input::Report(report) => self.reported(report),
+            Input::Rerouted(id) => self.rerouted(id),
             Input::Stop(by) => self.stops_by = Some(by),
             Input::TryRoute(name, answer) => {
                 let _ = answer.send(self.queue.schedule().route_try(&name, clock()));

@@ -161,6 +161,9 @@ impl Tally {
         let line = match desk.spool().read(id) {
             Err(SpoolError::Damaged(_)) | Ok(_) if verb == Verb::Drop && is_held => match desk.spool().remove(id) {
                 Ok(()) => {
+                    if desk.is_running() {
+                        crate::journal::queue::dropped(&id.to_string());
+                    }
                     self.done += 1;
                     format!("{id}: {}", verb.done())
                 }

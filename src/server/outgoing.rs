@@ -171,14 +171,20 @@ impl Outgoing {
     }
 
     fn take_up(&mut self, now: &Snapshot) {
-        let before = self.snapshot.config.outgoing.as_ref();
-        match (&now.config.outgoing, before) {
-            (Some(outgoing), Some(before)) if outgoing != before => {
-                *self.shared.hops.write().unwrap_or_else(PoisonError::into_inner) = hops(&now.config);
-                self.dispatcher.queue().configure(settings(outgoing), outgoing.queue_max, routing(outgoing.clone()));
-                self.passwords = passwords(outgoing);
+        let (Some(outgoing), Some(before)) = (&now.config.outgoing, &self.snapshot.config.outgoing) else { return };
+        // Authorities may have changed though the settings have not; those that cannot be read are kept as they were.
+        let mut known = self.shared.hops.write().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *known, hops(&now.config));
+        for name in outgoing.routes.keys() {
+            let destination = Destination::smarthost(name);
+            if let (false, Some(hop)) = (known.contains_key(&destination), old.get(&destination)) {
+                known.insert(destination, Arc::clone(hop));
             }
-            _ => {}
+        }
+        drop(known);
+        if outgoing != before {
+            self.dispatcher.queue().configure(settings(outgoing), outgoing.queue_max, routing(outgoing.clone()));
+            self.passwords = passwords(outgoing);
         }
     }
 

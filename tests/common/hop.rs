@@ -139,6 +139,11 @@ impl Hop {
         self.dir.path().join("password")
     }
 
+    /// The authorities that the client trusts.
+    pub fn ca_file(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
     /// The password that the client has.
     pub fn write_password(&self, password: &str) {
         let path = self.dir.path().join("password.new");

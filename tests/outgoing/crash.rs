@@ -232,6 +232,27 @@ fn records_that_cannot_be_written() {
     }
 }
 
+/// A failure that cannot be made durable is not reported, and the message stays until it can.
+#[test]
+fn a_failure_that_cannot_be_written() {
+    if !strace_works() {
+        return;
+    }
+    let hop = Hop::new();
+    hop.rule(|asked| if asked.line.contains("bad@") { Said::Reply("550 5.1.1 no such user") } else { Said::Usual });
+    let (mut server, id) = stopped_with_a_message(&hop, "", &["ok@there.example", "bad@there.example"]);
+    let path = queue_dir(&server).join(&id);
+    // The first of each thread: that of the clerk, and one of the sweeper, which comes again.
+    restart_under(&mut server, &path, "fdatasync:error=EIO:when=1");
+    server.wait_for_log(&["failed ", &id]);
+    server.wait_for_log(&["notice", "about=spool"]);
+    assert!(letters(&server, ALICE).len() == 1 && queued(&server) == [id.clone()], "{}", server.log_text());
+    let letters = wait_for_letters(&server, ALICE, 2);
+    assert!(letters.iter().any(|letter| letter.contains("Final-Recipient: rfc822; bad@there.example")), "{letters:?}");
+    wait_until_sent(&server);
+    assert_eq!((server.new_mail(ALICE).len(), hop.taken_count()), (2, 1));
+}
+
 /// With `hold` the record is durable before the dot: without that there is no dot.
 #[test]
 fn hold_makes_the_dot_durable() {

@@ -158,6 +158,9 @@ fn a_report_that_cannot_be_delivered() {
         }
         server.wait_for_log(&["held ", &id, "reason=no-report"]);
         wait_until("it is held", &server, || held(&server) == [id.clone()] && queued(&server).is_empty());
+        // The operator sees it, and whose fault it is.
+        let said = super::routes::said(&server, &["queue"]);
+        assert!(said.contains(&id) && said.contains("held"), "{said}");
         // Settled altogether, it stays; and its report comes when there is a place for it.
         thread::sleep(Duration::from_millis(300));
         assert_eq!(held(&server), [id.as_str()]);
@@ -204,4 +207,31 @@ fn replies_are_not_trusted() {
     assert!(report.contains("such") && !report.contains('\x1b') && !report.contains('\x07'), "{report:?}");
     let line = server.wait_for_log(&["failed ", &id]);
     assert!(!line.contains('\x1b') && !line.contains(" id=\"forged\""), "{line}");
+}
+
+/// A message that is held since its report could not be delivered: each verb does something sensible.
+#[test]
+fn verbs_on_a_message_without_a_report() {
+    if !common::require_root() {
+        return;
+    }
+    let hop = choosy();
+    let server = setup(&hop, "").start();
+    mail_to(&server, &[ALICE, "bob@example.org"], "the Maildirs");
+    for mailbox in [ALICE, "bob@example.org"] {
+        for part in ["new", "tmp"] {
+            nix::unistd::chown(&server.maildir(mailbox).join(part), Some(0.into()), None).unwrap();
+        }
+    }
+    let id = submit(&mut server.login(ALICE), "<alice@example.org>", &BOTH, plain("report").as_bytes());
+    server.wait_for_log(&["held ", &id, "reason=no-report"]);
+    wait_until("it is held", &server, || held(&server) == [id.clone()]);
+    for verb in ["try", "release", "return"] {
+        let said = super::routes::said(&server, &["queue", verb, &id]);
+        assert!(said.contains("exit status: 71") && said.contains("drop it"), "{said}");
+        assert_eq!(held(&server), [id.as_str()], "{verb}");
+    }
+    let said = super::routes::said(&server, &["queue", "drop", &id]);
+    assert!(said.contains("dropped") && held(&server).is_empty(), "{said}");
+    server.wait_for_log(&["dropped ", &id]);
 }

@@ -166,6 +166,66 @@ fn a_smarthost_that_refuses_everything() {
     assert_eq!(hop.count("MAIL"), 5);
 }
 
+/// When it is over the operator says so, and all go out: whatever the fault was.
+#[test]
+fn tried_when_it_is_over() {
+    thread::scope(|scope| {
+        for (fault, reason) in
+            [("certificate", "certificate"), ("greeting", "greeting"), ("quota", "quota"), ("everything", "refuses-everything")]
+        {
+            scope.spawn(move || {
+                let hop = Hop::new();
+                match fault {
+                    "certificate" => hop.certificate(Leaf::Expired),
+                    "greeting" => {
+                        hop.rule(|asked| if asked.stage == "connect" { Said::Reply("554 not today") } else { Said::Usual })
+                    }
+                    "quota" => {
+                        hop.rule(|asked| if asked.stage == "MAIL" { Said::Reply("552 5.4.5 over quota") } else { Said::Usual })
+                    }
+                    _ => hop.rule(|asked| if asked.stage == "." { Said::Reply("554 5.7.1 no") } else { Said::Usual }),
+                }
+                let server = setup(&hop, "connections = 1").start();
+                // Of those that are refused each waits by itself, and one that is left is the probe.
+                let count = if fault == "everything" { COUNT + 4 } else { COUNT };
+                let ids = submit_all(&server, count);
+                if fault == "everything" {
+                    server.wait_for_log(&["state=resting", &format!("reason={reason}")]);
+                } else {
+                    assert_rests(&server, &ids, reason);
+                }
+                let shown = said(&server, &["routes"]);
+                assert!(shown.contains("next") && shown.contains("resting"), "{shown}");
+                // The same again is no news.
+                let before = hop.count("connect") + hop.count("MAIL");
+                said(&server, &["routes", "try", "next"]);
+                wait_until("it was tried", &server, || {
+                    fault == "certificate" || hop.count("connect") + hop.count("MAIL") > before
+                });
+                thread::sleep(Duration::from_millis(100));
+                assert_eq!(lines(&server, " route route=next").len(), 1, "{}", server.log_text());
+                hop.certificate(Leaf::Good);
+                hop.rule(|_| Said::Usual);
+                wait_until("it is well", &server, || {
+                    said(&server, &["routes", "try", "next"]);
+                    thread::sleep(Duration::from_millis(50));
+                    !lines(&server, "state=well").is_empty()
+                });
+                hop.wait_for_messages(count);
+                wait_until_sent(&server);
+                assert!(letters(&server, ALICE).is_empty(), "{fault}");
+                assert_eq!((lines(&server, "state=well").len(), hop.taken_count()), (1, count), "{}", server.log_text());
+            });
+        }
+    });
+}
+
+/// What a verb says.
+pub(super) fn said(server: &Server, words: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pillarbox"));
+    common::said(&common::finish(command.arg("-c").arg(&server.config).args(words)))
+}
+
 /// The route to use while the first one rests; per recipient and per sender; `refuse`.
 #[test]
 fn which_route() {

@@ -81,15 +81,47 @@ fn a_reload_takes_up_routes() {
     let mut setup = setup(&first, "");
     setup.outgoing.push_str(&second.route("other"));
     let server = setup.clone().start();
-    mail_to(&server, &["a@there.example"], "before");
+    let mut client = server.login(ALICE);
+    for to in ["<a@there.example>", "<b@there.example>"] {
+        submit(&mut client, "<alice@example.org>", &[to], plain("before").as_bytes());
+    }
+    // One that is held stays so.
+    let held_one = submit(&mut client, "<alice@example.org>", &["<held@there.example>"], plain("held").as_bytes());
+    let said = routes::said(&server, &["queue", "hold", &held_one]);
+    assert!(said.contains("held"), "{said}");
+    // One whose domain is refused from now on.
+    submit(&mut client, "<alice@example.org>", &["<x@never.example>"], plain("refused").as_bytes());
     server.wait_for_log(&["route=next", "state=resting"]);
     setup.outgoing = setup.outgoing.replacen("via = \"next\"", "via = \"other\"", 1);
+    setup.outgoing.push_str("[outgoing.to]\n\"never.example\" = \"refuse\"\n");
     fs::write(&server.config, setup.toml(server.dir.path())).unwrap();
     server.signal(Signal::SIGHUP);
-    server.wait_for_log(&["reloaded"]);
-    wait_until("the new route is used", &server, || {
-        mail_to(&server, &["b@there.example"], "after");
-        second.taken_count() > 0
+    let mut to: Vec<String> = second.wait_for_messages(2).into_iter().flat_map(|taken| taken.rcpt).collect();
+    to.sort();
+    assert_eq!(to, ["RCPT TO:<a@there.example>", "RCPT TO:<b@there.example>"]);
+    assert!(wait_for_letters(&server, ALICE, 1)[0].contains("Final-Recipient: rfc822; x@never.example"));
+    wait_until("what was refused is gone", &server, || queued(&server).is_empty());
+    assert_eq!(held(&server), [held_one.as_str()]);
+    routes::said(&server, &["queue", "release", &held_one]);
+    assert_eq!(second.wait_for_messages(3)[2].rcpt, ["RCPT TO:<held@there.example>"]);
+    wait_until_sent(&server);
+    assert_eq!((first.taken_count(), second.taken_count()), (0, 3));
+}
+
+/// Authorities that were replaced are taken up at SIGHUP, though the settings are the same.
+#[test]
+fn a_reload_reads_the_authorities() {
+    let (hop, other) = (Hop::new(), Hop::new());
+    let good = fs::read(hop.ca_file()).unwrap();
+    fs::copy(other.ca_file(), hop.ca_file()).unwrap();
+    let server = setup(&hop, "").start();
+    mail_to(&server, &["a@there.example"], "x");
+    server.wait_for_log(&["state=resting", "reason=certificate"]);
+    fs::write(hop.ca_file(), good).unwrap();
+    server.signal(Signal::SIGHUP);
+    wait_until("it is sent", &server, || {
+        routes::said(&server, &["routes", "try", "next"]);
+        hop.taken_count() == 1
     });
 }
 

@@ -1,7 +1,12 @@
 //! From a message in the spool to what the schedule is told of it.
 
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use super::{Input, Queue};
 use crate::queue::QueueId;
-use crate::queue::schedule::{Destination, HeldWhy, Part, Queued};
+use crate::queue::schedule::{Destination, HeldWhy, MessageState, Part, PartState, Queued};
 use crate::queue::spool::{Envelope, Found, Happened, QueuedMessage, State, arrived};
 
 /// Where a recipient of an envelope is sent; none if that is refused by now.
@@ -85,6 +90,46 @@ pub fn scanned(found: Found, message: &QueuedMessage, routing: &Routing, hold_un
         returned,
         queued: (!queued.parts.is_empty()).then_some(queued),
     }
+}
+
+/// Reads what waits, and tells the dispatcher of each message of which a recipient takes another route now.
+pub(super) fn reroute_in_background(queue: &Arc<Queue>) -> io::Result<()> {
+    let queue = Arc::clone(queue);
+    let run = move || {
+        let routing = queue.routing();
+        let ids = queue.schedule().ids();
+        for id in ids {
+            let Some(state) = queue.schedule().message(id) else { continue };
+            let Ok(message) = queue.spool.read(id) else { continue };
+            let differs = |part: &PartState| {
+                part.recipients.iter().any(|at| routing(&message.envelope, usize::from(*at)).as_ref() != Some(&part.destination))
+            };
+            if state.parts.iter().any(differs) {
+                let _ = queue.inputs.send(Input::Rerouted(id));
+            }
+        }
+    };
+    thread::Builder::new().name("spool-reader".into()).spawn(run).map(drop)
+}
+
+/// The same message by the routes of now: with what its file tells, for the recipients that wait by the schedule. None if
+/// nothing is to be done.
+pub(super) fn rerouted(mut scanned: Scanned, state: MessageState) -> Option<Scanned> {
+    let waits = |number: &u16| state.parts.iter().any(|part| part.recipients.contains(number));
+    // What may have arrived is decided where that happened; of the rest the schedule knows more than the file does.
+    if !scanned.in_doubt.is_empty() {
+        return None;
+    }
+    (scanned.hold, scanned.returned) = (None, false);
+    scanned.unreported.clear();
+    scanned.refused.retain(waits);
+    if let Some(queued) = &mut scanned.queued {
+        queued.parts.iter_mut().for_each(|part| part.recipients.retain(waits));
+        queued.parts.retain(|part| !part.recipients.is_empty());
+        (queued.since, queued.warned, queued.held) = (state.since, state.warned, state.held);
+    }
+    scanned.queued = scanned.queued.filter(|queued| !queued.parts.is_empty());
+    (scanned.queued.is_some() || !scanned.refused.is_empty()).then_some(scanned)
 }
 
 /// Recipients with their waits and due times, by destination; and those that no route takes.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 
-use super::{FoundMessage, Thread, clock};
+use super::{FoundMessage, Thread, arrival, clock};
 use crate::journal;
 use crate::journal::queue::Transfer;
 use crate::queue::QueueId;
@@ -85,6 +85,19 @@ impl Thread {
                 }
             }
             None => self.deed(id, Deed::Remove(id)),
+        }
+    }
+
+    /// A message of which a recipient takes another route since the configuration has changed.
+    pub(super) fn rerouted(&mut self, id: QueueId) {
+        let Some(state) = self.queue.schedule().message(id) else { return };
+        let (Ok(found), Ok(message)) = (self.queue.spool.find(id), self.queue.spool.read(id)) else { return };
+        let scanned = arrival::scanned(found, &message, &*self.queue.routing(), self.hold_unanswered);
+        if let Some(scanned) = arrival::rerouted(scanned, state)
+            // One that is being sent keeps its route.
+            && self.queue.schedule().forget(id)
+        {
+            self.found(FoundMessage { id, scanned: Ok(scanned) });
         }
     }
 
