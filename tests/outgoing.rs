@@ -3,9 +3,9 @@
 //!
 //! PILLARBOX_ROUNDS sets how often servers are killed (`.ci/run` takes more than the default).
 
-mod common;
 #[path = "outgoing/accepting.rs"]
 mod accepting;
+mod common;
 #[path = "outgoing/crash.rs"]
 mod crash;
 #[path = "outgoing/killed.rs"]

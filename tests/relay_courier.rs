@@ -27,7 +27,6 @@ use pillarbox::smtp::remote::Stage;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tempfile::TempDir;
 
-
 /// An authority, a certificate, a password, and a next hop that plays a script for each connection.
 struct World {
     dir: TempDir,

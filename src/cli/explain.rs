@@ -1,12 +1,15 @@
 //! `pillarbox explain`: says whether a message would be accepted, and where mail for an address goes.
 //!
 //! The answers come from the functions that a session calls. It exits with 0 where the message would be accepted and
-//! with 1 where it would be refused.
+//! with 1 where it would be refused. For a recipient elsewhere it goes on to the route ([`onward`]) and sends nothing.
+
+mod onward;
 
 use super::{Arguments, Exit, Failure, Outcome, count, say};
 use crate::auth::users;
 use crate::conn::context::Snapshot;
 use crate::mail::maildir;
+use crate::policy::Destination;
 use crate::server::load;
 use crate::smtp::address::{AddressError, ForwardPath, ReversePath};
 use crate::smtp::reply::{Refusal, Refused};
@@ -85,19 +88,31 @@ fn message(snapshot: &Snapshot, service: Option<Service>, login: Option<&str>, f
         }
     }
     let sender = ReversePath::parse(&bracketed(from), true).map_err(|error| syntax(error, Refusal::BadSender));
-    match sender.and_then(|path| snapshot.policy.sender(login.as_deref(), &path)) {
+    let sender = match sender.and_then(|path| snapshot.policy.sender(login.as_deref(), &path).map(|()| path)) {
         Err(refused) => return refuse("MAIL", &refused),
-        Ok(()) => say(format_args!("sender {from}: may be used")),
-    }
+        Ok(path) => path,
+    };
+    say(format_args!("sender {from}: may be used"));
     let path = match forward_path(to) {
         Err(refused) => return refuse("RCPT", &refused),
         Ok(path) => path,
     };
-    if let Err(refused) = snapshot.policy.recipient(service.needs_login(), &path) {
-        snapshot.policy.route(&path).steps.iter().for_each(say);
-        return refuse("RCPT", &refused);
+    let destinations = match snapshot.policy.recipient(service.needs_login(), &path) {
+        Err(refused) => {
+            snapshot.policy.route(&path).steps.iter().for_each(say);
+            return refuse("RCPT", &refused);
+        }
+        Ok(destinations) => destinations,
+    };
+    let remote = destinations.iter().find_map(|to| if let Destination::Remote(address) = to { Some(address) } else { None });
+    match (remote, &snapshot.config.outgoing) {
+        (Some(address), Some(outgoing)) => {
+            if let Err(refused) = onward::way(outgoing, &sender, address) {
+                return refuse("RCPT", &refused);
+            }
+        }
+        _ => way(snapshot, &path),
     }
-    way(snapshot, &path);
     say("accepted");
     Exit::Ok
 }

@@ -1,7 +1,7 @@
 //! The outgoing side as a whole: spool, dispatcher, couriers and control socket, from start to drain.
 //!
 //! It is there only where `[outgoing]` is configured. What changes in the configuration is taken up at a reload, but for the
-//! spool and the number of couriers. A password file that has changed is taken up by itself.
+//! spool and the number of couriers. A password file that has changed is taken up by itself, and so are authorities.
 
 use std::collections::HashMap;
 use std::fs;
@@ -49,6 +49,7 @@ pub struct Outgoing {
     couriers: Vec<JoinHandle<()>>,
     stop: Arc<Stop>,
     passwords: HashMap<String, (PathBuf, Stamp)>,
+    authorities: HashMap<String, (PathBuf, Stamp)>,
     snapshot: Arc<Snapshot>,
     socket: PathBuf,
 }
@@ -61,6 +62,8 @@ struct Post {
     queue: Arc<OnceLock<Arc<Queue>>>,
 }
 
+/// Where the system's authorities are looked for a change; other systems take one up at a restart.
+const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// How long the end waits for couriers beyond `drain`.
 const STOP_MORE: Duration = Duration::from_secs(3);
 
@@ -124,29 +127,34 @@ impl Opened {
         let _ = queue.set(Arc::clone(dispatcher.queue()));
         let socket = spool.path().join(control::NAME);
         serve_control(&socket, dispatcher.queue())?;
-        let passwords = passwords(config);
-        Ok(Outgoing { dispatcher, shared, couriers, stop, passwords, snapshot, socket })
+        let (passwords, authorities) = (passwords(config), authorities(config));
+        Ok(Outgoing { dispatcher, shared, couriers, stop, passwords, authorities, snapshot, socket })
     }
 }
 
 impl Outgoing {
-    /// Takes up a configuration that was reloaded, and password files that have changed.
+    /// Takes up a configuration that was reloaded, and files of passwords and authorities that have changed.
     pub fn tick(&mut self, context: &Context) {
         let now = context.snapshot();
         if !Arc::ptr_eq(&now, &self.snapshot) {
             self.take_up(&now);
             self.snapshot = now;
         }
-        let mut changed = Vec::new();
-        for (route, (path, known)) in &mut self.passwords {
-            let found = stamp(path);
-            if *known != found {
-                *known = found;
-                changed.push(route.clone());
-            }
-        }
-        for route in changed {
+        for route in changed(&mut self.passwords) {
             self.dispatcher.queue().credentials_changed(&route);
+        }
+        let trusted = changed(&mut self.authorities);
+        if !trusted.is_empty() {
+            let mut hops = hops(&self.snapshot.config);
+            let mut shared = self.shared.hops.write().unwrap_or_else(PoisonError::into_inner);
+            // What cannot be read was named; the authorities that were trusted before stay.
+            for (destination, hop) in shared.drain() {
+                hops.entry(destination).or_insert(hop);
+            }
+            *shared = hops;
+        }
+        for route in trusted {
+            self.dispatcher.queue().try_route(&route);
         }
     }
 
@@ -157,6 +165,7 @@ impl Outgoing {
                 *self.shared.hops.write().unwrap_or_else(PoisonError::into_inner) = hops(&now.config);
                 self.dispatcher.queue().configure(settings(outgoing), outgoing.queue_max, routing(outgoing.clone()));
                 self.passwords = passwords(outgoing);
+                self.authorities = authorities(outgoing);
             }
             _ => {}
         }
@@ -254,6 +263,28 @@ fn passwords(config: &outgoing::Outgoing) -> HashMap<String, (PathBuf, Stamp)> {
         Some((name.clone(), (path, stamp)))
     };
     config.routes.iter().filter_map(file).collect()
+}
+
+fn authorities(config: &outgoing::Outgoing) -> HashMap<String, (PathBuf, Stamp)> {
+    let file = |(name, route): (&String, &outgoing::Route)| {
+        let path = route.ca.clone().unwrap_or_else(|| SYSTEM_AUTHORITIES.into());
+        let stamp = stamp(&path);
+        (name.clone(), (path, stamp))
+    };
+    config.routes.iter().map(file).collect()
+}
+
+/// The routes whose files have changed since the last call.
+fn changed(files: &mut HashMap<String, (PathBuf, Stamp)>) -> Vec<String> {
+    let mut routes = Vec::new();
+    for (route, (path, known)) in files {
+        let found = stamp(path);
+        if *known != found {
+            *known = found;
+            routes.push(route.clone());
+        }
+    }
+    routes
 }
 
 /// Serves the control socket until the process ends, one caller after the other.

@@ -170,7 +170,11 @@ fn port_25_never_relays() {
     let server = Setup { services: vec!["smtp", "submissions"], ..setup(&hop, "") }.start();
     let mut client = server.connect("smtp");
     client.expect("220");
-    let hello = { client.send(b"EHLO x.example\r\n").unwrap(); client.expect("250"); client.transcript.clone() };
+    let hello = {
+        client.send(b"EHLO x.example\r\n").unwrap();
+        client.expect("250");
+        client.transcript.clone()
+    };
     assert!(!hello.contains("DSN"), "{hello}");
     client.say("MAIL FROM:<alice@example.org>", "250");
     client.say("RCPT TO:<x@there.example>", "550 5.7.1");

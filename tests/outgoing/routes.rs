@@ -22,7 +22,11 @@ fn written(trace: &Path) -> Vec<String> {
     let text = fs::read_to_string(trace).unwrap();
     // A message that is being accepted is an unnamed file until it is linked: `spool/queue/#123 (deleted)`.
     let touches = |line: &&str| line.contains("/spool/queue") && !line.contains("/queue/#") && !line.contains("linkat(AT_FDCWD");
-    text.lines().filter(touches).filter(|line| !line.contains("linkat(")|| line.contains("unlinkat(")).map(str::to_owned).collect()
+    text.lines()
+        .filter(touches)
+        .filter(|line| !line.contains("linkat(") || line.contains("unlinkat("))
+        .map(str::to_owned)
+        .collect()
 }
 
 fn submit_all(server: &Server, count: usize) -> Vec<String> {
@@ -220,7 +224,8 @@ fn a_submission_route_without_starttls() {
     });
     let hop = Hop::new();
     let mut setup = setup(&hop, "");
-    setup.outgoing = setup.outgoing.replace(&format!("smtps://localhost:{}", hop.address.port()), &format!("submission://localhost:{port}"));
+    setup.outgoing =
+        setup.outgoing.replace(&format!("smtps://localhost:{}", hop.address.port()), &format!("submission://localhost:{port}"));
     let server = setup.start();
     let ids = submit_all(&server, 1);
     assert_rests(&server, &ids, "tls");

@@ -176,7 +176,13 @@ fn a_result_for_each_recipient() {
     assert_eq!(statuses, ["Status: 5.1.1", "Status: 5.1.6"], "{report}");
     wait_until("the record of the report", &server, || spool_file(&server, &id).contains("reported"));
     let file = spool_file(&server, &id);
-    for record in [" 1 wait at=rcpt 452 4.2.2 full;", " 2 sent 250 2.0.0 taken;", " 3 failed at=rcpt 550 5.1.1 gone;", " 4 failed at=rcpt 551 5.1.6 moved;", " 3-4 reported failed;"] {
+    for record in [
+        " 1 wait at=rcpt 452 4.2.2 full;",
+        " 2 sent 250 2.0.0 taken;",
+        " 3 failed at=rcpt 550 5.1.1 gone;",
+        " 4 failed at=rcpt 551 5.1.6 moved;",
+        " 3-4 reported failed;",
+    ] {
         assert!(file.contains(record), "{record} in {file}");
     }
 }
@@ -191,7 +197,11 @@ fn messages_octet_by_octet() {
     let long = "x".repeat(998) + "\r\n";
     let rows: [(&str, &str, Vec<u8>); 6] = [
         ("eight bit", "<alice@example.org> BODY=8BITMIME", [head.as_bytes(), b"\r\n\xff\xfe caf\xc3\xa9 \x01\x7f\r\n"].concat()),
-        ("dots", "<alice@example.org>", [head, "\r\n", &".\r\n..\r\n...\r\n. \r\n.a\r\n".repeat(300), "\r\n"].concat().into_bytes()),
+        (
+            "dots",
+            "<alice@example.org>",
+            [head, "\r\n", &".\r\n..\r\n...\r\n. \r\n.a\r\n".repeat(300), "\r\n"].concat().into_bytes(),
+        ),
         ("998 octets", "<alice@example.org>", [head, "\r\n", &long.repeat(20)].concat().into_bytes()),
         ("dots of 998", "<alice@example.org>", [head, "\r\n", &(".".repeat(998) + "\r\n").repeat(200)].concat().into_bytes()),
         ("no body", "<alice@example.org>", [head, "\r\n"].concat().into_bytes()),
@@ -200,7 +210,10 @@ fn messages_octet_by_octet() {
             let mut n: u32 = 1;
             while text.len() < 20_000_000 {
                 n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                text.extend_from_slice(format!("{}{:0width$x}\r\n", if n % 5 == 0 { "." } else { "" }, n, width = (n >> 8) as usize % 900).as_bytes());
+                text.extend_from_slice(
+                    format!("{}{:0width$x}\r\n", if n % 5 == 0 { "." } else { "" }, n, width = (n >> 8) as usize % 900)
+                        .as_bytes(),
+                );
             }
             text
         }),
