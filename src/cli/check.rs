@@ -233,6 +233,10 @@ fn hash_costs(config: &Config, users: &crate::auth::users::Users, report: &mut R
 fn space(root: &Path, report: &mut Report) {
     let there = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let Ok(space) = free_space(there) else { return };
+    let known = format!("{}: ", there.display());
+    if report.0.iter().any(|(part, _, text)| *part == "space" && text.starts_with(&known)) {
+        return;
+    }
     let inodes = space.inodes.map(|inodes| format!(" and {inodes} inodes")).unwrap_or_default();
     let text = format!("{}: {} MiB{inodes} are free", there.display(), space.free >> 20);
     if space.free < FLOOR_MAX || space.inodes.is_some_and(|inodes| inodes < INODES_MIN) {

@@ -99,7 +99,10 @@ fn message(snapshot: &Snapshot, service: Option<Service>, login: Option<&str>, f
     };
     let destinations = match snapshot.policy.recipient(service.needs_login(), &path) {
         Err(refused) => {
-            snapshot.policy.route(&path).steps.iter().for_each(say);
+            // The steps of aliases say nothing of an address elsewhere that could be sent to.
+            let steps = snapshot.policy.route(&path).steps;
+            let foreign = matches!(&path, ForwardPath::Mailbox(address) if !snapshot.config.is_local(&address.key()));
+            steps.iter().filter(|_| !foreign || snapshot.config.outgoing.is_none()).for_each(say);
             return refuse("RCPT", &refused);
         }
         Ok(destinations) => destinations,
