@@ -51,7 +51,7 @@ fn missing(spool: &Path, name: &str, account: Option<&User>, report: &mut Report
     if !above.is_dir() || !makes || !may(account, above, MAY_ENTER) {
         return report.error("spool", format!("{shown}: is not there, and cannot be made and used by {name}; {cure}"));
     }
-    report.ok("spool", format!("{shown}: will be made at the first start"));
+    report.ok("spool", format!("{shown}: will be made at the first start; under systemd make it before: {cure}"));
 }
 
 /// How many messages are in a directory of the spool.
