@@ -80,7 +80,7 @@ pub const VERBS: [(&str, &str); 8] = [
 ];
 
 /// Every option with its argument and what it does: short name, long name, argument, text.
-pub const OPTIONS: [(&str, &str, &str, &str); 16] = [
+pub const OPTIONS: [(&str, &str, &str, &str); 17] = [
     ("c", "config", "FILE", "read the configuration from FILE"),
     ("v", "verbose", "", "log every event (`demo`; `serve` does so without it)"),
     ("h", "help", "", "show a short help"),
@@ -95,6 +95,7 @@ pub const OPTIONS: [(&str, &str, &str, &str); 16] = [
     ("", "all", "", "queue: every message"),
     ("", "yes", "", "queue: with --all, do not ask"),
     ("", "json", "", "queue, routes: an object of JSON a line"),
+    ("", "offline", "", "check: do not try the next hops"),
     ("", "label", "TEXT", "user: which password of a login is meant"),
     ("", "generate", "", "user: make a password and print it once"),
 ];

@@ -2,7 +2,7 @@
 //!
 //! 1. [`route`] makes a [`Hop`](route::Hop) of a smarthost's settings; [`mx`] finds the servers of a recipient's domain by
 //!    [`resolve`] and [`dns`]; [`names`] asks the system's resolver for a smarthost's addresses.
-//! 2. [`courier`] drives one connection: over a [`line`] it does what [`smtp::client`](crate::smtp::client) asks and reports what came.
+//! 2. [`courier`] drives one connection: over a [`line`](mod@line) it does what [`smtp::client`](crate::smtp::client) asks and reports what came.
 //! 3. [`results`] says that in the words of [`queue::schedule`](crate::queue::schedule), which decides what follows.
 
 pub mod courier;

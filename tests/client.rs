@@ -38,8 +38,14 @@ fn events_that_are_not_owed() {
     let config = ClientConfig { helo: "me.example".into(), tls: TlsUse::None, credentials: None, message_size: None };
     let told = ["220 there", "250 there", "250 mail"];
     for heard in 0..=told.len() {
-        let events: [fn() -> Event<'static>; 5] =
-            [|| Event::ContentSent, || Event::Secured, || Event::Connected, || Event::Quit, || Event::Probe(ReversePath::Null)];
+        let events: [fn() -> Event<'static>; 6] = [
+            || Event::ContentSent,
+            || Event::Secured,
+            || Event::Connected,
+            || Event::Quit,
+            || Event::Reset,
+            || Event::Probe(ReversePath::Null),
+        ];
         for (at, event) in events.into_iter().enumerate() {
             let mut client = Client::new(config.clone());
             let mut step = client.step(Event::Connected);
@@ -248,6 +254,7 @@ fn play(case: &Case, step: usize) -> Result<(), String> {
             }
             _ if can_begin && matches!(items.peek(), Some(Item::Happens(_))) => match items.next() {
                 Some(Item::Happens(word)) if word == "quit" => client.step(Event::Quit),
+                Some(Item::Happens(word)) if word == "reset" => client.step(Event::Reset),
                 Some(Item::Happens(word)) if word == "probe" => {
                     client.step(Event::Probe(case.message.envelope.reverse_path.clone()))
                 }

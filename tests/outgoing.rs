@@ -5,6 +5,8 @@
 
 #[path = "outgoing/accepting.rs"]
 mod accepting;
+#[path = "outgoing/checking.rs"]
+mod checking;
 mod common;
 #[path = "outgoing/crash.rs"]
 mod crash;

@@ -4,6 +4,8 @@
 //! says those once at its start ([`advice`]).
 
 mod probe;
+mod routes;
+mod spool;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,12 +14,13 @@ use std::time::SystemTime;
 use nix::unistd::{User, geteuid};
 
 use super::{Arguments, Exit, Outcome, count, say};
+use crate::config::outgoing::Outgoing;
 use crate::config::{Config, Problem};
 use crate::conn::context::Snapshot;
 use crate::mail::space::{FLOOR_MAX, free_space};
 use crate::net::handover;
-use crate::policy::Policy;
 use crate::policy::aliases::Aliases;
+use crate::policy::{Destination, Policy};
 use crate::server::keys::KeySource;
 use crate::server::{expiry, load, modes, privileges, sandbox};
 use crate::smtp::address::{Address, ForwardPath};
@@ -32,7 +35,7 @@ enum Level {
 
 struct Report(Vec<(&'static str, Level, String)>);
 
-/// Free inodes of the Maildirs' file system below which there is a warning.
+/// Free inodes of a file system below which there is a warning.
 const INODES_MIN: u64 = 1000;
 
 /// Prints a table, then `ok` or the count of errors; exit 0 or 78.
@@ -47,7 +50,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             let (config, problems) = Config::examine(&text, &arguments.config, load::own_name);
             report.part("configuration", &arguments.config.display().to_string(), problems);
             if let Some(config) = config {
-                everything(&config, &arguments.config, &mut report);
+                let offline = arguments.matches.opt_present("offline");
+                everything(&config, &arguments.config, offline, &mut report);
             }
         }
     }
@@ -63,7 +67,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     Ok(if errors == 0 { Exit::Ok } else { Exit::Config })
 }
 
-fn everything(config: &Config, file: &Path, report: &mut Report) {
+fn everything(config: &Config, file: &Path, offline: bool, report: &mut Report) {
     let account = run_as(config, report);
     let users = load::users(config);
     let logins: Vec<String> = users.as_ref().map(|users| users.logins().map(str::to_owned).collect()).unwrap_or_default();
@@ -108,8 +112,12 @@ fn everything(config: &Config, file: &Path, report: &mut Report) {
                 .warning("users", format!("`{login}` has a domain that is not in `domains`: it can log in, and has no mailbox"));
         }
     }
-    if config.outgoing.is_some() {
-        outgoing(config, users.is_ok() && aliases.is_ok(), &policy, report);
+    if let Some(outgoing) = &config.outgoing {
+        sending(config, outgoing, users.is_ok() && aliases.is_ok(), &policy, report);
+        spool::look(&outgoing.spool, account.as_ref(), report);
+        if !offline {
+            routes::rows(config).into_iter().for_each(|(level, text)| report.0.push(("routes", level, text)));
+        }
     }
     if let Ok(users) = &users {
         weak_hashes(users).into_iter().for_each(|text| report.warning("users", text));
@@ -117,7 +125,8 @@ fn everything(config: &Config, file: &Path, report: &mut Report) {
     }
     certificate(config, report);
     maildirs(config, &logins, account.as_ref(), report);
-    space(config, report);
+    space(&config.maildir.root(), report);
+    config.outgoing.iter().for_each(|outgoing| space(&outgoing.spool, report));
     ports(config, report);
     let access = sandbox::access(config, file, geteuid().is_root());
     let writes: Vec<String> = access.writes.iter().map(|path| path.display().to_string()).collect();
@@ -126,17 +135,31 @@ fn everything(config: &Config, file: &Path, report: &mut Report) {
 }
 
 /// The outgoing side, as far as nothing has to be asked of other hosts.
-fn outgoing(config: &Config, is_policy_whole: bool, policy: &Policy, report: &mut Report) {
+fn sending(config: &Config, outgoing: &Outgoing, is_policy_whole: bool, policy: &Policy, report: &mut Report) {
     let mut problems = load::password_files(config);
     if is_policy_whole {
         problems.extend(load::outgoing_problems(config, policy));
     }
-    if problems.is_empty()
-        && let Some(outgoing) = &config.outgoing
-    {
-        report.ok("outgoing", format!("via {}; {} routes", outgoing.via, outgoing.routes.len()));
+    if problems.is_empty() {
+        let told: Vec<String> = outgoing.postmaster_at(policy).iter().map(place).collect();
+        let routes = count(outgoing.routes.len(), "route");
+        report.ok("outgoing", format!("via {}; {routes}; {} is told of routes that rest", outgoing.via, told.join(", ")));
+        report.ok(
+            "outgoing",
+            "a process that is started for one connection (inetd nowait, tcpserver, pillarbox-connection.socket) sends nothing on: \
+             it refuses mail for other domains"
+                .to_owned(),
+        );
     }
     report.errors("outgoing", &problems);
+}
+
+/// A mailbox, or an address elsewhere.
+fn place(destination: &Destination) -> String {
+    match destination {
+        Destination::Mailbox(local) => local.mailbox.clone(),
+        Destination::Remote(address) => address.to_string(),
+    }
 }
 
 /// What `serve` says once at its start, as the user that it runs as.
@@ -206,11 +229,14 @@ fn hash_costs(config: &Config, users: &crate::auth::users::Users, report: &mut R
     }
 }
 
-/// Capacity on the file system of the Maildirs.
-fn space(config: &Config, report: &mut Report) {
-    let root = config.maildir.root();
+/// Capacity on the file system of a directory.
+fn space(root: &Path, report: &mut Report) {
     let there = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let Ok(space) = free_space(there) else { return };
+    let known = format!("{}: ", there.display());
+    if report.0.iter().any(|(part, _, text)| *part == "space" && text.starts_with(&known)) {
+        return;
+    }
     let inodes = space.inodes.map(|inodes| format!(" and {inodes} inodes")).unwrap_or_default();
     let text = format!("{}: {} MiB{inodes} are free", there.display(), space.free >> 20);
     if space.free < FLOOR_MAX || space.inodes.is_some_and(|inodes| inodes < INODES_MIN) {
@@ -240,9 +266,9 @@ fn run_as(config: &Config, report: &mut Report) -> Option<User> {
 /// The files that are read again while the server runs, as its user, and cannot be. `account` is the user where this
 /// process is another.
 fn unreadable(config: &Config, file: &Path, account: Option<&User>) -> Vec<String> {
-    let passwords =
-        config.outgoing.iter().flat_map(|outgoing| outgoing.routes.values()).map(|route| route.password_file.as_deref());
-    let files = [Some(file), Some(&config.users), config.aliases.as_deref()].into_iter().chain(passwords).flatten();
+    let routes = config.outgoing.iter().flat_map(|outgoing| outgoing.routes.values());
+    let of_routes = routes.flat_map(|route| [route.password_file.as_deref(), route.ca.as_deref()]);
+    let files = [Some(file), Some(&config.users), config.aliases.as_deref()].into_iter().chain(of_routes).flatten();
     let cannot = |file: &&Path| file.exists() && !may(account, file, MAY_READ);
     files
         .filter(cannot)

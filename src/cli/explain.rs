@@ -1,7 +1,9 @@
 //! `pillarbox explain`: says whether a message would be accepted, and where mail for an address goes.
 //!
 //! The answers come from the functions that a session calls. It exits with 0 where the message would be accepted and
-//! with 1 where it would be refused.
+//! with 1 where it would be refused. For a recipient elsewhere it goes on to the route ([`onward`]) and sends nothing.
+
+mod onward;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -90,25 +92,39 @@ fn message(snapshot: &Snapshot, service: Option<Service>, login: Option<&str>, f
         }
     }
     let sender = ReversePath::parse(&bracketed(from), true).map_err(|error| syntax(error, Refusal::BadSender));
-    match sender.and_then(|path| snapshot.policy.sender(login.as_deref(), &path)) {
+    let sender = match sender.and_then(|path| snapshot.policy.sender(login.as_deref(), &path).map(|()| path)) {
         Err(refused) => return refuse("MAIL", &refused),
-        Ok(()) => say(format_args!("sender {from}: may be used")),
-    }
+        Ok(path) => path,
+    };
+    say(format_args!("sender {from}: may be used"));
     let path = match forward_path(to) {
         Err(refused) => return refuse("RCPT", &refused),
         Ok(path) => path,
     };
-    if let Err(refused) = snapshot.policy.recipient(service.needs_login(), &path) {
-        snapshot.policy.route(&path).steps.iter().for_each(say);
-        return refuse("RCPT", &refused);
-    }
-    way(snapshot, &path);
-    if let Some(login) = &login {
-        let is_remote = matches!(snapshot.policy.recipient(true, &path).as_deref(), Ok([Destination::Remote(_)]));
-        if let Err(exceeded) = limits(snapshot, login, is_remote) {
-            let until = Timestamp::from_second(exceeded.until as i64).unwrap_or(Timestamp::MAX).to_zoned(TimeZone::system());
-            return refuse("RCPT", &Refused::about(Refusal::SendingLimit, until.strftime("%Y-%m-%d %H:%M:%S %z")));
+    let destinations = match snapshot.policy.recipient(service.needs_login(), &path) {
+        Err(refused) => {
+            // The steps of aliases say nothing of an address elsewhere that could be sent to.
+            let steps = snapshot.policy.route(&path).steps;
+            let foreign = matches!(&path, ForwardPath::Mailbox(address) if !snapshot.config.is_local(&address.key()));
+            steps.iter().filter(|_| !foreign || snapshot.config.outgoing.is_none()).for_each(say);
+            return refuse("RCPT", &refused);
         }
+        Ok(destinations) => destinations,
+    };
+    let remote = destinations.iter().find_map(|to| if let Destination::Remote(address) = to { Some(address) } else { None });
+    match (remote, &snapshot.config.outgoing) {
+        (Some(address), Some(outgoing)) => {
+            if let Err(refused) = onward::way(outgoing, &sender, address) {
+                return refuse("RCPT", &refused);
+            }
+        }
+        _ => way(snapshot, &path),
+    }
+    if let Some(login) = &login
+        && let Err(exceeded) = limits(snapshot, login, remote.is_some())
+    {
+        let until = Timestamp::from_second(exceeded.until as i64).unwrap_or(Timestamp::MAX).to_zoned(TimeZone::system());
+        return refuse("RCPT", &Refused::about(Refusal::SendingLimit, until.strftime("%Y-%m-%d %H:%M:%S %z")));
     }
     say("accepted");
     Exit::Ok

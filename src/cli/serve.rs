@@ -52,8 +52,11 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     if !matches!(inherited, Inherited::Connection(_)) {
         prepare_state(&snapshot.config);
         let spool = snapshot.config.outgoing.as_ref().map(|outgoing| outgoing.spool.as_path());
-        outgoing::prepare(&snapshot.config)
-            .map_err(|error| Failure::file(Exit::CantCreate, spool.unwrap_or(Path::new("")), error))?;
+        outgoing::prepare(&snapshot.config).map_err(|error| {
+            let spool = spool.unwrap_or(Path::new(""));
+            let cure = format!("{error}; make it: install -d -o {user} -m 0700 {}", spool.display());
+            Failure::file(Exit::CantCreate, spool, cure)
+        })?;
     }
     privileges::raise_file_limit();
     privileges::drop_to(&user).map_err(|error| Failure::new(Exit::Config, error))?;

@@ -151,14 +151,41 @@ impl Outgoing {
     /// Where mail from a sender to a recipient goes: by the recipient's domain, the nearest above it, the sender's address, its
     /// domain, then [`Self::via`].
     pub fn hop(&self, sender: &ReversePath, recipient: &Address) -> &NextHop {
+        self.row(sender, recipient).1
+    }
+
+    /// The same with the row that says so: its section, `to` or `from`, and its key; none for [`Self::via`].
+    pub fn row(&self, sender: &ReversePath, recipient: &Address) -> (Option<(&'static str, &str)>, &NextHop) {
         let domain = recipient.domain().to_string().to_lowercase();
         let above = domain.match_indices('.').map(|(at, _)| format!("*{}", &domain[at..]));
-        if let Some(hop) = std::iter::once(domain.clone()).chain(above).find_map(|key| self.to.get(&key)) {
-            return hop;
+        if let Some((key, hop)) = std::iter::once(domain.clone()).chain(above).find_map(|key| self.to.get_key_value(&key)) {
+            return (Some(("to", key)), hop);
         }
-        let ReversePath::Mailbox(sender) = sender else { return &self.via };
+        let ReversePath::Mailbox(sender) = sender else { return (None, &self.via) };
         let domain = sender.domain().to_string().to_lowercase();
-        self.from.get(&sender.key()).or_else(|| self.from.get(&domain)).unwrap_or(&self.via)
+        match self.from.get_key_value(&sender.key()).or_else(|| self.from.get_key_value(&domain)) {
+            Some((key, hop)) => (Some(("from", key)), hop),
+            None => (None, &self.via),
+        }
+    }
+
+    /// True if mail from an address of this domain may take this route: by a table, by [`Self::via`], or after another that
+    /// rests.
+    pub fn may_carry(&self, route: &str, domain: &str) -> bool {
+        let begins = |hop: &NextHop| {
+            let mut next = Some(hop);
+            while let Some(NextHop::Route(name)) = next {
+                if name == route {
+                    return true;
+                }
+                next = self.routes.get(name).and_then(|route| route.then.as_ref());
+            }
+            false
+        };
+        let of_domain = |key: &str| key.rsplit('@').next() == Some(domain);
+        self.to.values().any(begins)
+            || self.from.iter().any(|(key, hop)| of_domain(key) && begins(hop))
+            || (!self.from.contains_key(domain) && begins(&self.via))
     }
 
     /// Where mail for that address goes; empty only where [`Self::postmaster_problem`] has found one.

@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
@@ -16,7 +16,7 @@ use rustls::{ClientConnection, StreamOwned};
 
 use super::connector::{HandshakeError, TlsClient};
 use super::stop::{self, SLICE, Stop};
-use super::tls::TlsInfo;
+use super::tls::{TlsInfo, not_after};
 
 /// A connection to a server elsewhere.
 #[derive(Debug)]
@@ -112,6 +112,14 @@ impl Outbound {
         let info = TlsInfo::of(&tls.conn).ok_or_else(|| HandshakeError::Io(ErrorKind::InvalidData.into()))?;
         self.inner = Inner::Tls(tls);
         Ok(info)
+    }
+
+    /// When the server's certificate ends; `None` in the clear, or if it cannot be read out of it.
+    pub fn certificate_end(&self) -> Option<SystemTime> {
+        match &self.inner {
+            Inner::Tls(tls) => not_after(tls.conn.peer_certificates()?.first()?),
+            Inner::Gone | Inner::Plain(_) => None,
+        }
     }
 
     /// Ends the connection: the last octets, close_notify, then FIN, all within two seconds. What the server may still say is

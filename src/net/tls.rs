@@ -85,9 +85,7 @@ impl TlsServer {
 
     /// When the certificate ends; `None` if it cannot be read out of it.
     pub fn not_after(&self) -> Option<SystemTime> {
-        let certificate = x509_cert::Certificate::from_der(&self.leaf).ok()?;
-        let end: Duration = certificate.tbs_certificate.validity.not_after.to_unix_duration();
-        UNIX_EPOCH.checked_add(end)
+        not_after(&self.leaf)
     }
 
     /// True if the certificate is for this host name.
@@ -113,6 +111,13 @@ impl TlsInfo {
         let resumed = connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
         Some(Self { version, cipher: iana_name(cipher), resumed })
     }
+}
+
+/// When a certificate ends; `None` if it cannot be read out of it.
+pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let certificate = x509_cert::Certificate::from_der(certificate).ok()?;
+    let end: Duration = certificate.tbs_certificate.validity.not_after.to_unix_duration();
+    UNIX_EPOCH.checked_add(end)
 }
 
 /// The library writes TLS 1.3 suites in its own way.

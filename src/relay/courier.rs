@@ -7,7 +7,7 @@
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::line::{Line, fault_of};
 use super::names;
@@ -150,6 +150,22 @@ impl Courier {
         }
     }
 
+    /// Undoes what a probe began on the server (RSET).
+    pub fn reset(&mut self) -> Result<(), Failure> {
+        let mut step = self.client.step(Event::Reset);
+        loop {
+            match step.next {
+                Next::Ready => return Ok(()),
+                Next::Close(failure) => {
+                    self.reusable = false;
+                    self.line.bid_farewell(&step.write);
+                    return Err(failure.unwrap_or(Failure { stage: Stage::End, fault: Fault::Defect }));
+                }
+                _ => step = self.line.advance(&mut self.client, step),
+            }
+        }
+    }
+
     /// True if another transaction may begin: the server has not closed the connection, said nothing of its own accord, and
     /// the connection is neither too old nor used too often.
     pub fn is_usable(&mut self) -> bool {
@@ -176,6 +192,11 @@ impl Courier {
     /// What TLS agreed on; `None` in the clear.
     pub fn tls(&self) -> Option<TlsInfo> {
         self.line.tls
+    }
+
+    /// When the server's certificate ends; `None` in the clear, or if it cannot be read out of it.
+    pub fn certificate_end(&self) -> Option<SystemTime> {
+        self.line.certificate_end()
     }
 
     /// What the server offers.

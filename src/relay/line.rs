@@ -5,7 +5,7 @@
 use std::io::{self, ErrorKind, Read, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::route::Hop;
 use crate::net::connector::{HandshakeError, TlsClient};
@@ -231,6 +231,10 @@ impl Line {
             Err(HandshakeError::Io(error)) => Err(fault_of(&error)),
             Err(HandshakeError::Protocol(why)) => Err(Fault::Tls(why)),
         }
+    }
+
+    pub(super) fn certificate_end(&self) -> Option<SystemTime> {
+        self.outbound.certificate_end()
     }
 
     /// Writes what may be left to say, and closes.

@@ -1,7 +1,7 @@
 //! The outgoing side as a whole: spool, dispatcher, couriers and control socket, from start to drain.
 //!
 //! It is there only where `[outgoing]` is configured. What changes in the configuration is taken up at a reload, but for the
-//! spool and the number of couriers. A password file that has changed is taken up by itself.
+//! spool and the number of couriers. A password file that has changed is taken up by itself, and so are authorities.
 
 use std::collections::HashMap;
 use std::fs;
@@ -51,6 +51,7 @@ pub struct Outgoing {
     couriers: Vec<JoinHandle<()>>,
     stop: Arc<Stop>,
     passwords: HashMap<String, (PathBuf, Stamp)>,
+    authorities: HashMap<String, (PathBuf, Stamp)>,
     snapshot: Arc<Snapshot>,
     socket: PathBuf,
     boot: Boot,
@@ -65,6 +66,8 @@ pub(super) struct Post {
     queue: Arc<OnceLock<Arc<Queue>>>,
 }
 
+/// Where the system's authorities are looked for a change; other systems take one up at a restart.
+const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// How long the end waits for couriers beyond `drain`.
 const STOP_MORE: Duration = Duration::from_secs(3);
 
@@ -139,8 +142,8 @@ impl Opened {
         let _ = queue.set(Arc::clone(dispatcher.queue()));
         let socket = spool.path().join(control::NAME);
         serve_control(&socket, dispatcher.queue())?;
-        let passwords = passwords(config);
-        Ok(Outgoing { dispatcher, shared, couriers, stop, passwords, snapshot, socket, boot, mailer })
+        let (passwords, authorities) = (passwords(config), authorities(config));
+        Ok(Outgoing { dispatcher, shared, couriers, stop, passwords, authorities, snapshot, socket, boot, mailer })
     }
 }
 
@@ -150,42 +153,47 @@ impl Outgoing {
         &*self.mailer
     }
 
-    /// Takes up a configuration that was reloaded, and password files that have changed.
+    /// Takes up a configuration that was reloaded, and files of passwords and authorities that have changed.
     pub fn tick(&mut self, context: &Context) {
         let now = context.snapshot();
         if !Arc::ptr_eq(&now, &self.snapshot) {
             self.take_up(&now);
             self.snapshot = now;
         }
-        let mut changed = Vec::new();
-        for (route, (path, known)) in &mut self.passwords {
-            let found = stamp(path);
-            if *known != found {
-                *known = found;
-                changed.push(route.clone());
-            }
-        }
-        for route in changed {
+        for route in changed(&mut self.passwords) {
             self.dispatcher.queue().credentials_changed(&route);
+        }
+        let trusted = changed(&mut self.authorities);
+        if !trusted.is_empty() {
+            self.take_up_hops(&self.snapshot.config);
+        }
+        for route in trusted {
+            self.dispatcher.queue().try_route(&route);
         }
     }
 
     fn take_up(&mut self, now: &Snapshot) {
         let (Some(outgoing), Some(before)) = (&now.config.outgoing, &self.snapshot.config.outgoing) else { return };
-        // Authorities may have changed though the settings have not; those that cannot be read are kept as they were.
-        let mut known = self.shared.hops.write().unwrap_or_else(PoisonError::into_inner);
-        let old = std::mem::replace(&mut *known, hops(&now.config));
-        for name in outgoing.routes.keys() {
-            let destination = Destination::smarthost(name);
-            if let (false, Some(hop)) = (known.contains_key(&destination), old.get(&destination)) {
-                known.insert(destination, Arc::clone(hop));
-            }
-        }
-        drop(known);
+        // Authorities may have changed though the settings have not.
+        self.take_up_hops(&now.config);
         if outgoing != before {
             self.dispatcher.queue().configure(settings(outgoing), outgoing.queue_max, routing(outgoing.clone()));
             self.passwords = passwords(outgoing);
+            self.authorities = authorities(outgoing);
         }
+    }
+
+    /// Makes the next hops anew. What cannot be read is named; the authorities that were trusted before stay.
+    fn take_up_hops(&self, config: &Config) {
+        let mut hops = hops(config);
+        let named = |destination: &Destination| {
+            config.outgoing.as_ref().is_some_and(|outgoing| outgoing.routes.contains_key(&*destination.name))
+        };
+        let mut shared = self.shared.hops.write().unwrap_or_else(PoisonError::into_inner);
+        for (destination, hop) in shared.drain().filter(|(destination, _)| named(destination)) {
+            hops.entry(destination).or_insert(hop);
+        }
+        *shared = hops;
     }
 
     /// How it is, in a few words.
@@ -281,6 +289,28 @@ fn passwords(config: &outgoing::Outgoing) -> HashMap<String, (PathBuf, Stamp)> {
         Some((name.clone(), (path, stamp)))
     };
     config.routes.iter().filter_map(file).collect()
+}
+
+fn authorities(config: &outgoing::Outgoing) -> HashMap<String, (PathBuf, Stamp)> {
+    let file = |(name, route): (&String, &outgoing::Route)| {
+        let path = route.ca.clone().unwrap_or_else(|| SYSTEM_AUTHORITIES.into());
+        let stamp = stamp(&path);
+        (name.clone(), (path, stamp))
+    };
+    config.routes.iter().map(file).collect()
+}
+
+/// The routes whose files have changed since the last call.
+fn changed(files: &mut HashMap<String, (PathBuf, Stamp)>) -> Vec<String> {
+    let mut routes = Vec::new();
+    for (route, (path, known)) in files {
+        let found = stamp(path);
+        if *known != found {
+            *known = found;
+            routes.push(route.clone());
+        }
+    }
+    routes
 }
 
 /// Serves the control socket until the process ends, one caller after the other.

@@ -54,7 +54,7 @@ impl Enforced {
 }
 
 /// What the system's resolver reads: its files, and the libraries of its modules.
-const FOR_NAMES: [&str; 10] = [
+const FOR_NAMES: [&str; 12] = [
     "/etc/resolv.conf",
     "/etc/hosts",
     "/etc/nsswitch.conf",
@@ -62,7 +62,9 @@ const FOR_NAMES: [&str; 10] = [
     "/etc/gai.conf",
     "/etc/ld.so.cache",
     "/lib",
+    "/lib64",
     "/usr/lib",
+    "/usr/lib64",
     "/run/systemd/resolve",
     "/run/resolvconf",
 ];
@@ -94,7 +96,11 @@ pub fn access(config: &Config, file: &Path, keys: bool) -> Access {
     for route in config.outgoing.iter().flat_map(|outgoing| outgoing.routes.values()) {
         connects.insert(route.url.port);
         let files = [&route.password_file, &route.ca].into_iter().flatten();
-        reads.extend(files.filter_map(|file| file.parent().map(Path::to_owned)));
+        for file in files {
+            for path in [file.clone(), file.canonicalize().unwrap_or_else(|_| file.clone())] {
+                reads.extend(path.parent().map(Path::to_owned));
+            }
+        }
     }
     if config.outgoing.is_some() {
         connects.insert(DNS_PORT);

@@ -63,6 +63,7 @@ enum State {
 #[derive(Debug)]
 enum Purpose {
     Mail(Box<Message>),
+    Nothing,
     Probe(ReversePath),
 }
 
@@ -104,6 +105,7 @@ impl Client {
             }
             Event::Begin(message) if matches!(self.state, State::Ready) => self.begin(Purpose::Mail(message)),
             Event::Probe(sender) if matches!(self.state, State::Ready) => self.begin(Purpose::Probe(sender)),
+            Event::Reset if matches!(self.state, State::Ready) => self.begin(Purpose::Nothing),
             Event::Quit if matches!(self.state, State::Ready) => {
                 self.state = State::Closed;
                 write(QUIT, Next::Close(None))
@@ -234,6 +236,10 @@ impl Client {
                 self.state = State::Mailing(Box::new(mailing));
                 self.mailing(Mailing::begin)
             }
+            Purpose::Nothing => {
+                self.state = State::Ready;
+                Step { write: Zeroizing::default(), next: Next::Ready }
+            }
             Purpose::Probe(sender) => {
                 self.transactions += 1;
                 self.state = State::Probe;
@@ -312,7 +318,7 @@ impl Client {
                 let outcomes = message.envelope.recipients.iter().map(|_| Outcome::NotTried(Unreached::Stale)).collect();
                 write("", Next::Finished(Finished { outcomes, ..Finished::default() }))
             }
-            Purpose::Probe(_) => self.abandon(Stage::End, fault),
+            Purpose::Nothing | Purpose::Probe(_) => self.abandon(Stage::End, fault),
         }
     }
 

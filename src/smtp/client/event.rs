@@ -71,6 +71,8 @@ pub enum Event<'a> {
         /// True if octets wait after it.
         more: bool,
     },
+    /// Undo what a probe began, if anything; [`Next::Ready`] follows. When a transaction could be begun.
+    Reset,
     /// The TLS handshake is done.
     Secured,
 }
