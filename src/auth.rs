@@ -4,6 +4,7 @@ pub mod argon;
 mod budget;
 mod cache;
 pub mod edit;
+pub mod passwd;
 pub mod throttle;
 pub mod users;
 pub mod verify;

@@ -39,6 +39,10 @@ pub struct Config {
     pub state: PathBuf,
     /// Addresses to listen on.
     pub listen: Vec<(SocketAddr, Service)>,
+    /// Local sockets to listen on.
+    pub local: Vec<LocalSocket>,
+    /// Which login a user of this machine is.
+    pub unix_users: BTreeMap<String, String>,
     /// Certificate and key.
     pub tls: Option<TlsFiles>,
     /// All limits.
@@ -49,6 +53,25 @@ pub struct Config {
     pub sending_limits: SendingLimits,
     /// How mail for other domains is sent; absent, it is refused.
     pub outgoing: Option<Outgoing>,
+}
+
+/// A local socket: an entry of `[listen] local`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalSocket {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The login of everyone that may open it, if it is one's alone.
+    pub login: Option<String>,
+    /// Its mode.
+    pub mode: u32,
+    /// Its group, if not that of the process.
+    pub group: Option<String>,
+}
+
+impl Default for LocalSocket {
+    fn default() -> Self {
+        Self { path: PathBuf::new(), login: None, mode: 0o666, group: None }
+    }
 }
 
 /// Certificate and key.
@@ -84,7 +107,7 @@ pub struct Limits {
 }
 
 /// Every key with its default as it would be written; the manual and the sample are held against it.
-pub const KEYS: [(&str, &str); 53] = [
+pub const KEYS: [(&str, &str); 55] = [
     ("hostname", "the host's own name"),
     ("domains", "none, must be given"),
     ("user", "\"pillarbox\""),
@@ -93,6 +116,7 @@ pub const KEYS: [(&str, &str); 53] = [
     ("maildir", "\"/var/mail/pillarbox/{domain}/{user}\""),
     ("state", "\"/var/lib/pillarbox\""),
     ("listen", ""),
+    ("listen.local", "[]"),
     ("listen.smtp", "[]"),
     ("listen.submission", "[]"),
     ("listen.submissions", "[]"),
@@ -114,6 +138,7 @@ pub const KEYS: [(&str, &str); 53] = [
     ("limits.hash_memory", "\"64M\""),
     ("limits.drain", "\"30s\""),
     ("sending_limits", "none"),
+    ("unix_users", "none"),
     ("outgoing", ""),
     ("outgoing.via", "none, must be given"),
     ("outgoing.spool", "\"/var/spool/pillarbox\""),
@@ -305,6 +330,17 @@ mod tests {
             ("domains = [\"x.example\"]\n[listen]\nsubmission = [\"[::]:587\"]", "p.toml: tls: must be given"),
             ("domains = [\"x.example\"]\n[tls]\nkey = \"/k\"", "p.toml: tls.certificate: must be given"),
             ("domains = [\"x.example\"]\n[senders]\n\"a\" = [\"b\"]", "p.toml:3: senders.\"a\": `b` is none of"),
+            ("domains = [\"x.example\"]\n[listen]\nlocal = [\"run/x\"]", "p.toml:3: listen.local: `run/x` is no absolute path"),
+            (
+                "domains = [\"x.example\"]\n[listen]\nlocal = [{ path = \"/x\", mode = \"rw\" }]",
+                "p.toml:3: listen.local: `rw` is no mode such as",
+            ),
+            (
+                "domains = [\"x.example\"]\n[listen]\nlocal = [{ path = \"/x\", owner = \"a\" }]",
+                "p.toml:3: listen.local.owner: unknown key; there are group, login, mode, path",
+            ),
+            ("domains = [\"x.example\"]\n[listen]\nlocal = [\"/x\", \"/x\"]", "p.toml:3: listen.local: `/x` is listed already"),
+            ("domains = [\"x.example\"]\n[unix_users]\nroot = 0", "p.toml:3: unix_users.\"root\": must be a string"),
             ("domains = [\"x.example\"]\n[sending_limits]\n\"*\" = 5", "p.toml:3: sending_limits.\"*\": must be {"),
             (
                 "domains = [\"x.example\"]\n[sending_limits]\n\"*\" = { messages = [\"5/w\"] }",

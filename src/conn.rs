@@ -4,6 +4,7 @@
 //! that has gone before it could read the 250 sends it again.
 
 pub mod authors;
+pub mod caller;
 mod content;
 pub mod context;
 mod incoming;
@@ -20,12 +21,14 @@ use std::time::Instant;
 use crate::journal::SessionLog;
 use crate::net::admission::{Ending, Slot};
 use crate::net::deadline::{self, Clock, Wait};
+use crate::net::network;
 use crate::net::stream::Link;
 use crate::net::wire::{Line, Wire};
 use crate::smtp::command::Verb;
 use crate::smtp::reply::Refusal;
 use crate::smtp::sasl::SASL_LINE_MAX;
 use crate::smtp::session::{Answer, Event, Next, Service, Session, SessionConfig, Step};
+use caller::Caller;
 use context::{Context, Snapshot};
 use incoming::Incoming;
 use refusals::Refusals;
@@ -45,6 +48,8 @@ pub struct Connection<'a> {
     pub peer: SocketAddr,
     /// When it was accepted.
     pub opened: Instant,
+    /// The caller on a local socket, or why it is not served.
+    pub caller: Option<Result<Caller, Refusal>>,
     /// Its slot; none in tests.
     pub slot: Option<&'a Arc<Slot>>,
 }
@@ -71,11 +76,12 @@ pub fn fresh_id() -> String {
 /// Serves one connection to its end.
 pub fn serve<L: Link>(link: L, connection: &Connection<'_>, context: &Context, snapshot: Arc<Snapshot>) {
     let log = SessionLog::new(fresh_id(), connection.peer, connection.service.name(), &context.log_budget);
+    let log = log.of_uid(network::uid_of_address(connection.peer.ip()));
     log.connect();
     let guard = PanicLog(&log);
     let driver = Driver {
         wire: Wire::new(link),
-        session: Session::new(terms(&snapshot, connection.service)),
+        session: session(&snapshot, connection),
         connection,
         context,
         snapshot,
@@ -93,12 +99,20 @@ pub fn serve<L: Link>(link: L, connection: &Connection<'_>, context: &Context, s
     drop(guard);
 }
 
+fn session(snapshot: &Snapshot, connection: &Connection<'_>) -> Session {
+    let session = Session::new(terms(snapshot, connection.service));
+    match &connection.caller {
+        Some(Ok(caller)) => session.with_login(&caller.login),
+        _ => session,
+    }
+}
+
 fn terms(snapshot: &Snapshot, service: Service) -> SessionConfig {
     let limits = &snapshot.config.limits;
     SessionConfig {
         hostname: snapshot.config.hostname.as_str().into(),
         service,
-        tls: snapshot.tls.is_some(),
+        tls: snapshot.tls.is_some() && service != Service::Local,
         dsn: snapshot.config.outgoing.is_some(),
         message_size: limits.message_size,
         recipients: limits.recipients,
@@ -173,7 +187,7 @@ impl<L: Link> Driver<'_, L> {
         if self.connection.service == Service::Submissions {
             self.handshake()?;
         }
-        if let Some(refusal) = self.shutdown_reason() {
+        if let Some(refusal) = self.greet_caller().or_else(|| self.shutdown_reason()) {
             return Ok(self.session.step(Event::Abort(refusal)));
         }
         let early = self.wire.early()?;
@@ -218,7 +232,7 @@ impl<L: Link> Driver<'_, L> {
                 Event::Secured
             }
             Next::Sender(path) => {
-                let verdict = self.snapshot.policy.sender(self.session.login(), &path).and_then(|()| self.check_space());
+                let verdict = self.check_sender(&path).and_then(|()| self.check_space());
                 if verdict.is_ok() && !self.connection.service.needs_login() {
                     self.wire.link().clock().trust();
                 }

@@ -24,6 +24,8 @@ use budget::LogBudget;
 pub struct SessionLog {
     id: String,
     peer: SocketAddr,
+    /// The user of this machine that the peer is.
+    uid: Option<u32>,
     service: &'static str,
     budget: Arc<LogBudget>,
     /// True if the lines of the connection itself are left out.
@@ -42,9 +44,10 @@ enum Class {
 }
 
 /// Every event with its keys; the manual is held against it.
-pub const EVENTS: [(&str, &[&str]); 31] = [
+pub const EVENTS: [(&str, &[&str]); 33] = [
     ("accept-failed", &["service", "error", "pause"]),
     ("accepted", &["session", "peer", "id", "from", "to", "size", "seconds"]),
+    ("caller", &["session", "peer", "uid", "user", "login"]),
     ("connect", &["session", "peer", "service"]),
     ("deferred", &["id", "to", "route", "host", "tls", "code", "text", "seconds", "next"]),
     ("delivered", &["session", "peer", "id", "mailbox", "file"]),
@@ -66,6 +69,7 @@ pub const EVENTS: [(&str, &[&str]); 31] = [
     ("released", &["id"]),
     ("reloaded", &["what", "result", "text"]),
     ("reported", &["id", "mailbox", "action"]),
+    ("rewritten", &["session", "peer", "id", "from", "to"]),
     ("route", &["route", "state", "reason", "next"]),
     ("sandbox", &["server", "helper"]),
     ("sent", &["id", "to", "route", "host", "tls", "code", "text", "seconds"]),
@@ -81,7 +85,12 @@ impl SessionLog {
     pub fn new(id: String, peer: SocketAddr, service: &'static str, budget: &Arc<LogBudget>) -> Self {
         let quiet = !budget.connection(peer.ip(), Instant::now());
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        Self { id, peer, service, budget: Arc::clone(budget), quiet }
+        Self { id, peer, uid: None, service, budget: Arc::clone(budget), quiet }
+    }
+
+    /// The lines name this user of the machine in place of an address.
+    pub fn of_uid(self, uid: Option<u32>) -> Self {
+        Self { uid, ..self }
     }
 
     /// The session's id.
@@ -90,7 +99,11 @@ impl SessionLog {
     }
 
     fn line(&self, event: &str) -> LogLine {
-        LogLine::new(event).key("session", &self.id).key("peer", self.peer)
+        let line = LogLine::new(event).key("session", &self.id);
+        match self.uid {
+            Some(uid) => line.key("peer", format_args!("unix:{uid}")),
+            None => line.key("peer", self.peer),
+        }
     }
 
     fn write(&self, level: Level, class: Class, line: LogLine) {
@@ -105,6 +118,18 @@ impl SessionLog {
     /// The connection is taken up.
     pub fn connect(&self) {
         self.write(Level::Info, Class::Connection, self.line("connect").key("service", self.service));
+    }
+
+    /// Which user of this machine the client is, and its login.
+    pub fn caller(&self, uid: u32, user: &str, login: &str) {
+        let line = self.line("caller").key("uid", uid).key("user", user).key("login", login);
+        self.write(Level::Info, Class::Connection, line);
+    }
+
+    /// In what leaves the machine, an address of the sender's was replaced.
+    pub fn rewritten(&self, id: &str, from: &str, to: &str) {
+        let line = self.line("rewritten").key("id", id).key("from", from).key("to", to);
+        self.write(Level::Info, Class::Always, line);
     }
 
     /// The handshake is done.

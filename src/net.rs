@@ -11,6 +11,7 @@ pub mod eviction;
 pub mod handover;
 pub mod history;
 pub mod listener;
+pub mod local;
 pub mod network;
 pub mod outbound;
 pub mod pool;

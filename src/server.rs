@@ -22,11 +22,14 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::auth::passwd;
+use crate::conn::caller::Caller;
 use crate::conn::context::Context;
 use crate::conn::{self, Connection};
 use crate::journal::{self, SessionLog};
 use crate::net::admission::{Admission, Capacity, SlotGuard, TurnedAway};
 use crate::net::listener::{self, AcceptPolicy, Listener};
+use crate::net::network::uid_of_address;
 use crate::net::pool::{Pool, PoolConfig};
 use crate::net::stream::Stream;
 use crate::smtp::reply::{Refusal, Refused};
@@ -211,7 +214,10 @@ fn ignore_file_size_signal() -> io::Result<()> {
 
 fn serve_slot(context: &Context, guard: &SlotGuard) {
     let (slot, snapshot) = (guard.slot(), context.snapshot());
-    let connection = Connection { service: slot.service(), peer: slot.peer(), opened: slot.opened(), slot: Some(slot) };
+    let service = slot.service();
+    let caller = uid_of_address(slot.peer().ip()).filter(|_| service == Service::Local);
+    let caller = caller.map(|uid| Caller::new(uid, passwd::name_of(uid), slot.local_login(), &snapshot));
+    let connection = Connection { service, peer: slot.peer(), opened: slot.opened(), caller, slot: Some(slot) };
     // The time it has waited for a worker is not the client's.
     let clock = conn::clock(&snapshot, connection.service, Instant::now());
     if let Ok(stream) = Stream::new(slot, guard.admission(), clock) {
@@ -251,6 +257,7 @@ impl AcceptPolicy for ServerPolicy<'_> {
 
     fn turned_away(&self, peer: SocketAddr, service: Service, why: TurnedAway) -> Option<Vec<u8>> {
         let log = SessionLog::new(conn::fresh_id(), peer, service.name(), &self.context.log_budget);
+        let log = log.of_uid(uid_of_address(peer.ip()));
         let why = match why {
             TurnedAway::Blocked => Refusal::AddressThrottled,
             TurnedAway::Draining => Refusal::Draining,

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use common::{finish, require, said};
 use mail_parser::MessageParser;
-use pillarbox::conn::authors;
+use pillarbox::conn::authors::{self, Identity};
 use pillarbox::mail::from::{self, Author};
 use pillarbox::mail::message::{Header, HeaderReader};
 use pillarbox::mail::trace::Trace;
@@ -41,16 +41,20 @@ fn header(text: &[u8]) -> Header {
     HeaderReader::default().push(&text).unwrap().unwrap().0
 }
 
+fn of(login: &str) -> Identity<'_> {
+    Identity { login, caller: None }
+}
+
 /// The refusal, if these fields are refused to this login.
 fn refusal(login: &str, fields: &[u8]) -> Option<(Refusal, String)> {
-    let refused = authors::check(&mut header(fields), login, &policy()).err()?;
+    let refused = authors::check(&mut header(fields), of(login), &policy()).err()?;
     Some((refused.why, refused.text().into_owned()))
 }
 
 /// The header of a message of alice's as it is stored, without the trace.
 fn stored(login: &str, fields: &str) -> String {
     let mut header = header(fields.as_bytes());
-    authors::check(&mut header, login, &policy()).unwrap();
+    authors::check(&mut header, of(login), &policy()).unwrap();
     let (time, mut out) = (jiff::Zoned::default(), Vec::new());
     let trace = Trace {
         final_delivery: true,

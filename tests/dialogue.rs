@@ -14,11 +14,13 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use common::{Setup, base64};
+use pillarbox::conn::caller::Caller;
 use pillarbox::conn::context::Context;
 use pillarbox::conn::outbox::Outbox;
 use pillarbox::conn::{self, Connection};
 use pillarbox::mail::durable::{DeliveryStep, Faults};
 use pillarbox::net::deadline::Clock;
+use pillarbox::net::network::address_of_uid;
 use pillarbox::net::stream::{Link, ReadMode};
 use pillarbox::net::tls::{TlsInfo, TlsServer};
 use pillarbox::queue::QueueId;
@@ -40,7 +42,7 @@ fn in_memory_one_octet_at_a_time() {
 
 #[test]
 fn against_the_binary() {
-    each_case(|case| if case.fault.is_some() || case.outbox.is_some() { Ok(()) } else { live(case) });
+    each_case(|case| if case.fault.is_some() || case.outbox.is_some() || case.caller.is_some() { Ok(()) } else { live(case) });
 }
 
 /// What no transcript can bring about is shown by a live test that names it.
@@ -80,6 +82,8 @@ struct Case {
     fault: Option<Fault>,
     /// Mail for other domains goes into a spool of the test's own, in memory alone.
     outbox: Option<Outgoing>,
+    /// Who calls on a local socket, by uid, name and the socket's login; in memory alone.
+    caller: Option<(u32, Option<String>, Option<String>)>,
     folders: Vec<String>,
     items: Vec<Item>,
 }
@@ -147,6 +151,7 @@ fn parse(path: &Path) -> Vec<Case> {
         service: Service::Smtp,
         fault: None,
         outbox: None,
+        caller: None,
         folders: Vec::new(),
         items: Vec::new(),
     };
@@ -159,7 +164,7 @@ fn parse(path: &Path) -> Vec<Case> {
             continue;
         }
         if let Some(title) = line.strip_prefix("== ") {
-            let Case { setup, service, folders, outbox, .. } = &base;
+            let Case { setup, service, folders, outbox, caller, .. } = &base;
             cases.push(Case {
                 file: file.clone(),
                 title: title.into(),
@@ -167,6 +172,7 @@ fn parse(path: &Path) -> Vec<Case> {
                 service: *service,
                 fault: None,
                 outbox: *outbox,
+                caller: caller.clone(),
                 folders: folders.clone(),
                 items: Vec::new(),
             });
@@ -227,6 +233,12 @@ fn set_up(case: &mut Case, rest: &str, place: &str) {
         "alias" => case.setup.aliases.push(rest.into()),
         "domains" => case.setup.domains = rest.split(' ').map(str::to_owned).collect(),
         "sender" => case.setup.senders.push(rest.into()),
+        "caller" => {
+            let mut words = rest.split(' ').map(|word| Some(word.to_owned()).filter(|word| word != "-"));
+            let uid = words.next().flatten().and_then(|uid| uid.parse().ok()).unwrap_or_else(|| fail("no uid"));
+            case.caller = Some((uid, words.next().flatten(), words.next().flatten()));
+        }
+        "unix-user" => case.setup.unix_users.push(rest.into()),
         "sending" => case.setup.sending_limits.push(rest.into()),
         "outgoing" => case.setup = std::mem::take(&mut case.setup).outgoing(),
         "outbox" => {
@@ -401,8 +413,12 @@ fn in_memory_by(case: &Case, step: usize) -> Outcome {
     }
     let snapshot = context.snapshot();
     let opened = Instant::now();
-    let peer = SocketAddr::from(([127, 0, 0, 1], 4321));
-    let connection = Connection { service: case.service, peer, opened, slot: None };
+    let caller = case.caller.as_ref().map(|(uid, name, login)| Caller::new(*uid, name.clone(), login.as_deref(), &snapshot));
+    let peer = match &case.caller {
+        Some((uid, ..)) => address_of_uid(*uid),
+        None => SocketAddr::from(([127, 0, 0, 1], 4321)),
+    };
+    let connection = Connection { service: case.service, peer, opened, caller, slot: None };
     let script = case.items.iter().filter(|item| !matches!(item, Item::Log(_) | Item::Mail(..))).cloned().collect();
     let mut link = Script {
         items: script,

@@ -243,7 +243,7 @@ fn exchange(service: Service, shown: u16, content: &[u8], cuts: &[usize]) {
     let message = message(content);
     let with_login = service != Service::Smtp;
     let tls = match service {
-        Service::Smtp => TlsUse::Offered,
+        Service::Local | Service::Smtp => TlsUse::Offered,
         Service::Submission => TlsUse::Required,
         Service::Submissions => TlsUse::Implicit,
     };

@@ -484,7 +484,7 @@ fn in_process(setup: &Setup, faults: Faults) -> (tempfile::TempDir, server::Serv
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     let context = Arc::new(Context::new(load::snapshot(config, &Default::default()).unwrap(), faults));
-    let server = server::Server::start(context, vec![Listener { socket, service: Service::Smtp }], None).unwrap();
+    let server = server::Server::start(context, vec![Listener { socket: socket.into(), service: Service::Smtp }], None).unwrap();
     (dir, server, address)
 }
 

@@ -8,6 +8,7 @@ mod routes;
 mod spool;
 
 use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -15,7 +16,7 @@ use nix::unistd::{User, geteuid};
 
 use super::{Arguments, Exit, Outcome, count, say};
 use crate::config::outgoing::Outgoing;
-use crate::config::{Config, Problem};
+use crate::config::{Config, LocalSocket, Problem};
 use crate::conn::context::Snapshot;
 use crate::mail::space::{FLOOR_MAX, free_space};
 use crate::net::handover;
@@ -166,6 +167,7 @@ fn place(destination: &Destination) -> String {
 pub(super) fn advice(snapshot: &Snapshot, file: &Path) -> Vec<String> {
     let mut texts = required_names(&snapshot.policy);
     texts.extend(weak_hashes(&snapshot.users));
+    texts.extend(unknown_logins(snapshot));
     if let Some(acceptor) = &snapshot.tls {
         texts.extend(wrong_name(&snapshot.config, acceptor));
         texts.extend(days_left(acceptor).into_iter().filter(|(level, _)| *level != Level::Ok).map(|(_, text)| text));
@@ -336,8 +338,11 @@ fn unwritable(config: &Config, logins: &[String], account: Option<&User>) -> Vec
 }
 
 fn ports(config: &Config, report: &mut Report) {
-    if config.listen.is_empty() {
-        report.error("ports", "[listen] names no address; give one for smtp, submission or submissions");
+    if config.listen.is_empty() && config.local.is_empty() {
+        report.error("ports", "[listen] names no address; give one for smtp, submission, submissions or local");
+    }
+    for entry in &config.local {
+        local_socket(entry, report);
     }
     for (address, service) in &config.listen {
         let name = format!("{} {address}", service.name());
@@ -358,6 +363,27 @@ fn ports(config: &Config, report: &mut Report) {
             Err(error) => report.error("ports", format!("{name}: {error}; choose an address that this host has")),
         }
     }
+}
+
+/// What would keep a local socket from being made; none is made here.
+fn local_socket(entry: &LocalSocket, report: &mut Report) {
+    let name = format!("local {}", entry.path.display());
+    let group = entry.group.as_deref().filter(|group| !matches!(nix::unistd::Group::from_name(group), Ok(Some(_))));
+    let kind = fs::symlink_metadata(&entry.path).map(|there| there.file_type().is_socket());
+    match (group, kind) {
+        (Some(group), _) => report.error("ports", format!("{name}: there is no group `{group}`; make it, or name another")),
+        (None, Ok(false)) => report.error("ports", format!("{name}: there is a file that is no socket; remove it")),
+        (None, _) => report.ok("ports", name),
+    }
+}
+
+/// Users of this machine whose login is in no line of the users file, which may be meant: it needs no password here.
+fn unknown_logins(snapshot: &Snapshot) -> Vec<String> {
+    let rows = snapshot.config.unix_users.iter().filter(|(_, login)| snapshot.users.passwords(login).is_empty());
+    let text = |(user, login): (&String, &String)| {
+        format!("unix_users.{user}: {login} is not in the users file; add it if it is to have a mailbox or a password")
+    };
+    rows.map(text).collect()
 }
 
 impl Level {

@@ -1,17 +1,18 @@
 //! `pillarbox serve`: detects how it was started, gives up root, and serves.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use super::{Arguments, Exit, Failure, Outcome, StartLog};
-use crate::config::Config;
+use crate::config::{Config, LocalSocket};
 use crate::conn::context::{Context, Snapshot};
 use crate::journal;
 use crate::mail::durable::{self, Faults};
 use crate::net::handover::{self, Inherited};
-use crate::net::listener::Listener;
+use crate::net::listener::{Listener, Listening};
+use crate::net::local;
 use crate::queue::spool::SpoolError;
 use crate::server::keys::KeySource;
 use crate::server::outgoing::{self, Opened};
@@ -84,9 +85,12 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
             server::serve_one(context, tcp, peer, service).map_err(|error| Failure::new(Exit::OsError, error))?;
             return Ok(Exit::Ok);
         }
-        Inherited::Lent(socket) => return listen(snapshot, startup, opened, vec![named(socket, None, wanted)?], true, ready_fd),
+        Inherited::Lent(socket) => {
+            return listen(snapshot, startup, opened, vec![named(socket.into(), None, wanted)?], true, ready_fd);
+        }
         Inherited::Listeners(sockets) => {
-            let name = |(socket, name): (TcpListener, Option<String>)| named(socket, name.as_deref(), wanted);
+            let config = &snapshot.config;
+            let name = |(socket, name): (Listening, Option<String>)| named(of_entry(socket, config), name.as_deref(), wanted);
             sockets.into_iter().map(name).collect::<Result<Vec<_>, _>>()?
         }
         Inherited::Nothing => bound,
@@ -136,7 +140,7 @@ fn listen(
     for problem in unusual(&snapshot, &startup.path) {
         journal::notice("start", problem);
     }
-    let names: Vec<_> = listeners.iter().map(|listener| (listener.service, listener.socket.local_addr())).collect();
+    let names: Vec<_> = listeners.iter().map(|listener| (listener.service, listener.socket.name())).collect();
     let (tell, told) = mpsc::channel();
     let idle = lent.then(|| (snapshot.config.limits.idle, tell.clone()));
     server::signals(tell).map_err(os_error)?;
@@ -149,7 +153,7 @@ fn listen(
     let outgoing = opened.map(|opened| opened.start(&context)).transpose().map_err(os_error)?;
     let server = Server::start(context, listeners, idle).map_err(os_error)?.with_outgoing(outgoing);
     for (service, address) in names {
-        journal::started(service.name(), address.map_or_else(|error| error.to_string(), |address| address.to_string()));
+        journal::started(service.name(), address);
     }
     let mut readiness = Readiness::new();
     if let Err(error) = readiness.ready(ready_fd) {
@@ -177,7 +181,7 @@ fn unusual(snapshot: &Snapshot, file: &Path) -> Vec<String> {
 pub(super) fn service_option(arguments: &Arguments) -> Result<Option<Service>, Failure> {
     match arguments.matches.opt_str("s") {
         None => Ok(None),
-        Some(name) => match Service::from_name(&name) {
+        Some(name) => match service_of_tcp(&name) {
             Some(service) => Ok(Some(service)),
             None => Err(Failure::usage(&format!("-s {name}: a service is smtp, submission or submissions"))),
         },
@@ -190,11 +194,38 @@ pub(super) fn bind_all(config: &Config) -> Result<Vec<Listener>, Failure> {
     let mut lines = Vec::new();
     for (address, service) in &config.listen {
         match handover::bind(*address, config.lists_ipv4(address.port())) {
-            Ok(socket) => listeners.push(Listener { socket, service: *service }),
+            Ok(socket) => listeners.push(Listener { socket: socket.into(), service: *service }),
             Err(error) => lines.push(format!("listen.{}: {address}: {error}; {}", service.name(), cure(&error))),
         }
     }
+    for entry in &config.local {
+        match bind_local(entry) {
+            Ok(socket) => listeners.push(Listener { socket, service: Service::Local }),
+            Err(why) => lines.push(format!("listen.local: {}: {why}", entry.path.display())),
+        }
+    }
     if lines.is_empty() { Ok(listeners) } else { Err(Failure { exit: Exit::OsError, lines }) }
+}
+
+fn bind_local(entry: &LocalSocket) -> Result<Listening, String> {
+    let group = match &entry.group {
+        None => None,
+        Some(name) => match nix::unistd::Group::from_name(name) {
+            Ok(Some(group)) => Some(group.gid.as_raw()),
+            _ => return Err(format!("there is no group `{name}`; make it, or name another")),
+        },
+    };
+    let bound = local::bind(&entry.path, entry.mode, group);
+    let socket = bound.map_err(|error| format!("{error}; {}", cure(&error)))?;
+    Ok(Listening::Unix(socket, entry.login.as_deref().map(Into::into)))
+}
+
+/// A local socket that was handed over, with the login of its entry in [listen].
+fn of_entry(socket: Listening, config: &Config) -> Listening {
+    let Listening::Unix(socket, _) = socket else { return socket };
+    let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
+    let entry = config.local.iter().find(|entry| Some(&entry.path) == path.as_ref());
+    Listening::Unix(socket, entry.and_then(|entry| entry.login.as_deref()).map(Into::into))
 }
 
 fn cure(error: &std::io::Error) -> &'static str {
@@ -205,22 +236,30 @@ fn cure(error: &std::io::Error) -> &'static str {
     }
 }
 
-fn named(socket: TcpListener, name: Option<&str>, wanted: Option<Service>) -> Result<Listener, Failure> {
-    let service = role(name, socket.local_addr().ok(), wanted)?;
+fn named(socket: Listening, name: Option<&str>, wanted: Option<Service>) -> Result<Listener, Failure> {
+    let service = match &socket {
+        Listening::Tcp(socket) => role(name, socket.local_addr().ok(), wanted)?,
+        Listening::Unix(..) => Service::Local,
+    };
     Ok(Listener { socket, service })
+}
+
+/// A service that is served over TCP.
+fn service_of_tcp(name: &str) -> Option<Service> {
+    Service::from_name(name).filter(|service| *service != Service::Local)
 }
 
 /// The role of a handed socket: from its name, else from its port, else from `-s`.
 fn role(name: Option<&str>, local: Option<SocketAddr>, wanted: Option<Service>) -> Result<Service, Failure> {
     let by_port = || local.and_then(|address| handover::service_of_port(address.port()));
-    name.and_then(Service::from_name).or_else(by_port).or(wanted).ok_or_else(|| {
+    name.and_then(service_of_tcp).or_else(by_port).or(wanted).ok_or_else(|| {
         let address = local.map_or_else(|| "handed socket".to_owned(), |address| address.to_string());
         Failure::usage(&format!("{address}: neither name nor port tells the service; give -s smtp, submission or submissions"))
     })
 }
 
 fn need_tls(snapshot: &Snapshot, service: Service) -> Result<(), Failure> {
-    if service.needs_login() && snapshot.tls.is_none() {
+    if service.needs_auth() && snapshot.tls.is_none() {
         return Err(Failure::new(Exit::Config, format!("tls: must be given to serve {}", service.name())));
     }
     Ok(())

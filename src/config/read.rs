@@ -1,5 +1,6 @@
 //! Walks through the parsed pillarbox.toml: reads each key, and remembers each problem with its line.
 
+mod local;
 mod outgoing;
 mod sending;
 
@@ -53,8 +54,11 @@ impl Reader<'_> {
         let maildir = self.maildir(table);
         let state = self.path_of(table, "", "state").unwrap_or_else(|| PathBuf::from("/var/lib/pillarbox"));
         let listen = self.section(table, "listen").map(|section| self.listen(section)).unwrap_or_default();
+        let local = table.get("listen").and_then(|section| section.get_ref().as_table()?.get(Service::Local.name()));
+        let local = local.map(|value| self.local_sockets(value)).unwrap_or_default();
+        let unix_users = self.section(table, "unix_users").map(|section| self.unix_users(section)).unwrap_or_default();
         let tls = self.section(table, "tls").and_then(|section| self.tls(section));
-        let needs_tls = listen.iter().any(|(_, service)| service.needs_login());
+        let needs_tls = listen.iter().any(|(_, service)| service.needs_auth());
         if needs_tls && table.get("tls").is_none() {
             self.missing("tls", "must be given where submission or submissions is listened on: certificate = … and key = …");
         }
@@ -65,7 +69,23 @@ impl Reader<'_> {
         let outgoing = self.section(table, "outgoing").map(|section| self.outgoing(section));
         let hostname = hostname.unwrap_or_else(|| "localhost".to_owned());
         let domains = domains.unwrap_or_default();
-        Config { hostname, domains, user, users, aliases, maildir, state, listen, tls, limits, senders, sending_limits, outgoing }
+        Config {
+            hostname,
+            domains,
+            user,
+            users,
+            aliases,
+            maildir,
+            state,
+            listen,
+            local,
+            unix_users,
+            tls,
+            limits,
+            senders,
+            sending_limits,
+            outgoing,
+        }
     }
 
     /// The line that a span begins in, from 1.
@@ -194,7 +214,7 @@ impl Reader<'_> {
     fn listen(&mut self, section: &DeTable<'_>) -> Vec<(SocketAddr, Service)> {
         self.known(section, "listen.", |_| true);
         let mut listen: Vec<(SocketAddr, Service)> = Vec::new();
-        for service in Service::ALL {
+        for service in Service::ALL.into_iter().filter(|service| *service != Service::Local) {
             let Some(value) = section.get(service.name()) else { continue };
             let key = format!("listen.{}", service.name());
             for (span, text) in self.strings(value, &key) {

@@ -16,7 +16,7 @@ use crate::policy::Destination;
 use crate::policy::sending::Reserved;
 use crate::queue::reporter::Delivered;
 use crate::queue::spool::QueuedRecipient;
-use crate::smtp::address::ForwardPath;
+use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::data::Framing;
 use crate::smtp::event::{Event, Receipt};
 use crate::smtp::reply::{Refusal, Refused};
@@ -44,15 +44,14 @@ impl<L: Link> Driver<'_, L> {
 
     /// Whether mail for this recipient can be taken, limits of sending aside; true if it goes elsewhere.
     fn check_recipient(&self, path: &ForwardPath) -> Result<bool, Refused> {
-        let submitted = self.connection.service.needs_login();
-        let destinations = incoming::destinations(self.context, &self.snapshot, submitted, path)?;
+        let destinations = incoming::destinations(self.context, &self.snapshot, self.connection, path)?;
         let remote = destinations.iter().find_map(|to| if let Destination::Remote(address) = to { Some(address) } else { None });
         let (Some(outbox), Some(address), Some(open)) = (&self.context.outbox, remote, self.session.envelope()) else {
             return Ok(false);
         };
         // `refuse` in the tables of routes.
         if let Some(outgoing) = &self.snapshot.config.outgoing
-            && *outgoing.hop(&open.reverse_path, address) == NextHop::Refuse
+            && *outgoing.hop(&self.sender_elsewhere(&open.reverse_path), address) == NextHop::Refuse
         {
             return Err(Refused::about(Refusal::Relay, address));
         }
@@ -60,11 +59,20 @@ impl<L: Link> Driver<'_, L> {
         Ok(true)
     }
 
+    /// The envelope sender as it is where a message leaves the machine.
+    fn sender_elsewhere(&self, path: &ReversePath) -> ReversePath {
+        let other = self.caller().and_then(|caller| caller.address_elsewhere(path, &self.snapshot.policy));
+        other.map_or_else(|| path.clone(), ReversePath::Mailbox)
+    }
+
     /// Counts a recipient against the limits of the login: the message with its first, and every one elsewhere.
     fn reserve(&mut self, is_remote: bool) -> Result<(), Refused> {
         let Some(login) = self.session.login() else { return Ok(()) };
         let limits = self.snapshot.config.sending_limits.and_tallies(login);
-        let address = self.connection.peer.ip().to_canonical().to_string();
+        let address = match self.caller() {
+            Some(caller) => format!("this machine, user {}", caller.user),
+            None => self.connection.peer.ip().to_canonical().to_string(),
+        };
         let label = self.credentials.as_ref().map_or("", Proved::label);
         let now = u64::try_from(self.context.now().timestamp().as_second()).unwrap_or(0);
         let context = self.context;
@@ -109,7 +117,7 @@ impl<L: Link> Driver<'_, L> {
     ) -> io::Result<()> {
         self.wire.begin_content(wait)?;
         let Self { wire, session, connection, context, snapshot, .. } = self;
-        let around = MessageContext { context, snapshot, session, tls: wire.link().tls(), client: connection.peer.ip() };
+        let around = MessageContext { context, snapshot, session, tls: wire.link().tls(), connection };
         let mut left = size;
         while left > 0 {
             let input = wire.content()?;
@@ -126,7 +134,7 @@ impl<L: Link> Driver<'_, L> {
 
     fn store(&mut self, incoming: Incoming) -> Result<Receipt, Refused> {
         let Self { wire, session, connection, context, snapshot, .. } = &mut *self;
-        let around = MessageContext { context, snapshot, session, tls: wire.link().tls(), client: connection.peer.ip() };
+        let around = MessageContext { context, snapshot, session, tls: wire.link().tls(), connection };
         let (stored, spare) = incoming.finish(around);
         self.spare = spare;
         let stored = stored?;
@@ -134,6 +142,9 @@ impl<L: Link> Driver<'_, L> {
             let to: Vec<String> = envelope.recipients.iter().map(|to| to.path.to_string()).collect();
             let from = envelope.reverse_path.to_string();
             self.log.accepted(&stored.id, &from, &to, stored.octets, stored.begun.elapsed());
+        }
+        if let Some((from, to)) = &stored.rewritten {
+            self.log.rewritten(&stored.id, from, to);
         }
         for (mailbox, file) in &stored.files {
             self.log.delivered(&stored.id, mailbox, file);

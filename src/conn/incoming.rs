@@ -8,17 +8,20 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::authors;
+use super::Connection;
+use super::authors::{self, Identity};
+use super::caller::{self, Caller};
 use super::context::{Context, Snapshot};
 use super::outbox::{self, Accepted};
 use crate::mail::durable::{Draft, StorageError};
+use crate::mail::from;
 use crate::mail::maildir::{self, Delivered};
 use crate::mail::message::{HEADER_MAX, Header, HeaderReader, HeaderTooLarge, RECEIVED_MAX};
 use crate::mail::trace::Trace;
 use crate::net::tls::TlsInfo;
 use crate::policy::Destination;
 use crate::queue::spool::{self, QueuedRecipient};
-use crate::smtp::address::ForwardPath;
+use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::command::Recipient;
 use crate::smtp::data::{Decoder, Framing};
 use crate::smtp::reply::{Refusal, Refused};
@@ -43,6 +46,8 @@ pub struct Incoming {
     queued: Option<(spool::Draft, spool::Envelope)>,
     refused: Option<Refused>,
     subject: Vec<u8>,
+    /// Of the copy that leaves the machine: an address that was replaced, and by which.
+    rewritten: Option<(String, String)>,
     /// What is to be looked at or written next.
     text: Vec<u8>,
 }
@@ -58,8 +63,15 @@ pub struct MessageContext<'a> {
     pub session: &'a Session,
     /// What TLS agreed on.
     pub tls: Option<TlsInfo>,
-    /// Where the client is.
-    pub client: std::net::IpAddr,
+    /// Where it comes from.
+    pub connection: &'a Connection<'a>,
+}
+
+impl<'a> MessageContext<'a> {
+    /// The caller on a local socket.
+    fn caller(&self) -> Option<&'a Caller> {
+        self.connection.caller.as_ref()?.as_ref().ok()
+    }
 }
 
 /// A message that is durable.
@@ -73,6 +85,8 @@ pub struct Stored {
     pub asked: Vec<QueuedRecipient>,
     /// What is in the spool, if there are recipients elsewhere.
     pub queued: Option<Accepted>,
+    /// An address of the sender's that was replaced in what leaves the machine, and by which.
+    pub rewritten: Option<(String, String)>,
     /// What stands in Subject.
     pub subject: Vec<u8>,
     /// Octets of a file.
@@ -109,6 +123,7 @@ impl Incoming {
             queued: None,
             refused: None,
             subject: Vec::new(),
+            rewritten: None,
             text: buffer,
         }
     }
@@ -173,7 +188,8 @@ impl Incoming {
         let files = mailboxes.into_iter().zip(files).collect();
         let asked = std::mem::take(&mut self.asked);
         let subject = std::mem::take(&mut self.subject);
-        Ok(Stored { id: self.id.clone(), files, asked, queued, subject, octets, begun: self.begun })
+        let rewritten = self.rewritten.take();
+        Ok(Stored { id: self.id.clone(), files, asked, queued, rewritten, subject, octets, begun: self.begun })
     }
 
     fn refuse(&mut self, refused: Refused) {
@@ -205,14 +221,15 @@ impl Incoming {
             return Err(Refused::about(Refusal::Loop, RECEIVED_MAX));
         }
         if let Some(login) = session.login() {
-            authors::check(&mut header, login, &snapshot.policy)?;
+            authors::check(&mut header, Identity { login, caller: around.caller() }, &snapshot.policy)?;
         }
         self.subject = header.subject().map(<[u8]>::to_vec).unwrap_or_default();
         let Places { boxes, asked, elsewhere } = places(envelope, around)?;
         (self.boxes, self.asked) = (boxes, asked);
         if let Some(outbox) = context.outbox.as_ref().filter(|_| !elsewhere.is_empty()) {
             let session_id = self.id.split('.').next().unwrap_or_default();
-            let envelope = outbox::envelope(session, session_id, elsewhere).ok_or(Refusal::Internal)?;
+            let mut envelope = outbox::envelope(session, session_id, elsewhere).ok_or(Refusal::Internal)?;
+            self.rewrite_sender(&mut envelope, around);
             let draft = outbox.spool().begin(&envelope).map_err(outbox::refused)?;
             // One id for all copies: a missing Message-ID is made of it.
             self.id = draft.id().to_string();
@@ -221,7 +238,16 @@ impl Incoming {
         if let Some((_, first)) = self.boxes.first() {
             self.draft = Some(context.store.begin(first).map_err(storage_refused)?);
         }
-        let top = |final_delivery| render_header(&header, envelope, &self.id, around, final_delivery);
+        let author = if self.queued.is_some() { author_elsewhere(&header, around) } else { None };
+        if author.is_some() {
+            self.rewritten = around.caller().and_then(|caller| caller.replaced(&snapshot.policy));
+        }
+        let mut top = |final_delivery: bool| {
+            if let Some(author) = author.as_ref().filter(|_| !final_delivery) {
+                header.set_author(author.clone());
+            }
+            render_header(&header, envelope, &self.id, around, final_delivery)
+        };
         match (&mut self.draft, &mut self.queued) {
             (Some(_), None) => drop(self.text.splice(..used, top(true))),
             (None, Some(_)) => drop(self.text.splice(..used, top(false))),
@@ -233,6 +259,16 @@ impl Incoming {
             (None, None) => return Err(Refusal::NoRecipients.into()),
         }
         Ok(())
+    }
+
+    /// Replaces USER@hostname of a caller on a local socket, which no other server takes, in what leaves the machine.
+    fn rewrite_sender(&mut self, envelope: &mut spool::Envelope, around: MessageContext<'_>) {
+        let policy = &around.snapshot.policy;
+        let other = around.caller().and_then(|caller| caller.address_elsewhere(&envelope.reverse_path, policy));
+        if let Some(other) = other {
+            self.rewritten = Some((envelope.reverse_path.to_string(), other.to_string()));
+            envelope.reverse_path = ReversePath::Mailbox(other);
+        }
     }
 
     fn write(&mut self) -> Result<(), Refused> {
@@ -251,10 +287,16 @@ impl Incoming {
 pub fn destinations(
     context: &Context,
     snapshot: &Snapshot,
-    submitted: bool,
+    connection: &Connection<'_>,
     path: &ForwardPath,
 ) -> Result<Vec<Destination>, Refused> {
-    let destinations = snapshot.policy.recipient(submitted, path)?;
+    let destinations = match &connection.caller {
+        Some(caller) => {
+            let elsewhere = caller.as_ref().is_ok_and(Caller::may_send_elsewhere);
+            snapshot.policy.recipient(elsewhere, &caller::looked_up(path, snapshot))?
+        }
+        None => snapshot.policy.recipient(connection.service.needs_login(), path)?,
+    };
     match &destinations[..] {
         [Destination::Remote(address)] if context.outbox.is_none() => Err(Refused::about(Refusal::Relay, address)),
         _ => Ok(destinations),
@@ -264,12 +306,12 @@ pub fn destinations(
 /// Every mailbox that the recipients lead to, each once; and every recipient elsewhere, each once, with the reports that
 /// were asked for first.
 fn places(envelope: &Envelope, around: MessageContext<'_>) -> Result<Places, Refused> {
-    let MessageContext { context, snapshot, session, .. } = around;
+    let MessageContext { context, snapshot, connection, .. } = around;
     let mut places = Places::default();
     let (mut known, mut addresses) = (HashSet::new(), HashSet::new());
     for Recipient { path, notify, orcpt } in &envelope.recipients {
         let asks = notify.is_some_and(|notify| notify.success);
-        for to in destinations(context, snapshot, session.service().needs_login(), path)? {
+        for to in destinations(context, snapshot, connection, path)? {
             if asks && let (Destination::Mailbox(_), ForwardPath::Mailbox(address)) = (&to, path) {
                 let to = QueuedRecipient { address: address.clone(), notify: *notify, orcpt: orcpt.clone() };
                 if !places.asked.contains(&to) {
@@ -297,7 +339,7 @@ fn places(envelope: &Envelope, around: MessageContext<'_>) -> Result<Places, Ref
 
 /// The header section as it is written: for mailboxes, or for the spool.
 fn render_header(header: &Header, envelope: &Envelope, id: &str, around: MessageContext<'_>, final_delivery: bool) -> Vec<u8> {
-    let MessageContext { context, snapshot, session, tls, client } = around;
+    let MessageContext { context, snapshot, session, tls, connection } = around;
     let reverse_path = envelope.reverse_path.to_string();
     let recipient = match &envelope.recipients[..] {
         [one] => Some(one.path.to_string()),
@@ -310,11 +352,11 @@ fn render_header(header: &Header, envelope: &Envelope, id: &str, around: Message
         reverse_path: &reverse_path,
         recipient: recipient.as_deref(),
         // After a login the client is not shown: where a user works is private.
-        client: hello.filter(|_| session.login().is_none()).map(|hello| (hello.name.as_str(), client)),
+        client: hello.filter(|_| session.login().is_none()).map(|hello| (hello.name.as_str(), connection.peer.ip())),
         hostname: &snapshot.config.hostname,
         extended: hello.is_some_and(|hello| hello.extended),
         utf8: envelope.utf8,
-        authenticated: session.login().is_some(),
+        authenticated: session.login().is_some() && connection.caller.is_none(),
         tls: tls.map(|tls| (tls.version, tls.cipher)),
         id,
         time: &time,
@@ -322,6 +364,20 @@ fn render_header(header: &Header, envelope: &Envelope, id: &str, around: Message
     let mut out = Vec::with_capacity(2048);
     header.write(&trace, session.service().needs_login(), &mut out);
     out
+}
+
+/// What stands in From of what leaves the machine, if that is not what it says.
+fn author_elsewhere(header: &Header, around: MessageContext<'_>) -> Option<String> {
+    let (caller, policy) = (around.caller()?, &around.snapshot.policy);
+    let mut fields = header.senders().filter(|(name, _)| *name == "From");
+    let (Some((_, body)), None) = (fields.next(), fields.next()) else { return None };
+    match from::parse(body).ok()? {
+        from::Author::Mailboxes(mailboxes) => match &mailboxes[..] {
+            [one] if caller.owns(&one.address) => caller.author_elsewhere(body, policy),
+            _ => None,
+        },
+        from::Author::Word(_) => None,
+    }
 }
 
 fn too_large(_: HeaderTooLarge) -> Refused {

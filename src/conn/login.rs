@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Driver;
+use super::caller::Caller;
 use crate::auth::argon::Hash;
 use crate::auth::throttle::Denied;
 use crate::auth::users::Users;
 use crate::auth::verify::{Priority, Verdict, WAIT_MAX};
 use crate::net::stream::Link;
+use crate::smtp::address::ReversePath;
 use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::sasl::Credentials;
 
@@ -87,6 +89,35 @@ impl<L: Link> Driver<'_, L> {
             }
         }
     }
+    /// On a local socket the login is there from the start; gives why the caller is not served, if it is not.
+    pub(super) fn greet_caller(&mut self) -> Option<Refusal> {
+        match self.connection.caller.as_ref()? {
+            Err(refusal) => Some(*refusal),
+            Ok(caller) => {
+                self.log.caller(caller.uid, &caller.user, &caller.login);
+                self.wire.link().clock().trust();
+                if let Some(slot) = self.connection.slot {
+                    slot.log_in(&caller.login);
+                }
+                None
+            }
+        }
+    }
+
+    /// The caller on a local socket.
+    pub(super) fn caller(&self) -> Option<&Caller> {
+        self.connection.caller.as_ref()?.as_ref().ok()
+    }
+
+    /// Whether the client may use this sender.
+    pub(super) fn check_sender(&self, path: &ReversePath) -> Result<(), Refused> {
+        let policy = &self.snapshot.policy;
+        match self.caller() {
+            Some(caller) => caller.check_sender(path, policy),
+            None => policy.sender(self.session.login(), path),
+        }
+    }
+
     /// True if the password of this session was changed or removed meanwhile: what a thief holds open ends with its next
     /// command.
     pub(super) fn is_password_gone(&mut self) -> bool {

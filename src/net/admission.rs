@@ -8,17 +8,19 @@
 //! How many sessions run is changed under the same lock as the list, so no connection waits beside a free worker.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use socket2::Socket;
 
 use super::eviction::Eviction;
 use super::history::{History, Standing};
 pub use super::network::Network;
 use super::pool::Pool;
 use super::slot::Shared;
-pub use super::slot::{Ending, Slot};
+pub use super::slot::{Ending, Peer, Slot};
 use super::waiting::{Class, Entry, WaitingList};
 use crate::smtp::session::Service;
 
@@ -115,27 +117,28 @@ impl Admission {
     /// Lets a connection in, to be served or to wait, and gives the one that loses its place to it; or says why not.
     pub fn admit(
         self: &Arc<Self>,
-        tcp: TcpStream,
-        peer: SocketAddr,
+        socket: impl Into<Socket>,
+        peer: impl Into<Peer>,
         service: Service,
-    ) -> Result<Option<SlotGuard>, (TurnedAway, TcpStream)> {
-        let (network, class, now) = (Network::of(peer.ip()), Class::of(service), Instant::now());
+    ) -> Result<Option<SlotGuard>, (TurnedAway, Socket)> {
+        let (socket, peer) = (socket.into(), peer.into());
+        let (network, class, now) = (Network::of(peer.address.ip()), Class::of(service), Instant::now());
         let standing = self.shared.history.standing(network, class, now);
         let mut inner = self.lock();
         if self.is_draining() {
-            return Err((TurnedAway::Draining, tcp));
+            return Err((TurnedAway::Draining, socket));
         }
         let held = inner.held.get(&network).copied().unwrap_or(0);
         if held >= self.capacity.per_network {
-            return Err((TurnedAway::PerNetwork, tcp));
+            return Err((TurnedAway::PerNetwork, socket));
         }
         let displaced = match inner.place(class, standing, held + 1, &self.capacity) {
             Ok(displaced) => displaced,
-            Err(why) => return Err((why, tcp)),
+            Err(why) => return Err((why, socket)),
         };
         let number = inner.next;
         inner.next += 1;
-        let slot = Arc::new(Slot::new(number, peer, service, tcp, self.shared.clone()));
+        let slot = Arc::new(Slot::new(number, peer, service, socket, self.shared.clone()));
         inner.slots.insert(number, Arc::clone(&slot));
         inner.held.insert(network, held + 1);
         let item = SlotGuard { admission: Arc::clone(self), slot };
@@ -379,7 +382,7 @@ impl Drop for SlotGuard {
 mod tests {
     use super::*;
     use crate::net::slot::Side;
-    use std::net::TcpListener;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
 
     struct Fixture {
         admission: Arc<Admission>,

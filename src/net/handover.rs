@@ -7,10 +7,12 @@ use std::env;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixListener;
 
 use listenfd::ListenFd;
 use socket2::{Domain, SockRef, Socket, Type};
 
+use super::listener::Listening;
 use crate::smtp::session::Service;
 
 /// What this process was started with.
@@ -19,7 +21,7 @@ pub enum Inherited {
     /// One connection: serve it and exit.
     Connection(TcpStream),
     /// Listening sockets, with the names that the manager gave them.
-    Listeners(Vec<(TcpListener, Option<String>)>),
+    Listeners(Vec<(Listening, Option<String>)>),
     /// inetd's `wait`: a listening socket to be given up when nobody comes.
     Lent(TcpListener),
     /// Nothing: bind the configured addresses.
@@ -36,11 +38,15 @@ pub fn inherited() -> io::Result<Inherited> {
     let mut listeners = Vec::new();
     for index in 0..handed.len() {
         let Some(fd) = take(&mut handed, index)? else { continue };
+        let name = names.split(':').nth(index).filter(|name| !name.is_empty()).map(str::to_owned);
+        if is_local(&fd)? {
+            listeners.push((Listening::Unix(UnixListener::from(fd), None), name));
+            continue;
+        }
         if !is_listening(&fd)? {
             return Ok(Inherited::Connection(TcpStream::from(fd)));
         }
-        let name = names.split(':').nth(index).filter(|name| !name.is_empty()).map(str::to_owned);
-        listeners.push((TcpListener::from(fd), name));
+        listeners.push((TcpListener::from(fd).into(), name));
     }
     if !listeners.is_empty() {
         return Ok(Inherited::Listeners(listeners));
@@ -64,12 +70,13 @@ pub fn stderr_is_a_connection() -> bool {
         && socket.local_addr().is_ok_and(|address| address.as_socket().is_some())
 }
 
-/// Takes a handed socket of either address family.
+/// Takes a handed socket of any address family that is served.
 fn take(handed: &mut ListenFd, index: usize) -> io::Result<Option<OwnedFd>> {
-    use nix::libc::{AF_INET, AF_INET6, SOCK_STREAM};
+    use nix::libc::{AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM};
     handed
         .take_custom::<OwnedFd>(index, AF_INET, SOCK_STREAM, "TCP socket")
         .or_else(|_| handed.take_custom::<OwnedFd>(index, AF_INET6, SOCK_STREAM, "TCP socket"))
+        .or_else(|_| handed.take_custom::<OwnedFd>(index, AF_UNIX, SOCK_STREAM, "stream socket"))
 }
 
 /// What a local port is for, where nobody says otherwise.
@@ -101,6 +108,18 @@ fn bind_one(address: SocketAddr, v6_alone: bool) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// True for a listening local socket; a connected one cannot be served, since nothing waits for the next.
+fn is_local(fd: &OwnedFd) -> io::Result<bool> {
+    let socket = SockRef::from(fd);
+    if socket.domain()? != Domain::UNIX {
+        return Ok(false);
+    }
+    match socket.is_listener()? {
+        true => Ok(true),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "a local socket must listen; set Accept=no")),
+    }
 }
 
 /// True for a listening TCP socket, false for a connected one, an error for anything else.

@@ -4,15 +4,19 @@
 //! files) is answered with a pause. It ends when it is told to, however fast connections come in.
 
 use std::io::{self, ErrorKind, PipeReader, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd as _;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt};
+use socket2::Socket;
 
-use super::admission::{Admission, SlotGuard, TurnedAway};
+use super::admission::{Admission, Peer, SlotGuard, TurnedAway};
+use super::network::address_of_uid;
 use crate::smtp::session::Service;
 
 /// What an acceptor asks before it lets a connection in, and what it reports.
@@ -29,9 +33,18 @@ pub trait AcceptPolicy: Send + Sync {
 #[derive(Debug)]
 pub struct Listener {
     /// The socket.
-    pub socket: TcpListener,
+    pub socket: Listening,
     /// What it is for.
     pub service: Service,
+}
+
+/// A socket that is listened on.
+#[derive(Debug)]
+pub enum Listening {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A local socket, and the login of everyone that may open it, if it is one's alone.
+    Unix(UnixListener, Option<Arc<str>>),
 }
 
 /// The shortest and the longest pause after a failed accept(2).
@@ -87,7 +100,7 @@ impl Listener {
     fn accept_some(&self, admission: &Arc<Admission>, policy: &dyn AcceptPolicy) -> io::Result<()> {
         for _ in 0..BATCH {
             match self.socket.accept() {
-                Ok((tcp, peer)) => self.let_in(tcp, peer, admission, policy),
+                Ok((socket, peer)) => self.let_in(socket, peer, admission, policy),
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return Ok(()),
                     // The client went away in between; accept(2) tells of errors that belong to it alone.
@@ -99,12 +112,13 @@ impl Listener {
         Ok(())
     }
 
-    fn let_in(&self, tcp: TcpStream, peer: SocketAddr, admission: &Arc<Admission>, policy: &dyn AcceptPolicy) {
-        if policy.blocks(peer.ip()) {
-            return turn_away(&tcp, policy.turned_away(peer, self.service, TurnedAway::Blocked));
+    fn let_in(&self, socket: Socket, peer: Peer, admission: &Arc<Admission>, policy: &dyn AcceptPolicy) {
+        let address = peer.address;
+        if policy.blocks(address.ip()) {
+            return turn_away(&socket, policy.turned_away(address, self.service, TurnedAway::Blocked));
         }
-        match admission.admit(tcp, peer, self.service) {
-            Err((why, tcp)) => turn_away(&tcp, policy.turned_away(peer, self.service, why)),
+        match admission.admit(socket, peer, self.service) {
+            Err((why, socket)) => turn_away(&socket, policy.turned_away(address, self.service, why)),
             Ok(displaced) => displaced.iter().for_each(|guard| turn_away_waiting(guard, policy)),
         }
     }
@@ -113,13 +127,61 @@ impl Listener {
 /// Ends a connection that has waited, for want of a worker.
 pub fn turn_away_waiting(guard: &SlotGuard, policy: &dyn AcceptPolicy) {
     let slot = guard.slot();
-    turn_away(slot.tcp(), policy.turned_away(slot.peer(), slot.service(), TurnedAway::Overloaded));
+    turn_away(slot.socket(), policy.turned_away(slot.peer(), slot.service(), TurnedAway::Overloaded));
 }
 
 /// Says what there is to say, as far as that needs no waiting.
-fn turn_away(mut tcp: &TcpStream, text: Option<Vec<u8>>) {
+fn turn_away(mut socket: &Socket, text: Option<Vec<u8>>) {
     if let Some(text) = text {
-        let _ = tcp.set_nonblocking(true);
-        let _ = tcp.write(&text);
+        let _ = socket.set_nonblocking(true);
+        let _ = socket.write(&text);
+    }
+}
+
+impl Listening {
+    /// Where it listens, for people.
+    pub fn name(&self) -> String {
+        let unknown = |error: io::Error| error.to_string();
+        match self {
+            Self::Tcp(socket) => socket.local_addr().map_or_else(unknown, |address| address.to_string()),
+            Self::Unix(socket, _) => match socket.local_addr() {
+                Ok(address) => address.as_pathname().map_or_else(|| "unnamed".to_owned(), |path| path.display().to_string()),
+                Err(error) => unknown(error),
+            },
+        }
+    }
+
+    fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => socket.set_nonblocking(nonblocking),
+            Self::Unix(socket, _) => socket.set_nonblocking(nonblocking),
+        }
+    }
+
+    /// On a local socket the kernel says who the caller is.
+    fn accept(&self) -> io::Result<(Socket, Peer)> {
+        match self {
+            Self::Tcp(socket) => socket.accept().map(|(socket, peer)| (socket.into(), peer.into())),
+            Self::Unix(socket, login) => {
+                let (socket, _) = socket.accept()?;
+                let uid = getsockopt(&socket, sockopt::PeerCredentials)?.uid();
+                Ok((socket.into(), Peer { address: address_of_uid(uid), local_login: login.clone() }))
+            }
+        }
+    }
+}
+
+impl AsFd for Listening {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket, _) => socket.as_fd(),
+        }
+    }
+}
+
+impl From<TcpListener> for Listening {
+    fn from(socket: TcpListener) -> Self {
+        Self::Tcp(socket)
     }
 }

@@ -1,11 +1,11 @@
-//! What counts as one client: an IPv4 address, or an IPv6 /64.
+//! What counts as one client: an IPv4 address, an IPv6 /64, or a user of this machine on a local socket.
 //!
 //! Limits, eviction and the counting of failed logins go by it. A /64 is what one customer of a provider has at least. All of
 //! fe80::/64 is one network, so all hosts of a link that use link-local addresses are; and where a proxy hands connections on
 //! (Docker's user-land proxy), all clients have its address.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 /// An IPv4 address, or the first 64 bits of an IPv6 address.
@@ -21,6 +21,26 @@ impl Network {
         }
     }
 }
+
+/// The address that stands for a user of this machine wherever clients are told apart by address: each uid has a /64 of its own
+/// in 100:0::/32, which is not routed and so is no client's.
+pub fn address_of_uid(uid: u32) -> SocketAddr {
+    let [high, low] = [(uid >> 16) as u16, uid as u16];
+    SocketAddr::new(Ipv6Addr::new(LOCAL, 0, high, low, 0, 0, 0, 1).into(), 0)
+}
+
+/// The uid that an address stands for.
+pub fn uid_of_address(address: IpAddr) -> Option<u32> {
+    match address {
+        IpAddr::V6(v6) => match v6.segments() {
+            [LOCAL, 0, high, low, 0, 0, 0, 1] => Some(u32::from(high) << 16 | u32::from(low)),
+            _ => None,
+        },
+        IpAddr::V4(_) => None,
+    }
+}
+
+const LOCAL: u16 = 0x100;
 
 /// The network's first address.
 impl fmt::Display for Network {
@@ -41,6 +61,19 @@ impl FromStr for Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_user_of_this_machine_is_a_network() {
+        for uid in [0, 33, 1000, 65_534, 65_536, u32::MAX] {
+            let address = address_of_uid(uid).ip();
+            assert_eq!(uid_of_address(address), Some(uid));
+            assert_ne!(Network::of(address), Network::of(address_of_uid(uid ^ 1).ip()));
+            assert_eq!(Network::of(address).to_string().parse::<Network>().unwrap(), Network::of(address), "over a restart");
+        }
+        for other in ["100::2", "::1", "10.0.0.1", "100:1::1", "2001:db8::1"] {
+            assert_eq!(uid_of_address(other.parse().unwrap()), None, "{other}");
+        }
+    }
 
     #[test]
     fn networks() {

@@ -4,10 +4,12 @@
 //! is one word, changed by compare and exchange: a session that works (a hash, fsync, the answer of a handshake) cannot be
 //! evicted, and one that is evicted while octets arrive never acts on them.
 
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
+
+use socket2::Socket;
 
 use super::eviction::{Candidate, Content};
 use super::history::History;
@@ -22,7 +24,8 @@ pub struct Slot {
     pub(super) network: Network,
     peer: SocketAddr,
     service: Service,
-    tcp: Arc<TcpStream>,
+    socket: Arc<Socket>,
+    local_login: Option<Arc<str>>,
     opened: Instant,
     shared: Shared,
     /// WORKING, READING, WRITING or EVICTED.
@@ -38,6 +41,21 @@ pub struct Slot {
     octets: AtomicU64,
     data_rate: AtomicU64,
     told_to_drain: AtomicBool,
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The client's address; for a user of this machine, the one that stands for its uid.
+    pub address: SocketAddr,
+    /// The login of everyone that may open the local socket it came by.
+    pub local_login: Option<Arc<str>>,
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, local_login: None }
+    }
 }
 
 /// What all slots of a server share.
@@ -71,13 +89,15 @@ const WRITING: u8 = 2;
 const EVICTED: u8 = 3;
 
 impl Slot {
-    pub(super) fn new(number: u64, peer: SocketAddr, service: Service, tcp: TcpStream, shared: Shared) -> Self {
+    pub(super) fn new(number: u64, peer: Peer, service: Service, socket: Socket, shared: Shared) -> Self {
+        let Peer { address: peer, local_login } = peer;
         Self {
             number,
             network: Network::of(peer.ip()),
             peer,
             service,
-            tcp: Arc::new(tcp),
+            socket: Arc::new(socket),
+            local_login,
             opened: Instant::now(),
             shared,
             state: AtomicU8::new(WORKING),
@@ -107,9 +127,14 @@ impl Slot {
         self.opened
     }
 
+    /// The login that whoever may open the local socket has, if it is one's alone.
+    pub fn local_login(&self) -> Option<&str> {
+        self.local_login.as_deref()
+    }
+
     /// The socket.
-    pub fn tcp(&self) -> &Arc<TcpStream> {
-        &self.tcp
+    pub fn socket(&self) -> &Arc<Socket> {
+        &self.socket
     }
 
     /// A session begins to wait for its client; false if it has been evicted.
@@ -185,7 +210,7 @@ impl Slot {
     pub(super) fn evict(&self) -> bool {
         for (waits, how) in [(READING, Shutdown::Read), (WRITING, Shutdown::Both)] {
             if self.state.compare_exchange(waits, EVICTED, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-                let _ = self.tcp.shutdown(how);
+                let _ = self.socket.shutdown(how);
                 return true;
             }
         }
@@ -195,7 +220,7 @@ impl Slot {
     /// Tells the session to end because the server does.
     pub(super) fn tell_to_drain(&self, how: Shutdown) {
         self.told_to_drain.store(true, Ordering::SeqCst);
-        let _ = self.tcp.shutdown(how);
+        let _ = self.socket.shutdown(how);
     }
 
     /// True unless a transaction is open.
@@ -251,13 +276,13 @@ mod tests {
     use super::*;
     use crate::net::history::Standing;
     use std::io::Read as _;
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     fn slot(service: Service) -> (Slot, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (tcp, peer) = listener.accept().unwrap();
-        (Slot::new(0, peer, service, tcp, Shared::default()), client)
+        (Slot::new(0, peer.into(), service, tcp.into(), Shared::default()), client)
     }
 
     #[test]
@@ -277,7 +302,7 @@ mod tests {
         for side in [Side::Read, Side::Write] {
             let (slot, mut client) = slot(Service::Smtp);
             assert!(slot.begin_wait(side) && slot.evict());
-            assert_eq!((&**slot.tcp()).read(&mut [0]).unwrap(), 0, "{side:?}");
+            assert_eq!((&**slot.socket()).read(&mut [0]).unwrap(), 0, "{side:?}");
             client.set_nonblocking(true).unwrap();
             // A client that is read from hears a last word, one that reads nothing would not.
             assert_eq!(client.read(&mut [0]).is_ok(), side == Side::Write, "{side:?}");

@@ -9,7 +9,7 @@
 //! (TCP_QUICKACK), since a client with Nagle's algorithm (RFC 896) holds its next small segment back until then.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 use rustls::{ServerConnection, StreamOwned};
-use socket2::SockRef;
 use zeroize::Zeroize as _;
 
 use super::admission::{Admission, Slot};
@@ -25,7 +24,7 @@ use super::deadline::{Clock, Wait};
 use super::slot::Side;
 use super::tls::{TlsInfo, TlsServer};
 
-/// What the driver of a session needs of a connection; there is one over TCP and, in tests, one in memory.
+/// What the driver of a session needs of a connection; there is one over TCP and local sockets and, in tests, one in memory.
 pub trait Link: Read + Write {
     /// The clock that deadlines come from.
     fn clock(&mut self) -> &mut Clock;
@@ -45,7 +44,7 @@ pub trait Link: Read + Write {
     fn close(&mut self);
 }
 
-/// A [`Link`] over TCP.
+/// A [`Link`] over TCP or a local socket.
 #[derive(Debug)]
 pub struct Stream {
     inner: Inner,
@@ -61,7 +60,7 @@ enum Inner {
 
 #[derive(Clone, Debug)]
 struct Socket {
-    tcp: Arc<TcpStream>,
+    socket: Arc<socket2::Socket>,
     slot: Arc<Slot>,
     admission: Arc<Admission>,
     clock: Clock,
@@ -98,13 +97,14 @@ const AHEAD: usize = 64 * 1024;
 impl Stream {
     /// A plain connection in a slot.
     pub fn new(slot: &Arc<Slot>, admission: &Arc<Admission>, clock: Clock) -> io::Result<Self> {
-        let tcp = Arc::clone(slot.tcp());
+        let socket = Arc::clone(slot.socket());
         // One that was handed over may not block.
-        tcp.set_nonblocking(false)?;
-        let _ = tcp.set_nodelay(true);
+        socket.set_nonblocking(false)?;
+        // On a local socket there is nothing to delay.
+        let _ = socket.set_tcp_nodelay(true);
         let (slot, admission) = (Arc::clone(slot), Arc::clone(admission));
         let (mode, slices, ahead) = (ReadMode::UntilDeadline, [Duration::ZERO; 2], Ahead::default());
-        Ok(Self { inner: Inner::Plain(Socket { tcp, slot, admission, clock, mode, slices, ahead }) })
+        Ok(Self { inner: Inner::Plain(Socket { socket, slot, admission, clock, mode, slices, ahead }) })
     }
 
     fn socket(&mut self) -> &mut Socket {
@@ -219,7 +219,7 @@ impl Link for Stream {
             let _ = tls.flush();
         }
         let socket = self.socket();
-        let _ = socket.tcp.shutdown(Shutdown::Write);
+        let _ = socket.socket.shutdown(Shutdown::Write);
         // Unread input would turn the FIN into a reset, and the reset could overtake the last reply.
         let mut rest = [0; 1024];
         socket.mode = ReadMode::NonBlocking;
@@ -266,7 +266,7 @@ impl Socket {
     }
 
     fn transfer_now(&self, mut once: impl FnMut(i32, MsgFlags) -> nix::Result<usize>) -> io::Result<usize> {
-        Ok(once(self.tcp.as_raw_fd(), MsgFlags::MSG_DONTWAIT)?)
+        Ok(once(self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT)?)
     }
 
     fn block(&mut self, side: Side, mut once: impl FnMut(i32, MsgFlags) -> nix::Result<usize>) -> io::Result<usize> {
@@ -281,7 +281,7 @@ impl Socket {
                 return Err(ErrorKind::TimedOut.into());
             }
             let flags = if over { MsgFlags::MSG_DONTWAIT } else { self.block_for(side, left)? };
-            match once(self.tcp.as_raw_fd(), flags) {
+            match once(self.socket.as_raw_fd(), flags) {
                 Ok(octets) => return Ok(octets),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) if over => return Err(ErrorKind::TimedOut.into()),
@@ -308,7 +308,7 @@ impl Socket {
     /// Sends the acknowledgement that is due without a delay. The kernel leaves this mode by itself (tcp(7)), so it is asked for
     /// anew with every read.
     fn acknowledge(&self) {
-        let _ = SockRef::from(&*self.tcp).set_tcp_quickack(true);
+        let _ = self.socket.set_tcp_quickack(true);
     }
 
     /// Tells the kernel how long the next call may block, unless it knows.
@@ -317,8 +317,8 @@ impl Socket {
         let known = &mut self.slices[side as usize];
         if *known != slice {
             match side {
-                Side::Read => self.tcp.set_read_timeout(Some(slice))?,
-                Side::Write => self.tcp.set_write_timeout(Some(slice))?,
+                Side::Read => self.socket.set_read_timeout(Some(slice))?,
+                Side::Write => self.socket.set_write_timeout(Some(slice))?,
             }
             *known = slice;
         }
@@ -356,11 +356,13 @@ impl Write for Socket {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::MaybeUninit;
+
     use super::*;
     use crate::net::admission::Capacity;
     use crate::net::deadline::DeadlineLimits;
     use crate::smtp::session::Service;
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     /// Reads what a client has sent, in a session that is 10 seconds old and waits for a command as long.
     fn read_late(session: Duration) -> io::Result<usize> {
@@ -376,7 +378,7 @@ mod tests {
         clock.begin(Wait::Command, opened);
         let mut stream = Stream::new(guard.slot(), &admission, clock).unwrap();
         client.write_all(b"NOOP").unwrap();
-        while stream.socket().tcp.peek(&mut [0]).unwrap() == 0 {}
+        while stream.socket().socket.peek(&mut [MaybeUninit::uninit()]).unwrap() == 0 {}
         stream.read(&mut [0; 8])
     }
 

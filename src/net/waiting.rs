@@ -58,7 +58,11 @@ impl Class {
 
     /// The class of a service.
     pub fn of(service: Service) -> Self {
-        if service.needs_login() { Self::Submission } else { Self::Smtp }
+        match service {
+            Service::Local => Self::Local,
+            Service::Smtp => Self::Smtp,
+            Service::Submission | Service::Submissions => Self::Submission,
+        }
     }
 
     /// How many of `all` places this class may have: three quarters, or a quarter for sockets of this host; one at least.

@@ -186,7 +186,7 @@ impl Files {
         }
         // Sockets that were handed over are not in [listen], where the parser would have seen it.
         if config.tls.is_none()
-            && let Some(service) = self.services.iter().find(|service| service.needs_login())
+            && let Some(service) = self.services.iter().find(|service| service.needs_auth())
         {
             let text =
                 format!("tls: must be given while {} is served; put [tls] back, or restart without that socket", service.name());
@@ -256,7 +256,7 @@ fn is_whole(text: &str, file: &Path) -> Result<(), Refusal> {
 /// What has changed in a configuration and is taken up at a restart only.
 fn fixed_until_restart(old: &Config, new: &Config) -> Vec<String> {
     let rows = [
-        ("listen", old.listen != new.listen),
+        ("listen", old.listen != new.listen || old.local != new.local),
         ("user", old.user != new.user),
         ("state", old.state != new.state),
         ("limits.workers", old.limits.workers != new.limits.workers),

@@ -8,6 +8,7 @@ use landlock::{
     RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
 };
 
+use crate::auth::passwd;
 use crate::config::Config;
 
 /// What a process may reach; everything else is denied.
@@ -101,6 +102,10 @@ pub fn access(config: &Config, file: &Path, keys: bool) -> Access {
                 reads.extend(path.parent().map(Path::to_owned));
             }
         }
+    }
+    if !config.local.is_empty() {
+        // The file is replaced when a user is added, so its directory is named.
+        reads.extend(Path::new(passwd::PATH).parent().map(Path::to_owned));
     }
     if config.outgoing.is_some() {
         connects.insert(DNS_PORT);

@@ -91,6 +91,7 @@ pub enum Refusal {
     TooManyErrors,
     TooManyRecipients,
     TransactionOpen,
+    UnknownCaller,
     UnknownCommand,
     UnknownMailbox,
     UnknownParameter,
@@ -262,6 +263,9 @@ impl Refusal {
             Self::TooManyErrors => row(421, (4, 7, 0), "too-many-errors", "Too many errors"),
             Self::TooManyRecipients => row(452, (4, 5, 3), "too-many-recipients", "Too many recipients"),
             Self::TransactionOpen => row(503, (5, 5, 1), "transaction-open", "A mail transaction is open"),
+            Self::UnknownCaller => {
+                row(554, (5, 7, 1), "unknown-caller", "You are of another user namespace, which needs a socket with a login")
+            }
             Self::UnknownCommand => row(500, (5, 5, 2), "unknown-command", "Command not recognized"),
             Self::UnknownMailbox => row(550, (5, 1, 1), "unknown-mailbox", "No such mailbox: <{}>"),
             Self::UnknownParameter => row(555, (5, 5, 4), "unknown-parameter", "Parameter {} not recognized"),
@@ -270,7 +274,7 @@ impl Refusal {
     }
 
     /// Every refusal; tests hold the transcripts and the manual against it.
-    pub const ALL: [Self; 60] = [
+    pub const ALL: [Self; 61] = [
         Self::AddressThrottled,
         Self::AlreadyLoggedIn,
         Self::AlreadyTls,
@@ -327,6 +331,7 @@ impl Refusal {
         Self::TooManyErrors,
         Self::TooManyRecipients,
         Self::TransactionOpen,
+        Self::UnknownCaller,
         Self::UnknownCommand,
         Self::UnknownMailbox,
         Self::UnknownParameter,

@@ -3,9 +3,11 @@
 use super::command::{Grammar, Verb};
 use super::reply::Refusal;
 
-/// What a port is for (IANA service names).
+/// What a port is for (IANA service names), or a socket of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Service {
+    /// A socket of this machine: its users hand in mail, and the kernel says who they are.
+    Local,
     /// Port 25: other servers bring mail for local addresses.
     Smtp,
     /// Ports 587 and 2525: users hand in mail, STARTTLS before everything else (RFC 6409).
@@ -42,11 +44,12 @@ pub enum Transaction {
 
 impl Service {
     /// All services.
-    pub const ALL: [Self; 3] = [Self::Smtp, Self::Submission, Self::Submissions];
+    pub const ALL: [Self; 4] = [Self::Local, Self::Smtp, Self::Submission, Self::Submissions];
 
-    /// The IANA service name.
+    /// The IANA service name, or `local`.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Local => "local",
             Self::Smtp => "smtp",
             Self::Submission => "submission",
             Self::Submissions => "submissions",
@@ -58,9 +61,14 @@ impl Service {
         Self::ALL.into_iter().find(|service| service.name() == name)
     }
 
-    /// True if a client must log in before MAIL.
+    /// True if there must be a login before MAIL.
     pub fn needs_login(self) -> bool {
         self != Self::Smtp
+    }
+
+    /// True if a client must prove a login by AUTH, inside TLS.
+    pub fn needs_auth(self) -> bool {
+        matches!(self, Self::Submission | Self::Submissions)
     }
 
     /// How strictly commands are read.
@@ -75,10 +83,11 @@ pub fn check(verb: Verb, now: &Situation) -> Result<(), Refusal> {
         return Err(Refusal::UnknownCommand);
     };
     let wants_login = now.service.needs_login();
-    if verb == Verb::Auth && !wants_login {
+    let wants_tls = now.service.needs_auth();
+    if verb == Verb::Auth && !now.service.needs_auth() {
         return Err(Refusal::AuthNotOffered);
     }
-    if wants_login && !now.secured && !rule.allowed_without_tls {
+    if wants_tls && !now.secured && !rule.allowed_without_tls {
         return Err(Refusal::TlsFirst);
     }
     if rule.needs_greeting && !now.greeted {

@@ -64,6 +64,12 @@ impl Session {
         Self { config, state: State::Silent, secured, hello: None, login: None, errors: 0, junk: 0, tried: false, deferrals: 0 }
     }
 
+    /// The same where the login is known from the start, on a socket of this machine.
+    pub fn with_login(mut self, login: &str) -> Self {
+        self.login = Some(login.to_owned());
+        self
+    }
+
     /// What the port is for.
     pub fn service(&self) -> Service {
         self.config.service
@@ -264,7 +270,7 @@ impl Session {
         if config.tls && !self.secured {
             lines.push("STARTTLS".into());
         }
-        if config.service.needs_login() && self.secured && self.login.is_none() {
+        if config.service.needs_auth() && self.secured && self.login.is_none() {
             lines.push(format!("AUTH {}", sasl::MECHANISMS));
         }
         say(Reply::lines(250, lines), Next::Line)

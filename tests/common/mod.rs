@@ -33,6 +33,9 @@ pub struct Setup {
     pub limits: Vec<String>,
     pub senders: Vec<String>,
     pub sending_limits: Vec<String>,
+    /// Entries of `[listen] local` as they stand in the file, and lines for `[unix_users]`; `{place}` is the server's own directory.
+    pub local: Vec<String>,
+    pub unix_users: Vec<String>,
     /// The sections `[outgoing…]` as they stand in the file; `{place}` is the server's own directory.
     pub outgoing: String,
     pub services: Vec<&'static str>,
@@ -57,6 +60,8 @@ impl Default for Setup {
             limits: Vec::new(),
             senders: Vec::new(),
             sending_limits: Vec::new(),
+            local: Vec::new(),
+            unix_users: Vec::new(),
             outgoing: String::new(),
             services: vec!["smtp", "submission", "submissions"],
             wrapper: Vec::new(),
@@ -109,12 +114,14 @@ impl Setup {
         let port = |n| if n == 1 { self.port } else { 0 };
         let listen: String =
             self.services.iter().zip(1..).map(|(name, n)| format!("{name} = [\"127.0.0.{n}:{}\"]\n", port(n))).collect();
+        let local = self.local.join(", ").replace("{place}", &place.to_string());
         format!(
             "hostname = \"mx.example.org\"\ndomains = {:?}\nusers = \"{place}/users\"\naliases = \"{place}/aliases\"\n\
-             maildir = \"{}/{{domain}}/{{user}}\"\nstate = \"{place}/state\"\nuser = \"nobody\"\n[listen]\n{listen}[tls]\n\
+             maildir = \"{}/{{domain}}/{{user}}\"\nstate = \"{place}/state\"\nuser = \"nobody\"\n[listen]\n{listen}local = [{local}]\n[unix_users]\n{}\n[tls]\n\
              certificate = {:?}\nkey = {:?}\n[limits]\n{}\n[senders]\n{}\n[sending_limits]\n{}\n{}",
             self.domains,
             mail.display(),
+            self.unix_users.join("\n"),
             self.tls.as_ref().map_or(dir.join("cert.pem"), |tls| tls.join("fullchain.pem")),
             self.tls.as_ref().map_or(dir.join("key.pem"), |tls| tls.join("privkey.pem")),
             self.limits.join("\n"),
