@@ -46,7 +46,8 @@ pub struct Shared {
 struct Worker {
     number: u16,
     shared: Arc<Shared>,
-    connection: Option<(Destination, Courier)>,
+    /// Where to, by which settings.
+    connection: Option<(Destination, Arc<Hop>, Courier)>,
 }
 
 /// How long a connection is kept without a task.
@@ -118,29 +119,30 @@ impl Worker {
     }
 
     fn close(&mut self) {
-        if let Some((_, courier)) = self.connection.take() {
+        if let Some((_, _, courier)) = self.connection.take() {
             courier.quit();
         }
     }
 
     /// A connection to this destination, the one that is open or a new one.
     fn connect(&mut self, destination: &Destination) -> Result<(), Box<Attempt>> {
-        if let Some((open, courier)) = &mut self.connection
+        let begun = Instant::now();
+        let hop = self.shared.hops.read().unwrap_or_else(PoisonError::into_inner).get(destination).cloned();
+        if let (Some((open, by, courier)), Some(hop)) = (&mut self.connection, &hop)
             && open == destination
+            && Arc::ptr_eq(by, hop)
             && courier.is_usable()
         {
             return Ok(());
         }
         self.close();
-        let begun = Instant::now();
-        let hop = self.shared.hops.read().unwrap_or_else(PoisonError::into_inner).get(destination).cloned();
         let Some(hop) = hop else {
             let failure = Failure { stage: Stage::Connect, fault: Fault::Dns("no such route is configured".to_owned()) };
             return Err(attempt_of(&destination.name, &failure, begun).into());
         };
         match Courier::connect(&hop, &self.shared.stop) {
             Ok(courier) => {
-                self.connection = Some((destination.clone(), courier));
+                self.connection = Some((destination.clone(), hop, courier));
                 Ok(())
             }
             Err(unreachable) => {
@@ -178,10 +180,8 @@ impl Worker {
     fn transaction(&mut self, job: &Job, message: &QueuedMessage, begun: Instant) -> Option<Report> {
         let (spool, id) = (Arc::clone(&self.shared.spool), job.id);
         let dot_durably = self.shared.dot_durably;
-        let (destination, courier) = self.connection.as_mut()?;
-        let hop_name =
-            self.shared.hops.read().unwrap_or_else(PoisonError::into_inner).get(destination).map(|hop| hop.host.clone());
-        let host = format!("{}[{}]", hop_name.unwrap_or_else(|| destination.name.to_string()), courier.peer().ip());
+        let (_, hop, courier) = self.connection.as_mut()?;
+        let host = format!("{}[{}]", hop.host, courier.peer().ip());
         let tls = courier.tls().map(|tls| tls.version);
         let record = |what| Record { time: now(), what };
         let begin = Happened::Begin { recipients: job.recipients.clone(), host: host.clone(), tls: tls.map(str::to_owned) };

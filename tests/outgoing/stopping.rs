@@ -108,6 +108,28 @@ fn a_reload_takes_up_routes() {
     assert_eq!((first.taken_count(), second.taken_count()), (0, 3));
 }
 
+/// The same route by another server: a connection that is open to the first one is not used any more.
+#[test]
+fn a_reload_moves_a_route() {
+    let (first, second) = (Hop::new(), Hop::new());
+    let mut setup = setup(&first, "");
+    setup.outgoing.push_str(&second.route("other"));
+    let server = setup.clone().start();
+    mail_to(&server, &["a@there.example"], "before");
+    first.wait_for_messages(1);
+    setup.outgoing = setup.outgoing.replace(&first.route("next"), &second.route("next"));
+    fs::write(&server.config, setup.toml(server.dir.path())).unwrap();
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log(&["reloaded", "what=configuration"]);
+    // At once, and not only when the open connection is worn out, after a hundred messages.
+    let moved = (0..20).any(|n| {
+        mail_to(&server, &["b@there.example"], &format!("after {n}"));
+        wait_until_sent(&server);
+        second.taken_count() > 0
+    });
+    assert!(moved, "{}", server.log_text());
+}
+
 /// Authorities that were replaced are taken up at SIGHUP, though the settings are the same.
 #[test]
 fn a_reload_reads_the_authorities() {
