@@ -1,15 +1,22 @@
 //! Started as root: what is given up, what is kept, and that a renewed key is taken up all the same.
 
 mod common;
+#[allow(dead_code, reason = "the resolver's tests use the rest")]
+#[path = "common/names.rs"]
+mod names;
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::hop::Hop;
+use common::leaf::Leaf;
 use common::{Client, Logged, PATIENCE, Server, Setup, finish, require, require_root, said, skipped};
+use names::{Behaviour, NameServer, Record};
 use nix::sys::signal::Signal;
 
 fn status(pid: &str) -> String {
@@ -307,4 +314,91 @@ fn another_pair_needs_a_restart() {
     server.signal(Signal::SIGHUP);
     server.wait_for_log(&["reloaded", "what=configuration", "result=refused", "restart to name others"]);
     server.wait_for_log(&["reloaded", "what=certificate", "result=ok"]);
+}
+
+/// A message from alice to an address elsewhere.
+fn send_elsewhere(server: &Server, to: &str) {
+    let mut client = server.login("alice@example.org");
+    let reply = client.deliver("alice@example.org", to, b"From: alice@example.org\r\nSubject: x\r\n\r\nx\r\n").unwrap();
+    assert!(reply.starts_with("250"), "{reply}");
+}
+
+/// A name server at port 53 of an address that no other test has; none where that may not be bound.
+fn name_server(rows: Vec<(&'static str, Behaviour)>) -> Option<NameServer> {
+    let address = (Ipv4Addr::new(127, 53, (std::process::id() >> 8) as u8, std::process::id() as u8), 53);
+    let (udp, tcp) = (UdpSocket::bind(address).ok()?, TcpListener::bind(address).ok()?);
+    Some(NameServer::on(udp, tcp, rows))
+}
+
+/// In the sandbox names come from the file of hosts and from the name server, and authorities from the system; all that is
+/// read when it is needed.
+#[test]
+fn the_sandbox_lets_out_what_sending_needs() {
+    if !require_root() || !require(&["unshare"]) {
+        return;
+    }
+    let Some(names) = name_server(vec![("asked.example", Behaviour::Records(vec![Record::A(Ipv4Addr::LOCALHOST)]))]) else {
+        skipped("port 53 cannot be bound");
+        return;
+    };
+    let hop = Hop::new();
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(dir.path().join("hosts"), "127.0.0.1 localhost listed.example\n").unwrap();
+    fs::write(dir.path().join("resolv.conf"), format!("nameserver {}\n", names.address.ip())).unwrap();
+    fs::write(dir.path().join("nsswitch.conf"), "hosts: files dns\n").unwrap();
+    let mounts = [
+        ("hosts".into(), "/etc/hosts"),
+        ("resolv.conf".into(), "/etc/resolv.conf"),
+        ("nsswitch.conf".into(), "/etc/nsswitch.conf"),
+        (hop.authorities(), "/etc/ssl/certs/ca-certificates.crt"),
+    ];
+    let mounts: Vec<String> =
+        mounts.map(|(from, to): (PathBuf, _)| format!("mount --bind {} {to} && ", dir.path().join(from).display())).into();
+    let script = format!("{} unset SSL_CERT_FILE SSL_CERT_DIR; exec \"$@\"", mounts.concat());
+    let route = |name: &str, host: &str| {
+        let route = hop.route(name).replace("//localhost", &format!("//{host}"));
+        route.lines().filter(|line| !line.starts_with("ca =")).map(|line| format!("{line}\n")).collect::<String>()
+    };
+    let outgoing = format!(
+        "[outgoing]\nvia = \"listed\"\nspool = \"{{place}}/spool\"\n{}{}[outgoing.to]\n\"b.example\" = \"asked\"\n",
+        route("listed", "listed.example"),
+        route("asked", "asked.example")
+    );
+    let wrapper = ["unshare", "--mount", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec();
+    let server = Setup { outgoing, wrapper, ..Setup::default() }.start();
+    let confined = server.wait_for_log(&["sandbox", "server="]);
+    for (to, route) in [("x@a.example", "route=listed"), ("x@b.example", "route=asked")] {
+        send_elsewhere(&server, to);
+        server.wait_for_log(&["sent ", route, to]);
+    }
+    assert!(names.asked.load(std::sync::atomic::Ordering::Relaxed) > 0);
+    // Not even another port of the same host, until a restart.
+    let toml = fs::read_to_string(&server.config).unwrap();
+    fs::write(&server.config, toml.replace(&format!(":{}\"", hop.address.port()), ":1\"")).unwrap();
+    server.signal(Signal::SIGHUP);
+    if confined.contains("tcp") {
+        server.wait_for_log(&["reloaded", "what=configuration", "result=refused"]);
+        send_elsewhere(&server, "y@a.example");
+        server.wait_for_log(&["sent ", "y@a.example"]);
+    } else {
+        skipped("no Landlock for TCP");
+    }
+}
+
+/// Another file in the place of the authorities is taken up without a restart, and the route that rested for it is tried.
+#[test]
+fn changed_authorities_are_taken_up() {
+    let hop = Hop::new();
+    hop.certificate(Leaf::OfAnotherAuthority);
+    let outgoing = format!("[outgoing]\nvia = \"next\"\nspool = \"{{place}}/spool\"\n{}", hop.route("next"));
+    let server = Setup { outgoing, ..Setup::default() }.start();
+    send_elsewhere(&server, "x@a.example");
+    server.wait_for_log(&["route ", "state=resting", "reason=certificate"]);
+    // What holds no certificate is named, and the old ones stay.
+    fs::write(hop.authorities(), "").unwrap();
+    server.wait_for_log(&["notice", "about=route", "holds no PEM certificate"]);
+    hop.trust_another();
+    server.wait_for_log(&["route ", "state=well"]);
+    server.wait_for_log(&["sent ", "x@a.example"]);
 }

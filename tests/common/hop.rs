@@ -170,6 +170,18 @@ impl Hop {
         *self.shared.tls.lock().unwrap() = self.authority.server(leaf);
     }
 
+    /// The client trusts the other authority from now on.
+    pub fn trust_another(&self) {
+        let path = self.dir.path().join("ca.new");
+        fs::write(&path, &self.authority.stranger_pem).unwrap();
+        fs::rename(path, self.authorities()).unwrap();
+    }
+
+    /// The file of authorities that the client trusts.
+    pub fn authorities(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
     /// While it is down, connections are closed at once.
     pub fn down(&self, down: bool) {
         self.shared.down.store(down, Ordering::SeqCst);

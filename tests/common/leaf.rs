@@ -23,9 +23,14 @@ pub struct Authority {
     stranger: Issuer<'static, KeyPair>,
     /// The certificate that is trusted.
     pub pem: String,
+    /// That of the other.
+    pub stranger_pem: String,
 }
 
 const OLD: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS12];
+
+/// The names of a good certificate: one that every host knows, one for a file of hosts, one for a name server.
+const NAMES: [&str; 3] = ["localhost", "listed.example", "asked.example"];
 
 impl Authority {
     pub fn new() -> Self {
@@ -38,14 +43,14 @@ impl Authority {
             (certificate, Issuer::new(params, key))
         };
         let (certificate, trusted) = authority("trusted");
-        let (_, stranger) = authority("stranger");
-        Self { trusted, stranger, pem: certificate.pem() }
+        let (other, stranger) = authority("stranger");
+        Self { trusted, stranger, pem: certificate.pem(), stranger_pem: other.pem() }
     }
 
-    /// What a server with such a certificate for localhost has.
+    /// What a server with such a certificate has.
     pub fn server(&self, leaf: Leaf) -> Arc<ServerConfig> {
-        let name = if leaf == Leaf::ForAnotherName { "other.example" } else { "localhost" };
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let names = if leaf == Leaf::ForAnotherName { &["other.example"][..] } else { &NAMES };
+        let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
         if leaf == Leaf::Expired {
             params.not_before = date_time_ymd(2020, 1, 1);
             params.not_after = date_time_ymd(2020, 2, 1);

@@ -57,6 +57,11 @@ impl NameServer {
                 break (udp, tcp);
             }
         };
+        Self::on(udp, tcp, rows)
+    }
+
+    /// The same on a port that is bound already.
+    pub fn on(udp: UdpSocket, tcp: TcpListener, rows: Vec<(&'static str, Behaviour)>) -> Self {
         let address = udp.local_addr().unwrap();
         let (table, stop, asked) = (Arc::new(Mutex::new(rows)), Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         udp.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
