@@ -233,6 +233,11 @@ impl Policy {
 
     /// True if `address` is the login's own: its address, an alias that leads only to it, or what `[senders]` grants.
     pub fn may_send_as(&self, login: &str, address: &Address) -> bool {
+        self.senders.get(login).is_some_and(|grants| grants.contains(&Grant::Any)) || self.proves(login, address)
+    }
+
+    /// The same without the grant of every sender, which says nothing about whose an address is.
+    pub fn proves(&self, login: &str, address: &Address) -> bool {
         let key = address.key();
         if key == login {
             return true;
@@ -241,7 +246,7 @@ impl Policy {
         let granted = self.senders.get(login).is_some_and(|grants| {
             grants.iter().any(|grant| match grant {
                 Grant::Address(granted) => *granted == key,
-                Grant::Any => true,
+                Grant::Any => false,
                 Grant::Domain(granted) => *granted == domain,
             })
         });
@@ -578,6 +583,22 @@ mod tests {
         let unqualified = ReversePath::parse("<root@myhost>", false).unwrap();
         assert_eq!(policy().sender(Some("scanner"), &unqualified).unwrap_err().why, Refusal::SenderDomain);
         assert_eq!(policy().sender(None, &unqualified), Ok(()));
+    }
+
+    /// Every sender may be used by a list manager; that proves nothing about whose an address is.
+    #[test]
+    fn any_sender_is_no_proof() {
+        let senders =
+            BTreeMap::from([("lists@example.org".to_owned(), vec![Grant::Any, Grant::parse("*@lab.example").unwrap()])]);
+        let logins = ["lists@example.org"].into_iter();
+        let policy = Policy::new(&["example.org".to_owned()], logins, Aliases::default(), &senders);
+        for (address, may, proved) in
+            [("victim@elsewhere.example", true, false), ("x@lab.example", true, true), ("lists@example.org", true, true)]
+        {
+            let address = Address::parse(address).unwrap();
+            let found = (policy.may_send_as("lists@example.org", &address), policy.proves("lists@example.org", &address));
+            assert_eq!(found, (may, proved), "{address}");
+        }
     }
 
     #[test]

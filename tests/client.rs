@@ -170,8 +170,10 @@ fn set_up(case: &mut Case, line: &str) {
         "limit" => case.config.message_size = Some(rest.parse().unwrap()),
         "from" => envelope.reverse_path = ReversePath::Mailbox(address(rest)),
         "to" => {
-            let mut words = rest.split(' ');
-            let mut recipient = Recipient::plain(ForwardPath::Mailbox(address(words.next().unwrap())));
+            // A quoted local part may hold a space.
+            let (path, rest) = rest.split_at(rest.rfind('>').map_or(rest.len(), |end| end + 1));
+            let words = rest.split_whitespace();
+            let mut recipient = Recipient::plain(ForwardPath::Mailbox(address(path)));
             for word in words {
                 match word.split_once('=').unwrap() {
                     ("NOTIFY", value) => recipient.notify = Notify::parse(value),

@@ -241,7 +241,7 @@ fn message(content: &[u8]) -> Message {
 fn exchange(service: Service, shown: u16, content: &[u8], cuts: &[usize]) {
     let mut server = Server::new(service, shown);
     let message = message(content);
-    let with_login = service != Service::Smtp;
+    let with_login = matches!(service, Service::Submission | Service::Submissions);
     let tls = match service {
         Service::Local | Service::Smtp => TlsUse::Offered,
         Service::Submission => TlsUse::Required,
@@ -261,7 +261,7 @@ fn exchange(service: Service, shown: u16, content: &[u8], cuts: &[usize]) {
     }
     let outcomes = result.unwrap();
     let utf8 = server.shows("SMTPUTF8");
-    let dsn = server.shows("DSN") && with_login;
+    let dsn = server.shows("DSN") && service != Service::Smtp;
     let mut whole = content.to_vec();
     if whole.last().is_some_and(|last| *last != b'\n') {
         whole.push(b'\n');

@@ -165,6 +165,10 @@ impl Incoming {
             self.begin_file(reader.end(), 0, around)?;
         }
         self.write()?;
+        let reservation = match (&self.queued, &around.context.outbox) {
+            (Some((_, envelope)), Some(outbox)) => outbox.reserve(&envelope.login, envelope.recipients.len())?,
+            _ => None,
+        };
         let (mailboxes, paths): (Vec<String>, Vec<PathBuf>) = self.boxes.drain(..).unzip();
         let mut octets = None;
         let delivered = match self.draft.take() {
@@ -179,7 +183,7 @@ impl Incoming {
             Some((draft, envelope)) => {
                 let committed = draft.commit().map_err(outbox::refused)?;
                 octets = octets.or(Some(committed.octets));
-                Some(Accepted { octets: committed.octets, id: committed.keep(), envelope })
+                Some(Accepted { octets: committed.octets, id: committed.keep(), envelope, reservation })
             }
             None => None,
         };

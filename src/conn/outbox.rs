@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::mail::durable::StorageError;
 use crate::queue::QueueId;
+use crate::queue::dispatcher::{QueueFull, Reservation};
 use crate::queue::reporter::Delivered;
 use crate::queue::spool::{Envelope, QueuedRecipient, Spool};
 use crate::smtp::reply::{Refusal, Refused};
@@ -13,12 +14,13 @@ use crate::smtp::session::Session;
 pub struct Outbox {
     spool: Arc<Spool>,
     has_room: Box<HasRoom>,
+    reserve: Box<Reserve>,
     accepted: Box<AcceptedCallback>,
     delivered: Box<DeliveredCallback>,
 }
 
 /// A message that is in the spool, durable.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Accepted {
     /// Its id.
     pub id: QueueId,
@@ -26,9 +28,12 @@ pub struct Accepted {
     pub envelope: Envelope,
     /// Octets of its text.
     pub octets: u64,
+    /// Its places in the queue.
+    pub reservation: Option<Reservation>,
 }
 
 type HasRoom = dyn Fn(&str, usize) -> bool + Send + Sync;
+type Reserve = dyn Fn(&str, usize) -> Result<Option<Reservation>, QueueFull> + Send + Sync;
 type AcceptedCallback = dyn Fn(Accepted) + Send + Sync;
 type DeliveredCallback = dyn Fn(&Delivered) + Send + Sync;
 
@@ -40,7 +45,18 @@ impl Outbox {
         has_room: impl Fn(&str, usize) -> bool + Send + Sync + 'static,
         accepted: impl Fn(Accepted) + Send + Sync + 'static,
     ) -> Self {
-        Self { spool, has_room: Box::new(has_room), accepted: Box::new(accepted), delivered: Box::new(|_| ()) }
+        let (has_room, accepted) = (Box::new(has_room), Box::new(accepted));
+        Self { spool, has_room, reserve: Box::new(|_, _| Ok(None)), accepted, delivered: Box::new(|_| ()) }
+    }
+
+    /// The same with places that are taken before a message is made durable: all sessions may have been told that there is
+    /// room for one more.
+    pub fn reserving(
+        mut self,
+        reserve: impl Fn(&str, usize) -> Result<Option<Reservation>, QueueFull> + Send + Sync + 'static,
+    ) -> Self {
+        self.reserve = Box::new(reserve);
+        self
     }
 
     /// The same with reports of delivery, which are durable when `delivered` returns.
@@ -64,6 +80,11 @@ impl Outbox {
             StorageError::DiskFull(_) => Refusal::SpoolFull.into(),
             error => refused(error),
         })
+    }
+
+    /// Takes the places for so many recipients elsewhere.
+    pub fn reserve(&self, login: &str, recipients: usize) -> Result<Option<Reservation>, Refused> {
+        (self.reserve)(login, recipients).map_err(|QueueFull| Refusal::QueueFull.into())
     }
 
     /// Hands a message over.

@@ -36,6 +36,8 @@ pub enum Deed {
         /// A record is to be written.
         record: bool,
     },
+    /// These recipients are not tried again: recorded, durably. The report comes when the pass is over.
+    Record(QueueId, Vec<(u16, Failed)>),
     /// It goes back to `queue/`.
     Release(QueueId),
     /// It goes to `held/`.
@@ -68,6 +70,7 @@ impl Deed {
             Self::Fail { id, .. }
             | Self::Hold(id, _)
             | Self::Late(id, ..)
+            | Self::Record(id, _)
             | Self::Relayed(id, _)
             | Self::Release(id)
             | Self::Remove(id) => Some(*id),
@@ -146,7 +149,13 @@ impl Clerk {
 
     fn obey(&mut self, deed: &Deed) -> Result<(), SpoolError> {
         match deed {
-            Deed::Fail { id, recipients, record } => self.fail(*id, recipients, *record),
+            Deed::Fail { id, recipients, record } => {
+                if *record {
+                    self.record(*id, recipients)?;
+                }
+                self.fail(*id, recipients)
+            }
+            Deed::Record(id, recipients) => self.record(*id, recipients),
             Deed::Hold(id, why) => {
                 self.spool.hold(*id, Some(&record(Happened::Hold((*why).to_owned()))))?;
                 journal::queue::held(&id.to_string(), why);
@@ -173,12 +182,14 @@ impl Clerk {
         }
     }
 
-    fn fail(&mut self, id: QueueId, failed: &[(u16, Failed)], write: bool) -> Result<(), SpoolError> {
-        if write {
-            for (recipients, told) in grouped(failed.iter().map(|(number, failed)| (*number, failed.told.clone()))) {
-                self.spool.append(id, &record(Happened::Result { recipients, verdict: Verdict::Failed, told }))?;
-            }
+    fn record(&mut self, id: QueueId, failed: &[(u16, Failed)]) -> Result<(), SpoolError> {
+        for (recipients, told) in grouped(failed.iter().map(|(number, failed)| (*number, failed.told.clone()))) {
+            self.spool.append(id, &record(Happened::Result { recipients, verdict: Verdict::Failed, told }))?;
         }
+        Ok(())
+    }
+
+    fn fail(&mut self, id: QueueId, failed: &[(u16, Failed)]) -> Result<(), SpoolError> {
         let message = self.spool.read(id)?;
         let outcomes: Vec<(u16, &Failed)> = failed.iter().map(|(number, failed)| (*number, failed)).collect();
         self.report(id, &message, Kind::Failure, &outcomes)
@@ -221,6 +232,7 @@ impl Clerk {
             return self.undeliverable(id, text, outcomes);
         }
         let ReversePath::Mailbox(sender) = &envelope.reverse_path else { return Ok(()) };
+        let sender = &self.reporter.mailer.reports_to(&envelope.login, sender);
         let due = |(number, _): &&(u16, &Failed)| {
             let to = envelope.recipients.get(usize::from(*number));
             to.is_some_and(|to| report::is_due(kind, &envelope.reverse_path, to.notify, &text))

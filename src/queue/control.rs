@@ -1,13 +1,12 @@
 //! The control socket of a running server: one request a connection, asked and answered in lines of JSON.
 //!
 //! The kernel says which user calls; root and the user that the server runs as are answered, all others are refused. A
-//! request is bounded, and so is the time that a caller may take: the socket serves one caller after the other, and a slow
-//! one must not lock the operator out.
+//! request is bounded, and so is the time that it may take to come.
 
 use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read as _, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
@@ -100,7 +99,6 @@ pub fn answer(
     own: u32,
     serve: impl FnOnce(Request, &mut dyn FnMut(Answer) -> io::Result<()>),
 ) -> io::Result<()> {
-    stream.set_read_timeout(Some(TIMEOUTS.0))?;
     stream.set_write_timeout(Some(TIMEOUTS.0))?;
     let mut out = BufWriter::new(&stream);
     let caller = getsockopt(&stream, PeerCredentials).map_err(io::Error::from)?.uid();
@@ -108,9 +106,8 @@ pub fn answer(
         return write(&mut out, &Answer::End(77, "only root and the server's own user may do that".to_owned()))
             .and_then(|()| out.flush());
     }
-    let mut line = String::new();
-    BufReader::new((&stream).take(REQUEST_MAX)).read_line(&mut line)?;
-    match serde_json::from_str(&line) {
+    let line = request(&stream, Instant::now() + TIMEOUTS.0)?;
+    match serde_json::from_slice(&line) {
         Ok(request) => serve(request, &mut |answer| write(&mut out, &answer)),
         Err(error) => write(&mut out, &Answer::End(64, format!("not understood: {error}")))?,
     }
@@ -136,6 +133,23 @@ pub fn ask(spool: &Path, request: &Request, mut each: impl FnMut(Answer)) -> io:
         }
     }
     Err(ErrorKind::UnexpectedEof.into())
+}
+
+/// The line of a request, whole before `deadline` however slowly it comes.
+fn request(mut stream: &UnixStream, deadline: Instant) -> io::Result<Vec<u8>> {
+    let (mut line, mut piece) = (Vec::new(), [0; 4096]);
+    while !line.ends_with(b"\n") && (line.len() as u64) < REQUEST_MAX {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut piece)? {
+            0 => break,
+            octets => line.extend_from_slice(&piece[..octets]),
+        }
+    }
+    Ok(line)
 }
 
 /// Root, and the user that the server runs as.

@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::QueueId;
-use super::clerk::{Clerk, Deed, now};
+use super::clerk::{Clerk, Deed, Failed, now};
 use super::reporter::{Delivered, Mailer, Reporter};
 use super::schedule::{Answer, Counts, Destination, Now, RouteState, Schedule, Settings, Verb};
 use super::spool::{Envelope, Found, SWEEP, Spool};
@@ -34,16 +34,59 @@ pub struct Queue {
     inputs: Sender<Input>,
     /// Pairs that the schedule has, as of the last change.
     pairs: AtomicU32,
-    /// Pairs that were accepted and that the schedule does not have yet.
-    coming: AtomicU32,
+    coming: Mutex<Coming>,
     most: AtomicU64,
     routing: Mutex<Arc<Routing>>,
     reporter: Arc<Reporter>,
 }
 
+/// Pairs that were accepted, or are about to be, and that the schedule does not have yet.
+#[derive(Debug, Default)]
+struct Coming {
+    all: u64,
+    by_login: HashMap<String, u64>,
+}
+
+/// Places in the queue; free when it is dropped.
+pub struct Reservation {
+    queue: Arc<Queue>,
+    login: String,
+    pairs: usize,
+}
+
+/// There are no places left for this login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueFull;
+
+impl Coming {
+    fn add(&mut self, login: &str, pairs: usize) {
+        self.all += pairs as u64;
+        *self.by_login.entry(login.to_owned()).or_default() += pairs as u64;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut coming = lock(&self.queue.coming);
+        coming.all = coming.all.saturating_sub(self.pairs as u64);
+        if let Some(own) = coming.by_login.get_mut(&self.login) {
+            *own = own.saturating_sub(self.pairs as u64);
+            if *own == 0 {
+                coming.by_login.remove(&self.login);
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reservation").field("pairs", &self.pairs).finish_non_exhaustive()
+    }
+}
+
 /// What the dispatcher is told.
 enum Input {
-    Accepted { id: QueueId, envelope: Box<Envelope>, pairs: u32 },
+    Accepted { id: QueueId, envelope: Box<Envelope>, reservation: Option<Reservation> },
     Configured(Settings),
     Credentials(String),
     Found(Box<FoundMessage>),
@@ -94,6 +137,8 @@ struct Thread {
     attempts: HashMap<(QueueId, u16), Attempt>,
     /// Recipients of attempts that are over, until a record says what came of them.
     begun: HashSet<(QueueId, u16)>,
+    /// Recipients that failed in a pass that goes on; recorded, and not reported yet.
+    failed: HashMap<QueueId, Vec<(u16, Failed)>>,
     /// What failed last with a destination.
     troubles: HashMap<Destination, Attempt>,
     /// Messages of which the clerk has something to write, so that it unlinks them too.
@@ -125,7 +170,7 @@ impl Dispatcher {
             spool: Arc::clone(&spool),
             inputs: sender.clone(),
             pairs: AtomicU32::new(u32::try_from(found.len()).unwrap_or(u32::MAX)),
-            coming: AtomicU32::new(0),
+            coming: Mutex::default(),
             most: AtomicU64::new(queue_max),
             routing: Mutex::new(routing),
         });
@@ -141,6 +186,7 @@ impl Dispatcher {
             clerk: deeds,
             attempts: HashMap::new(),
             begun: HashSet::new(),
+            failed: HashMap::new(),
             troubles: HashMap::new(),
             with_clerk: HashSet::new(),
             busy: HashSet::new(),
@@ -191,21 +237,33 @@ impl Queue {
     /// Whether a login may put so many pairs more into the queue: all together have `queue_max`, and beyond half of it a
     /// login has at most half of what the others leave.
     pub fn has_room(&self, login: &str, pairs: usize) -> bool {
+        self.fits(login, pairs, &lock(&self.coming))
+    }
+
+    /// Takes so many places, until the message is accepted or given up.
+    pub fn reserve(self: &Arc<Self>, login: &str, pairs: usize) -> Result<Reservation, QueueFull> {
+        let mut coming = lock(&self.coming);
+        if !self.fits(login, pairs, &coming) {
+            return Err(QueueFull);
+        }
+        coming.add(login, pairs);
+        Ok(Reservation { queue: Arc::clone(self), login: login.to_owned(), pairs })
+    }
+
+    fn fits(&self, login: &str, pairs: usize, coming: &Coming) -> bool {
         let most = self.most.load(Ordering::Relaxed);
-        let waiting = u64::from(self.pairs.load(Ordering::Relaxed)) + u64::from(self.coming.load(Ordering::Relaxed));
+        let waiting = u64::from(self.pairs.load(Ordering::Relaxed)) + coming.all;
         let all = waiting + pairs as u64;
         if all * 2 <= most || all > most {
             return all <= most;
         }
-        let own = u64::from(self.schedule().pairs_of(login));
+        let own = u64::from(self.schedule().pairs_of(login)) + coming.by_login.get(login).copied().unwrap_or(0);
         own + pairs as u64 <= most.saturating_sub(waiting.saturating_sub(own)) / 2
     }
 
-    /// A message is in the spool, durable.
-    pub fn accepted(&self, id: QueueId, envelope: Envelope) {
-        let pairs = u32::try_from(envelope.recipients.len()).unwrap_or(u32::MAX);
-        self.coming.fetch_add(pairs, Ordering::Relaxed);
-        let _ = self.inputs.send(Input::Accepted { id, envelope: Box::new(envelope), pairs });
+    /// A message is in the spool, durable; its places are free once the schedule has it.
+    pub fn accepted(&self, id: QueueId, envelope: Envelope, reservation: Option<Reservation>) {
+        let _ = self.inputs.send(Input::Accepted { id, envelope: Box::new(envelope), reservation });
     }
 
     /// A message is in mailboxes here, and its sender wants to know.
@@ -290,10 +348,11 @@ impl Thread {
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Accepted { id, envelope, pairs } => {
+            Input::Accepted { id, envelope, reservation } => {
                 let queued = arrival::accepted(id, &envelope, &*self.queue.routing());
                 self.queue.schedule().accepted(&queued, clock());
-                self.queue.coming.fetch_sub(pairs, Ordering::Relaxed);
+                self.queue.pairs.store(self.queue.schedule().pairs(), Ordering::Relaxed);
+                drop(reservation);
             }
             Input::Configured(settings) => {
                 (self.give_up, self.hold_unanswered) = (settings.give_up, settings.hold_unanswered);
@@ -387,4 +446,8 @@ impl Sweeper {
 fn clock() -> Now {
     let boot = clock_gettime(ClockId::Boottime).tv_sec;
     Now { unix: now(), boot: u64::try_from(boot).unwrap_or_default() }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

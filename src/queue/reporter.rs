@@ -28,6 +28,8 @@ pub trait Mailer: Send + Sync {
     fn deliver(&self, to: &Address, letter: &Letter) -> Result<String, String>;
     /// Who is told of routes, and of reports that cannot be delivered.
     fn postmaster(&self) -> Address;
+    /// Where reports for a sender go: to an address that is local or proved to be the login's own, no other (backscatter).
+    fn reports_to(&self, login: &str, sender: &Address) -> Address;
     /// The address of a login, if its notices have one.
     fn address_of(&self, login: &str) -> Option<Address>;
 }
@@ -76,6 +78,7 @@ impl Reporter {
     pub fn delivered(&self, delivered: &Delivered) {
         let Delivered { id, envelope, file } = delivered;
         let ReversePath::Mailbox(sender) = &envelope.reverse_path else { return };
+        let sender = &self.mailer.reports_to(&envelope.login, sender);
         let mut text = Vec::new();
         // Without the message itself the report is one all the same.
         let read = file.as_ref().map(|file| file.take(RETURNED_MAX as u64 + 1).read_to_end(&mut text));

@@ -3,12 +3,13 @@
 //! A smarthost always has TLS with a certificate verified against its name; nothing here turns that off. The password is
 //! read whenever a connection is opened, so a changed file is taken up by itself, and it is never kept longer.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read as _};
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
 use super::line::Timeouts;
@@ -74,8 +75,13 @@ impl Hop {
 /// Reads a password: one line, whose end does not count. A mode wider than 0640 is an error.
 pub fn read_password(path: &Path) -> Result<Zeroizing<Vec<u8>>, PasswordError> {
     let read = |error| PasswordError::Read(path.to_owned(), error);
-    let file = File::open(path).map_err(read)?;
-    let mode = file.metadata().map_err(read)?.mode() & 0o7777;
+    // A FIFO would hold the courier until a writer comes.
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).map_err(read)?;
+    let data = file.metadata().map_err(read)?;
+    if !data.is_file() {
+        return Err(read(io::Error::new(io::ErrorKind::InvalidInput, "is no plain file")));
+    }
+    let mode = data.mode() & 0o7777;
     if mode & !MODE_MAX != 0 {
         return Err(PasswordError::Mode(path.to_owned(), mode));
     }
@@ -136,5 +142,8 @@ mod tests {
             assert!(matches!(read(b"x", mode), Err(PasswordError::Mode(_, found)) if found == mode), "{mode:o}");
         }
         assert!(matches!(read_password(&dir.path().join("none")), Err(PasswordError::Read(..))));
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        assert!(matches!(read_password(&fifo), Err(PasswordError::Read(..))), "it would wait for a writer");
     }
 }

@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ use crate::mail::durable::Faults;
 use crate::net::stop::Stop;
 use crate::policy::Destination as Place;
 use crate::queue::control;
-use crate::queue::dispatcher::{Dispatcher, Queue, Routing, Start};
+use crate::queue::dispatcher::{Dispatcher, Queue, QueueFull, Routing, Start};
 use crate::queue::letter::Letter;
 use crate::queue::operate;
 use crate::queue::reporter::Mailer;
@@ -53,6 +54,8 @@ pub struct Outgoing {
     passwords: HashMap<String, (PathBuf, Stamp)>,
     authorities: HashMap<String, (PathBuf, Stamp)>,
     snapshot: Arc<Snapshot>,
+    /// The settings that the queue has; the snapshot's may be gone.
+    taken_up: outgoing::Outgoing,
     socket: PathBuf,
     boot: Boot,
     mailer: Arc<dyn Mailer>,
@@ -68,6 +71,8 @@ pub(super) struct Post {
 
 /// Where the system's authorities are looked for a change; other systems take one up at a restart.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Callers of the control socket at once.
+const CALLERS_MAX: usize = 16;
 /// How long the end waits for couriers beyond `drain`.
 const STOP_MORE: Duration = Duration::from_secs(3);
 
@@ -93,13 +98,17 @@ impl Opened {
     pub fn outbox(&self) -> Outbox {
         let (room, accepts) = (Arc::clone(&self.queue), Arc::clone(&self.queue));
         let has_room = move |login: &str, pairs| room.get().is_some_and(|queue: &Arc<Queue>| queue.has_room(login, pairs));
-        let delivered = Arc::clone(&self.queue);
+        let (delivered, places) = (Arc::clone(&self.queue), Arc::clone(&self.queue));
+        let reserve = move |login: &str, pairs| match places.get() {
+            Some(queue) => queue.reserve(login, pairs).map(Some),
+            None => Err(QueueFull),
+        };
         let accepted = move |accepted: Accepted| {
             if let Some(queue) = accepts.get() {
-                queue.accepted(accepted.id, accepted.envelope);
+                queue.accepted(accepted.id, accepted.envelope, accepted.reservation);
             }
         };
-        Outbox::new(Arc::clone(&self.spool), has_room, accepted).reporting(move |message| {
+        Outbox::new(Arc::clone(&self.spool), has_room, accepted).reserving(reserve).reporting(move |message| {
             if let Some(queue) = delivered.get() {
                 queue.delivered(message);
             }
@@ -143,7 +152,8 @@ impl Opened {
         let socket = spool.path().join(control::NAME);
         serve_control(&socket, dispatcher.queue())?;
         let (passwords, authorities) = (passwords(config), authorities(config));
-        Ok(Outgoing { dispatcher, shared, couriers, stop, passwords, authorities, snapshot, socket, boot, mailer })
+        let taken_up = config.clone();
+        Ok(Outgoing { dispatcher, shared, couriers, stop, passwords, authorities, snapshot, taken_up, socket, boot, mailer })
     }
 }
 
@@ -173,10 +183,14 @@ impl Outgoing {
     }
 
     fn take_up(&mut self, now: &Snapshot) {
-        let (Some(outgoing), Some(before)) = (&now.config.outgoing, &self.snapshot.config.outgoing) else { return };
+        let Some(outgoing) = &now.config.outgoing else {
+            journal::notice("restart", "`[outgoing]` is gone: what is queued is sent as before until the next start");
+            return;
+        };
         // Authorities may have changed though the settings have not.
         self.take_up_hops(&now.config);
-        if outgoing != before {
+        if *outgoing != self.taken_up {
+            self.taken_up = outgoing.clone();
             self.dispatcher.queue().configure(settings(outgoing), outgoing.queue_max, routing(outgoing.clone()));
             self.passwords = passwords(outgoing);
             self.authorities = authorities(outgoing);
@@ -313,7 +327,7 @@ fn changed(files: &mut HashMap<String, (PathBuf, Stamp)>) -> Vec<String> {
     routes
 }
 
-/// Serves the control socket until the process ends, one caller after the other.
+/// Serves the control socket until the process ends, each caller on a thread of its own.
 fn serve_control(path: &Path, queue: &Arc<Queue>) -> io::Result<()> {
     // The lock of the spool is ours: a socket that is there was left behind.
     match fs::remove_file(path) {
@@ -324,13 +338,26 @@ fn serve_control(path: &Path, queue: &Arc<Queue>) -> io::Result<()> {
     let queue = Arc::clone(queue);
     let own = geteuid().as_raw();
     let run = move || {
+        let callers = Arc::new(AtomicUsize::new(0));
         for stream in listener.incoming() {
             let Ok(stream) = stream else {
                 thread::sleep(Duration::from_millis(100));
                 continue;
             };
-            // A caller that goes away is no concern of the server's.
-            let _ = control::answer(stream, own, |request, say| operate::serve(&*queue, request, say));
+            // One that says nothing does not keep the others out; one too many is closed.
+            if callers.fetch_add(1, Ordering::Relaxed) >= CALLERS_MAX {
+                callers.fetch_sub(1, Ordering::Relaxed);
+                continue;
+            }
+            let (queue, callers) = (Arc::clone(&queue), Arc::clone(&callers));
+            let run = move || {
+                // A caller that goes away is no concern of the server's.
+                let _ = control::answer(stream, own, |request, say| operate::serve(&*queue, request, say));
+                callers.fetch_sub(1, Ordering::Relaxed);
+            };
+            if thread::Builder::new().name("control-caller".into()).spawn(run).is_err() {
+                thread::sleep(Duration::from_millis(100));
+            }
         }
     };
     thread::Builder::new().name("control".into()).spawn(run).map(drop)
@@ -367,6 +394,16 @@ impl Mailer for Post {
         configured.unwrap_or_else(|| self.from())
     }
 
+    fn reports_to(&self, login: &str, sender: &Address) -> Address {
+        let Some(context) = self.context.upgrade() else { return sender.clone() };
+        let snapshot = context.snapshot();
+        let is_local = snapshot.config.is_local(&sender.key());
+        if is_local || snapshot.policy.proves(login, sender) {
+            return sender.clone();
+        }
+        snapshot.policy.own_address(login).unwrap_or_else(|| self.postmaster())
+    }
+
     fn address_of(&self, login: &str) -> Option<Address> {
         self.context.upgrade()?.snapshot().policy.own_address(login)
     }
@@ -396,7 +433,7 @@ impl Post {
         let mut draft = queue.spool().begin(&envelope).map_err(|error| error.to_string())?;
         draft.write_all(&letter.text).map_err(|error| error.to_string())?;
         let id = draft.commit().map_err(|error| error.to_string())?.keep();
-        queue.accepted(id, envelope);
+        queue.accepted(id, envelope, None);
         Ok(format!("queue:{id}"))
     }
 }

@@ -14,6 +14,7 @@ use super::sandbox::{self, Access};
 use super::watch::{Stamp, Watched, stamp};
 use super::{expiry, files, load};
 use crate::config::Config;
+use crate::config::outgoing::Outgoing;
 use crate::conn::context::{Context, Snapshot};
 use crate::journal;
 use crate::problem::Problem;
@@ -253,6 +254,11 @@ fn is_whole(text: &str, file: &Path) -> Result<(), Refusal> {
     }
 }
 
+/// True if both have `[outgoing]`, and differ in this.
+fn changed<T: PartialEq>(old: &Config, new: &Config, of: impl Fn(&Outgoing) -> T) -> bool {
+    matches!((&old.outgoing, &new.outgoing), (Some(old), Some(new)) if of(old) != of(new))
+}
+
 /// What has changed in a configuration and is taken up at a restart only.
 fn fixed_until_restart(old: &Config, new: &Config) -> Vec<String> {
     let rows = [
@@ -263,6 +269,10 @@ fn fixed_until_restart(old: &Config, new: &Config) -> Vec<String> {
         ("limits.waiting", old.limits.waiting != new.limits.waiting),
         ("limits.per_address", old.limits.per_address != new.limits.per_address),
         ("limits.hash_memory", old.limits.hash_memory != new.limits.hash_memory),
+        ("outgoing", old.outgoing.is_some() != new.outgoing.is_some()),
+        ("outgoing.spool", changed(old, new, |outgoing| outgoing.spool.clone())),
+        ("outgoing.connections", changed(old, new, |outgoing| outgoing.connections)),
+        ("outgoing.after_crash", changed(old, new, |outgoing| outgoing.after_crash)),
     ];
     rows.iter()
         .filter(|(_, changed)| *changed)

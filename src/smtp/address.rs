@@ -239,7 +239,12 @@ fn parse_mailbox(text: &str, utf8: bool) -> Result<Address, AddressError> {
     let domain = if is_literal(domain) {
         Domain::Literal(domain.to_ascii_lowercase())
     } else if is_written_domain(domain, utf8) {
-        Domain::Name(domain.strip_suffix('.').unwrap_or(domain).to_lowercase())
+        // In lower case a name can be longer: what is kept must be a domain as well.
+        let name = domain.strip_suffix('.').unwrap_or(domain).to_lowercase();
+        if !is_written_domain(&name, utf8) {
+            return Err(AddressError::Syntax);
+        }
+        Domain::Name(name)
     } else {
         return Err(AddressError::Syntax);
     };
@@ -434,5 +439,14 @@ mod tests {
         for (text, want) in [("<a@b> SIZE=1", Some(5)), ("<\"a>b\"@c>X", Some(9)), ("<\"a\\\">b", None), ("<a", None)] {
             assert_eq!(path_len(text), want, "{text}");
         }
+    }
+
+    /// U+0130 is two octets, and three in lower case: a label of 62 octets becomes one of 93.
+    #[test]
+    fn what_is_too_long_in_lower_case_is_no_domain() {
+        let long = format!("x@{}.example", "\u{130}".repeat(31));
+        assert!(ReversePath::parse(&format!("<{long}>"), true).is_err());
+        let short = ReversePath::parse(&format!("<x@{}.example>", "\u{130}".repeat(20)), true).unwrap();
+        assert!(Address::parse(&short.to_string()).is_ok(), "what is taken can be read again");
     }
 }

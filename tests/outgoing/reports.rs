@@ -235,3 +235,32 @@ fn verbs_on_a_message_without_a_report() {
     assert!(said.contains("dropped") && held(&server).is_empty(), "{said}");
     server.wait_for_log(&["dropped ", &id]);
 }
+
+/// A login that may use every sender: what it sends in another's name is reported to the login, never to the other.
+#[test]
+fn no_backscatter() {
+    let hop = choosy();
+    let mut setup = setup(&hop, "");
+    setup.senders = vec!["\"alice@example.org\" = [\"*\"]".into()];
+    let server = setup.start();
+    let content = b"From: victim@elsewhere.example\r\nSubject: x\r\n\r\nx\r\n";
+    submit(&mut server.login(ALICE), "<victim@elsewhere.example> RET=FULL", &BOTH, content);
+    let letter = &wait_for_letters(&server, ALICE, 1)[0];
+    assert!(letter.contains("Final-Recipient: rfc822; bad@there.example"), "{letter}");
+    wait_until_sent(&server);
+    assert_eq!(hop.taken_count(), 1, "nothing went to the victim: {:?}", hop.heard());
+}
+
+/// A next hop that takes one recipient a transaction: one report for all that it refused.
+#[test]
+fn one_report_a_pass() {
+    let hop = choosy();
+    hop.offer(&[&OFFER[..], &["LIMITS RCPTMAX=1"]].concat());
+    let server = setup(&hop, "").start();
+    let to = ["<ok@there.example>", "<bad@there.example>", "<bad@two.example>", "<bad@three.example>"];
+    submit(&mut server.login(ALICE), "<alice@example.org>", &to, plain("one").as_bytes());
+    let letter = &wait_for_letters(&server, ALICE, 1)[0];
+    assert_eq!(letter.matches("Final-Recipient:").count(), 3, "{letter}");
+    wait_until_sent(&server);
+    assert_eq!(letters(&server, ALICE).len(), 1, "{}", server.log_text());
+}

@@ -12,7 +12,7 @@ use crate::queue::QueueId;
 use crate::queue::clerk::{Deed, Failed, grouped, last_of, nothing_said, record};
 use crate::queue::explain::Cause;
 use crate::queue::reporter::RouteNews;
-use crate::queue::schedule::{Action, Destination, HeldWhy, Outcome, Reason, Trouble, Verb};
+use crate::queue::schedule::{Action, Destination, HeldWhy, Outcome, Reason, Trouble, Verb, WaitsFor};
 use crate::queue::spool::{Happened, QueuedMessage, Verdict, arrived};
 use crate::queue::work::{Attempt, Report, Task};
 
@@ -138,6 +138,27 @@ impl Thread {
             self.obey(action, &settled);
         }
         self.end_attempts();
+        self.report_failures();
+    }
+
+    /// One report for the failures of one pass: none while other recipients of the message are being sent or about to be. A
+    /// next hop that takes one recipient a transaction would make a report of each.
+    fn report_failures(&mut self) {
+        let over: Vec<QueueId> = {
+            let schedule = self.queue.schedule();
+            let goes_on = |id: &QueueId| {
+                let parts = schedule.message(*id).map(|message| message.parts).unwrap_or_default();
+                parts.iter().any(|part| matches!(part.waits_for, WaitsFor::Result | WaitsFor::ItsTurn))
+            };
+            self.failed.keys().filter(|id| !goes_on(id)).copied().collect()
+        };
+        over.into_iter().for_each(|id| self.report_failure(id));
+    }
+
+    fn report_failure(&mut self, id: QueueId) {
+        if let Some(recipients) = self.failed.remove(&id) {
+            self.deed(id, Deed::Fail { id, recipients, record: false });
+        }
     }
 
     /// Says of attempts that came to nothing that they are over: after a crash they are no doubt, and no sign that the message
@@ -219,6 +240,7 @@ impl Thread {
     fn settled(&mut self, id: QueueId) {
         self.attempts.retain(|(known, _), _| *known != id);
         self.begun.retain(|(known, _)| *known != id);
+        self.report_failure(id);
         if self.with_clerk.remove(&id) {
             let _ = self.clerk.send(Deed::Remove(id));
         } else if let Err(error) = self.queue.spool.remove(id) {
@@ -296,7 +318,8 @@ impl Thread {
             };
             journal::queue::failed(owned.view());
         }
-        self.deed(id, Deed::Fail { id, recipients, record: true });
+        self.deed(id, Deed::Record(id, recipients.clone()));
+        self.failed.entry(id).or_default().extend(recipients);
     }
 
     fn late(&mut self, id: QueueId, recipients: &[u16], reason: Option<Reason>) {

@@ -305,11 +305,12 @@ impl Mailing {
 
     /// Once it was said plainly there are no parameters any more.
     fn may_be_said_plainly(&self, reply: &RemoteReply) -> bool {
-        NOT_UNDERSTOOD.contains(&reply.code) && !self.needs_utf8() && self.has_parameters()
+        !self.plain && NOT_UNDERSTOOD.contains(&reply.code) && !self.needs_utf8() && self.has_parameters()
     }
 
+    /// Not read from a line: a quoted local part may look like the end of a path with parameters after it.
     fn has_parameters(&self) -> bool {
-        self.mail_line().contains("> ") || self.chosen.iter().any(|index| self.recipient_line(*index).contains("> "))
+        !self.mail_parameters().is_empty() || self.chosen.iter().any(|index| !self.recipient_parameters(*index).is_empty())
     }
 
     fn end(&mut self, sane: bool, outcome: Outcome) -> Advance {
@@ -331,8 +332,12 @@ impl Mailing {
     }
 
     fn mail_line(&self) -> String {
+        format!("MAIL FROM:<{}>{}\r\n", self.message.envelope.reverse_path, self.mail_parameters())
+    }
+
+    fn mail_parameters(&self) -> String {
         let envelope = &self.message.envelope;
-        let mut line = format!("MAIL FROM:<{}>", envelope.reverse_path);
+        let mut line = String::new();
         let said = !self.plain;
         if said && self.offer.size {
             let _ = write!(line, " SIZE={}", self.message.size);
@@ -354,13 +359,16 @@ impl Mailing {
             let login = if is_known { encode_xtext(login) } else { "<>".into() };
             let _ = write!(line, " AUTH={login}");
         }
-        line.push_str("\r\n");
         line
     }
 
     fn recipient_line(&self, index: usize) -> String {
+        format!("RCPT TO:<{}>{}\r\n", self.message.envelope.recipients[index].path, self.recipient_parameters(index))
+    }
+
+    fn recipient_parameters(&self, index: usize) -> String {
         let recipient = &self.message.envelope.recipients[index];
-        let mut line = format!("RCPT TO:<{}>", recipient.path);
+        let mut line = String::new();
         if self.offer.dsn && !self.plain {
             if let Some(notify) = recipient.notify {
                 let _ = write!(line, " NOTIFY={notify}");
@@ -369,7 +377,6 @@ impl Mailing {
                 let _ = write!(line, " ORCPT={orcpt}");
             }
         }
-        line.push_str("\r\n");
         line
     }
 }
