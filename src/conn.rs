@@ -81,7 +81,7 @@ pub fn serve<L: Link>(link: L, connection: &Connection<'_>, context: &Context, s
     let guard = PanicLog(&log);
     let driver = Driver {
         wire: Wire::new(link),
-        session: session(&snapshot, connection),
+        session: session(context, &snapshot, connection),
         connection,
         context,
         snapshot,
@@ -99,21 +99,22 @@ pub fn serve<L: Link>(link: L, connection: &Connection<'_>, context: &Context, s
     drop(guard);
 }
 
-fn session(snapshot: &Snapshot, connection: &Connection<'_>) -> Session {
-    let session = Session::new(terms(snapshot, connection.service));
+fn session(context: &Context, snapshot: &Snapshot, connection: &Connection<'_>) -> Session {
+    let session = Session::new(terms(context, snapshot, connection.service));
     match &connection.caller {
         Some(Ok(caller)) => session.with_login(&caller.login),
         _ => session,
     }
 }
 
-fn terms(snapshot: &Snapshot, service: Service) -> SessionConfig {
+fn terms(context: &Context, snapshot: &Snapshot, service: Service) -> SessionConfig {
     let limits = &snapshot.config.limits;
     SessionConfig {
         hostname: snapshot.config.hostname.as_str().into(),
         service,
         tls: snapshot.tls.is_some() && service != Service::Local,
-        dsn: snapshot.config.outgoing.is_some(),
+        // Reports are promised where there is a queue: a process for one connection has none.
+        dsn: snapshot.config.outgoing.is_some() && context.outbox.is_some(),
         message_size: limits.message_size,
         recipients: limits.recipients,
         errors: limits.errors,

@@ -393,7 +393,8 @@ fn in_memory_by(case: &Case, step: usize) -> Outcome {
     let snapshot = load::snapshot(config, &Default::default()).map_err(|problems| format!("{problems:?}"))?;
     let mut context = Context::new(snapshot, faults(case.fault));
     let handed = Arc::new(Mutex::new(Vec::new()));
-    if let Some(Outgoing { full, fault }) = case.outbox {
+    let queue = case.outbox.or_else(|| (!case.setup.outgoing.is_empty()).then(Outgoing::default));
+    if let Some(Outgoing { full, fault }) = queue {
         // The fault is one of accepting, not of opening the spool.
         drop(Spool::open(&dir.path().join("spool"), Faults::default()).map_err(|error| error.to_string())?);
         let armed = Arc::new(AtomicBool::new(false));

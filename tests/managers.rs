@@ -22,8 +22,12 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
+        Self::with(Setup::default())
+    }
+
+    fn with(setup: Setup) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let path = Setup { services: Vec::new(), ..Setup::default() }.limit("idle = \"1s\"").write(dir.path());
+        let path = Setup { services: Vec::new(), ..setup }.limit("idle = \"1s\"").write(dir.path());
         if nix::unistd::geteuid().is_root() {
             let _ = Command::new("chown").args(["-R", "nobody"]).arg(dir.path()).status();
         }
@@ -512,6 +516,22 @@ fn a_process_for_one_connection_allows_three_failed_logins() {
     let (mut client, _process) = one_connection(&place, &[]);
     client.say(&plain("alice@example.org", "guess"), "535");
     client.say(&plain("alice@example.org", "secret"), "235");
+}
+
+/// It has no queue: mail for other domains is refused as without [outgoing], DSN is not offered, and no spool is made.
+#[test]
+fn a_process_for_one_connection_sends_nothing_on() {
+    let place = Place::with(Setup::default().outgoing());
+    let (mut client, _process) = one_connection(&place, &[]);
+    assert!(!client.say("EHLO x.example", "250").contains("DSN"), "{}", client.transcript);
+    client.say(&format!("AUTH PLAIN {}", base64(b"\0alice@example.org\0secret")), "235");
+    client.say("MAIL FROM:<alice@example.org>", "250");
+    client.say("RCPT TO:<x@elsewhere.example>", "550 5.7.1 This server does not relay");
+    client.say("RCPT TO:<bob@example.org> NOTIFY=NEVER", "555");
+    client.say("RCPT TO:<bob@example.org>", "250");
+    assert!(!place.dir.path().join("spool").exists());
+    let check = finish(Command::new(BINARY).args(["-c", &place.config, "check", "--offline"]));
+    assert!(said(&check).contains("started for one connection"), "{}", said(&check));
 }
 
 /// SIGXFSZ would end the process in the middle of a message; it must be an error like a full disk.
