@@ -94,6 +94,8 @@ struct Thread {
     attempts: HashMap<(QueueId, u16), Attempt>,
     /// Recipients of attempts that are over, until a record says what came of them.
     begun: HashSet<(QueueId, u16)>,
+    /// Envelopes of what couriers have reported in this round, so that their files need not be read for the log.
+    envelopes: HashMap<QueueId, Box<Envelope>>,
     /// What failed last with a destination.
     troubles: HashMap<Destination, Attempt>,
     /// Messages of which the clerk has something to write, so that it unlinks them too.
@@ -141,6 +143,7 @@ impl Dispatcher {
             clerk: deeds,
             attempts: HashMap::new(),
             begun: HashSet::new(),
+            envelopes: HashMap::new(),
             troubles: HashMap::new(),
             with_clerk: HashSet::new(),
             busy: HashSet::new(),
@@ -358,7 +361,7 @@ impl Sweeper {
             loop {
                 let last = stopped.load(Ordering::Relaxed);
                 if spool.needs_sweep() {
-                    match spool.sweep() {
+                    match if last { spool.sweep() } else { spool.sweep_older() } {
                         Ok(()) => fails = false,
                         Err(error) if !fails => {
                             fails = true;
@@ -370,7 +373,7 @@ impl Sweeper {
                 if last {
                     return;
                 }
-                thread::park_timeout(SWEEP / 2);
+                thread::park_timeout(SWEEP / 3);
             }
         };
         Ok(Self { thread: thread::Builder::new().name("sweeper".into()).spawn(run)?, stop })

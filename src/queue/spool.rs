@@ -58,7 +58,10 @@ pub struct Spool {
 /// What is not durable yet.
 #[derive(Debug, Default)]
 struct Unsynced {
+    /// Of files with a record that a power cut must not undo.
     records: HashSet<QueueId>,
+    /// Of those the ones that [`Spool::sweep_older`] has seen once.
+    older: HashSet<QueueId>,
     unlinked_in_queue: bool,
     unlinked_in_held: bool,
 }
@@ -198,7 +201,10 @@ impl Spool {
             Happened::Result { verdict: Verdict::Failed, .. } => self.append_durably(id, record),
             _ => {
                 self.write(id, record)?;
-                lock(&self.unsynced).records.insert(id);
+                // That an attempt began is nothing to a power cut: without a dot nothing can have arrived.
+                if !matches!(record.what, Happened::Begin { .. }) {
+                    lock(&self.unsynced).records.insert(id);
+                }
                 Ok(())
             }
         }
@@ -281,6 +287,7 @@ impl Spool {
         };
         let mut unsynced = lock(&self.unsynced);
         unsynced.records.remove(&id);
+        unsynced.older.remove(&id);
         unsynced.unlinked_in_held |= is_held;
         unsynced.unlinked_in_queue |= !is_held;
         Ok(())
@@ -289,12 +296,33 @@ impl Spool {
     /// True if [`Self::sweep`] has something to do.
     pub fn needs_sweep(&self) -> bool {
         let unsynced = lock(&self.unsynced);
-        unsynced.unlinked_in_queue || unsynced.unlinked_in_held || !unsynced.records.is_empty()
+        unsynced.unlinked_in_queue || unsynced.unlinked_in_held || !unsynced.records.is_empty() || !unsynced.older.is_empty()
+    }
+
+    /// Makes those durable that were there at the last call already, and unlinks. Called every third of [`SWEEP`], it does
+    /// nothing for a message that is sent and unlinked meanwhile.
+    pub fn sweep_older(&self) -> Result<(), SpoolError> {
+        let mut unsynced = lock(&self.unsynced);
+        let young = std::mem::take(&mut unsynced.records);
+        let due = std::mem::replace(&mut unsynced.older, young);
+        let taken = Unsynced {
+            records: due,
+            older: HashSet::new(),
+            unlinked_in_queue: std::mem::take(&mut unsynced.unlinked_in_queue),
+            unlinked_in_held: std::mem::take(&mut unsynced.unlinked_in_held),
+        };
+        drop(unsynced);
+        self.sweep_taken(taken)
     }
 
     /// Makes records and unlinks durable that are not yet.
     pub fn sweep(&self) -> Result<(), SpoolError> {
-        let taken = std::mem::take(&mut *lock(&self.unsynced));
+        let mut taken = std::mem::take(&mut *lock(&self.unsynced));
+        taken.records.extend(std::mem::take(&mut taken.older));
+        self.sweep_taken(taken)
+    }
+
+    fn sweep_taken(&self, taken: Unsynced) -> Result<(), SpoolError> {
         let outcome = self.sweep_these(&taken);
         if outcome.is_err() {
             let mut unsynced = lock(&self.unsynced);

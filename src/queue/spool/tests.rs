@@ -409,3 +409,24 @@ fn attempts_at_the_same_time_are_told_apart() {
     spool.append(id, &Record { time: 4, what: Happened::End { recipients: vec![1] } }).unwrap();
     assert!(!spool.read(id).unwrap().ends_the_process());
 }
+
+/// A message that is sent and unlinked between two calls costs no fsync of its own.
+#[test]
+fn a_dot_is_swept_at_the_second_call_and_a_begin_never() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(dir.path());
+    let ids: Vec<QueueId> = (0..2).map(|_| put(&spool, &envelope(&["a@a.example"]), "x\n").unwrap()).collect();
+    spool.append(ids[0], &begin(&[0])).unwrap();
+    assert!(!spool.needs_sweep());
+    spool.append(ids[0], &Record { time: 1, what: Happened::Dot { recipients: vec![0] } }).unwrap();
+    spool.sweep_older().unwrap();
+    assert!(spool.needs_sweep(), "made durable at once");
+    spool.sweep_older().unwrap();
+    assert!(!spool.needs_sweep());
+    spool.append(ids[1], &Record { time: 1, what: Happened::Dot { recipients: vec![0] } }).unwrap();
+    spool.sweep_older().unwrap();
+    spool.remove(ids[1]).unwrap();
+    spool.append(ids[0], &Record { time: 1, what: Happened::Dot { recipients: vec![0] } }).unwrap();
+    spool.sweep().unwrap();
+    assert!(!spool.needs_sweep(), "all of them");
+}
