@@ -64,7 +64,7 @@ struct FoundMessage {
 pub struct Start {
     /// The spool, and what was in it.
     pub spool: Arc<Spool>,
-    /// Oldest first.
+    /// Oldest first; when they are due is not looked at.
     pub found: Vec<Found>,
     /// The schedule's settings.
     pub settings: Settings,
@@ -329,9 +329,13 @@ fn start_clerk(clerk: Clerk) -> io::Result<(Sender<Deed>, JoinHandle<()>)> {
 
 /// Reads the files of the start, those that are due first, so that listening does not wait for them.
 fn read_in_background(queue: &Arc<Queue>, mut found: Vec<Found>, hold_unanswered: bool) -> io::Result<()> {
-    found.sort_by_key(|file| (file.held, file.due, file.id));
     let queue = Arc::clone(queue);
     let run = move || {
+        // When each is due. What cannot be found is told when it is read.
+        for file in &mut found {
+            *file = queue.spool.find(file.id).unwrap_or(*file);
+        }
+        found.sort_by_key(|file| (file.held, file.due, file.id));
         let routing = queue.routing();
         for file in found {
             let scanned = match queue.spool.read(file.id) {
