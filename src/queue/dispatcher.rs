@@ -107,7 +107,7 @@ struct FoundMessage {
 pub struct Start {
     /// The spool, and what was in it.
     pub spool: Arc<Spool>,
-    /// Oldest first.
+    /// Oldest first; when they are due is not looked at.
     pub found: Vec<Found>,
     /// The schedule's settings.
     pub settings: Settings,
@@ -139,6 +139,8 @@ struct Thread {
     begun: HashSet<(QueueId, u16)>,
     /// Recipients that failed in a pass that goes on; recorded, and not reported yet.
     failed: HashMap<QueueId, Vec<(u16, Failed)>>,
+    /// Envelopes of what couriers have reported in this round, so that their files need not be read for the log.
+    envelopes: HashMap<QueueId, Box<Envelope>>,
     /// What failed last with a destination.
     troubles: HashMap<Destination, Attempt>,
     /// Messages of which the clerk has something to write, so that it unlinks them too.
@@ -187,6 +189,7 @@ impl Dispatcher {
             attempts: HashMap::new(),
             begun: HashSet::new(),
             failed: HashMap::new(),
+            envelopes: HashMap::new(),
             troubles: HashMap::new(),
             with_clerk: HashSet::new(),
             busy: HashSet::new(),
@@ -385,9 +388,13 @@ fn start_clerk(clerk: Clerk) -> io::Result<(Sender<Deed>, JoinHandle<()>)> {
 
 /// Reads the files of the start, those that are due first, so that listening does not wait for them.
 fn read_in_background(queue: &Arc<Queue>, mut found: Vec<Found>, hold_unanswered: bool) -> io::Result<()> {
-    found.sort_by_key(|file| (file.held, file.due, file.id));
     let queue = Arc::clone(queue);
     let run = move || {
+        // When each is due. What cannot be found is told when it is read.
+        for file in &mut found {
+            *file = queue.spool.find(file.id).unwrap_or(*file);
+        }
+        found.sort_by_key(|file| (file.held, file.due, file.id));
         let routing = queue.routing();
         for file in found {
             let scanned = match queue.spool.read(file.id) {
@@ -417,7 +424,7 @@ impl Sweeper {
             loop {
                 let last = stopped.load(Ordering::Relaxed);
                 if spool.needs_sweep() {
-                    match spool.sweep() {
+                    match if last { spool.sweep() } else { spool.sweep_older() } {
                         Ok(()) => fails = false,
                         Err(error) if !fails => {
                             fails = true;
@@ -429,7 +436,7 @@ impl Sweeper {
                 if last {
                     return;
                 }
-                thread::park_timeout(SWEEP / 2);
+                thread::park_timeout(SWEEP / 3);
             }
         };
         Ok(Self { thread: thread::Builder::new().name("sweeper".into()).spawn(run)?, stop })

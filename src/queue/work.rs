@@ -2,7 +2,7 @@
 
 use super::explain::Cause;
 use super::schedule::{Destination, Finished, Job, Outcome, Trouble};
-use super::spool::Told;
+use super::spool::{Envelope, Told};
 use super::{QueueId, schedule};
 use crate::smtp::remote::{RemoteReply, Stage};
 
@@ -39,6 +39,8 @@ pub enum Report {
         attempts: Vec<(u16, Attempt)>,
         /// The recipients of a record that an attempt begins; it ends with a record too.
         begun: Vec<u16>,
+        /// The message's envelope, if it was read.
+        envelope: Option<Box<Envelope>>,
         /// The file is no queued message; why.
         damaged: Option<String>,
     },

@@ -167,13 +167,17 @@ impl Worker {
             return self.nothing_sent(job, &attempt);
         }
         // A connection that ended before it was used is no attempt: another one is opened once.
-        match self.transaction(job, &message, begun) {
+        let mut report = match self.transaction(job, &message, begun) {
             None => match self.connect(&job.destination) {
                 Ok(()) => self.transaction(job, &message, begun).unwrap_or_else(|| self.without_result(&Task::Send(job.clone()))),
                 Err(attempt) => self.nothing_sent(job, &attempt),
             },
             Some(report) => report,
+        };
+        if let Report::Sent { envelope, .. } = &mut report {
+            *envelope = Some(Box::new(message.envelope));
         }
+        report
     }
 
     /// One transaction on the open connection; `None` if the connection had ended before.
@@ -218,7 +222,7 @@ impl Worker {
             accepted: came.accepted,
             open: self.connection.is_some(),
         };
-        Some(Report::Sent { id, finished, attempts, begun: job.recipients.clone(), damaged: None })
+        Some(Report::Sent { id, finished, attempts, begun: job.recipients.clone(), envelope: None, damaged: None })
     }
 
     /// No connection: nothing was said about any recipient.
@@ -227,7 +231,7 @@ impl Worker {
         let attempts = job.recipients.iter().map(|number| (*number, attempt.clone())).collect();
         let finished =
             Finished { courier: self.number, results: Vec::new(), others, parameters: false, accepted: false, open: false };
-        Report::Sent { id: job.id, finished, attempts, begun: Vec::new(), damaged: None }
+        Report::Sent { id: job.id, finished, attempts, begun: Vec::new(), envelope: None, damaged: None }
     }
 
     /// The file cannot be read or written to.

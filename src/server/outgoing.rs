@@ -80,7 +80,7 @@ impl Opened {
     /// Opens the spool; names what is in it and no queued message.
     pub fn open(path: &Path) -> Result<Self, SpoolError> {
         crate::mail::durable::sync_above(path)?;
-        let (spool, found, strange) = Spool::open(path, Faults::default())?;
+        let (spool, found, strange) = Spool::open_names(path, Faults::default())?;
         for file in strange {
             journal::notice("spool", format!("{}: is no queued message; remove it", file.display()));
         }

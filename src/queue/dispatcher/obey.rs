@@ -13,7 +13,7 @@ use crate::queue::clerk::{Deed, Failed, grouped, last_of, nothing_said, record};
 use crate::queue::explain::Cause;
 use crate::queue::reporter::RouteNews;
 use crate::queue::schedule::{Action, Destination, HeldWhy, Outcome, Reason, Trouble, Verb, WaitsFor};
-use crate::queue::spool::{Happened, QueuedMessage, Verdict, arrived};
+use crate::queue::spool::{Envelope, Happened, Verdict, arrived};
 use crate::queue::work::{Attempt, Report, Task};
 
 impl Thread {
@@ -34,7 +34,8 @@ impl Thread {
                 };
                 self.queue.schedule().probed(courier, result, clock());
             }
-            Report::Sent { id, finished, attempts, begun, damaged } => {
+            Report::Sent { id, finished, attempts, begun, envelope, damaged } => {
+                self.envelopes.extend(envelope.map(|envelope| (id, envelope)));
                 // What may have arrived is not over before a person or another attempt says so.
                 let in_doubt = |number: &u16| attempts.iter().any(|(known, attempt)| known == number && is_unanswered(attempt));
                 self.begun.extend(begun.into_iter().filter(|number| !in_doubt(number)).map(|number| (id, number)));
@@ -139,6 +140,7 @@ impl Thread {
         }
         self.end_attempts();
         self.report_failures();
+        self.envelopes.clear();
     }
 
     /// One report for the failures of one pass: none while other recipients of the message are being sent or about to be. A
@@ -251,12 +253,12 @@ impl Thread {
     }
 
     fn sent(&mut self, id: QueueId, recipients: &[u16], settled: bool) {
-        let message = self.queue.spool.read(id).ok();
+        let envelope = self.envelope_of(id);
         let attempts = self.attempts_of(id, recipients);
         for (numbers, attempt) in together(&attempts) {
-            journal::queue::sent(self.transfer(id, &numbers, &attempt, message.as_ref()).view());
+            journal::queue::sent(self.transfer(id, &numbers, &attempt, envelope.as_deref()).view());
         }
-        let asked = attempts.iter().filter(|(number, attempt)| !attempt.dsn && asks_success(message.as_ref(), *number));
+        let asked = attempts.iter().filter(|(number, attempt)| !attempt.dsn && asks_success(envelope.as_deref(), *number));
         let asked: Vec<(u16, Attempt)> = asked.cloned().collect();
         // A message of which nothing is left is unlinked: no record is needed.
         if !settled || !asked.is_empty() || self.with_clerk.contains(&id) {
@@ -269,9 +271,9 @@ impl Thread {
 
     fn wait_for(&mut self, id: QueueId, recipients: &[u16], due: u64) {
         let attempts = self.attempts_of(id, recipients);
-        let message = self.queue.spool.read(id).ok();
+        let envelope = self.envelope_of(id);
         for (numbers, attempt) in together(&attempts) {
-            journal::queue::deferred(self.transfer(id, &numbers, &attempt, message.as_ref()).view(), time(due));
+            journal::queue::deferred(self.transfer(id, &numbers, &attempt, envelope.as_deref()).view(), time(due));
         }
         self.write(id, &attempts, Verdict::Wait);
         if attempts.iter().any(|(_, attempt)| is_unanswered(attempt)) {
@@ -308,8 +310,8 @@ impl Thread {
             let attempt = attempts.get(number);
             let owned = Owned {
                 id: id.to_string(),
-                to: address(&message, *number),
-                route: self.route_name(&message, *number),
+                to: address(&message.envelope, *number),
+                route: self.route_name(&message.envelope, *number),
                 host: failed.host.clone(),
                 tls: attempt.and_then(|attempt| attempt.tls).unwrap_or_default(),
                 code: failed.told.code.unwrap_or_default(),
@@ -383,18 +385,24 @@ impl Thread {
         }
     }
 
-    fn route_name(&self, message: &QueuedMessage, number: u16) -> String {
-        let destination = self.queue.route_of(&message.envelope, usize::from(number));
+    /// From the courier's report, or else from the file.
+    fn envelope_of(&mut self, id: QueueId) -> Option<Box<Envelope>> {
+        self.envelopes.remove(&id).or_else(|| self.queue.spool.read(id).ok().map(|message| message.envelope.into()))
+    }
+
+    fn route_name(&self, envelope: &Envelope, number: u16) -> String {
+        let destination = self.queue.route_of(envelope, usize::from(number));
         destination.map(|destination| destination.name.to_string()).unwrap_or_default()
     }
 
     fn address(&self, id: QueueId, number: u16) -> String {
-        self.queue.spool.read(id).map(|message| address(&message, number)).unwrap_or_default()
+        self.queue.spool.read(id).map(|message| address(&message.envelope, number)).unwrap_or_default()
     }
 
-    fn transfer(&self, id: QueueId, numbers: &[u16], attempt: &Attempt, message: Option<&QueuedMessage>) -> Owned {
-        let to: Vec<String> = numbers.iter().filter_map(|number| Some(address(message?, *number))).collect();
-        let route = message.zip(numbers.first()).map(|(message, number)| self.route_name(message, *number)).unwrap_or_default();
+    fn transfer(&self, id: QueueId, numbers: &[u16], attempt: &Attempt, envelope: Option<&Envelope>) -> Owned {
+        let to: Vec<String> = numbers.iter().filter_map(|number| Some(address(envelope?, *number))).collect();
+        let route =
+            envelope.zip(numbers.first()).map(|(envelope, number)| self.route_name(envelope, *number)).unwrap_or_default();
         let told = attempt.told();
         Owned {
             id: id.to_string(),
@@ -440,12 +448,12 @@ fn together(attempts: &[(u16, Attempt)]) -> Vec<(Vec<u16>, Attempt)> {
     groups
 }
 
-fn address(message: &QueuedMessage, number: u16) -> String {
-    message.envelope.recipients.get(usize::from(number)).map(|to| to.address.to_string()).unwrap_or_default()
+fn address(envelope: &Envelope, number: u16) -> String {
+    envelope.recipients.get(usize::from(number)).map(|to| to.address.to_string()).unwrap_or_default()
 }
 
-fn asks_success(message: Option<&QueuedMessage>, number: u16) -> bool {
-    let to = message.and_then(|message| message.envelope.recipients.get(usize::from(number)));
+fn asks_success(envelope: Option<&Envelope>, number: u16) -> bool {
+    let to = envelope.and_then(|envelope| envelope.recipients.get(usize::from(number)));
     to.is_some_and(|to| to.notify.is_some_and(|notify| notify.success))
 }
 

@@ -326,7 +326,7 @@ fn each_step_that_fails_leaves_nothing() {
                 let dir = tempfile::tempdir().unwrap();
                 let durable = Durable::new(faults);
                 let durable = if unnamed { durable } else { durable.without_unnamed_files() };
-                let spool = Arc::new(Spool::over(dir.path(), durable).unwrap().0);
+                let spool = Arc::new(Spool::over(dir.path(), durable, true).unwrap().0);
                 armed.store(1, Ordering::SeqCst);
                 let outcome = put(&spool, &envelope(&["a@a.example"]), "Subject: x\n");
                 if count.load(Ordering::SeqCst) <= nth {
@@ -408,4 +408,46 @@ fn attempts_at_the_same_time_are_told_apart() {
     assert!(spool.read(id).unwrap().ends_the_process(), "three attempts for one recipient");
     spool.append(id, &Record { time: 4, what: Happened::End { recipients: vec![1] } }).unwrap();
     assert!(!spool.read(id).unwrap().ends_the_process());
+}
+
+/// A message that is sent and unlinked between two calls costs no fsync of its own.
+#[test]
+fn a_dot_is_swept_at_the_second_call_and_a_begin_never() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(dir.path());
+    let ids: Vec<QueueId> = (0..2).map(|_| put(&spool, &envelope(&["a@a.example"]), "x\n").unwrap()).collect();
+    spool.append(ids[0], &begin(&[0])).unwrap();
+    assert!(!spool.needs_sweep());
+    spool.append(ids[0], &Record { time: 1, what: Happened::Dot { recipients: vec![0] } }).unwrap();
+    spool.sweep_older().unwrap();
+    assert!(spool.needs_sweep(), "made durable at once");
+    spool.sweep_older().unwrap();
+    assert!(!spool.needs_sweep());
+    spool.append(ids[1], &Record { time: 1, what: Happened::Dot { recipients: vec![0] } }).unwrap();
+    spool.sweep_older().unwrap();
+    spool.remove(ids[1]).unwrap();
+    spool.append(ids[0], &Record { time: 1, what: Happened::Dot { recipients: vec![0] } }).unwrap();
+    spool.sweep().unwrap();
+    assert!(!spool.needs_sweep(), "all of them");
+}
+
+#[test]
+fn names_alone_are_the_same_messages() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = spool(dir.path());
+    let ids: Vec<QueueId> = (0..3).map(|_| put(&first, &envelope(&["a@a.example"]), "x\n").unwrap()).collect();
+    first.set_due(ids[1], 77).unwrap();
+    first.hold(ids[2], None).unwrap();
+    drop(first);
+    symlink("nowhere", dir.path().join("queue").join(QueueId::from_bits(9).to_string())).unwrap();
+    let (whole, found, strange) = Spool::open(dir.path(), Faults::default()).unwrap();
+    drop(whole);
+    let (spool, names, strange_names) = Spool::open_names(dir.path(), Faults::default()).unwrap();
+    assert_eq!((strange.len(), strange), (1, strange_names));
+    assert!(names.iter().all(|file| (file.due, file.octets) == (0, 0)));
+    let looked_up: Vec<Found> = names.iter().map(|file| spool.find(file.id).unwrap()).collect();
+    assert_eq!(looked_up, found);
+    assert!(found[1].due == 77 && found[2].held);
+    let fresh = put(&Arc::new(spool), &envelope(&["a@a.example"]), "x\n").unwrap();
+    assert!(fresh > ids[2], "an id is not given twice");
 }
