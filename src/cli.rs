@@ -9,10 +9,11 @@ mod demo;
 mod explain;
 mod queue;
 mod routes;
+mod sendmail;
 mod serve;
 mod user;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use crate::config::{Config, DEFAULT_PATH, Problem};
 use crate::journal;
 use crate::net::handover;
 use crate::server::{keys, load};
+use sendmail::Called;
 
 /// How the program ends; the numbers are of sysexits(3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +70,7 @@ type Outcome = Result<Exit, Failure>;
 pub type StartLog = fn(level: usize, syslog: bool);
 
 /// Every verb with what it does, for the usage text.
-pub const VERBS: [(&str, &str); 8] = [
+pub const VERBS: [(&str, &str); 9] = [
     ("serve", "serve in the foreground (the default)"),
     ("check", "find everything that `serve` would trip over"),
     ("user", "add, passwd, remove, list, verify, hash: edit the users file"),
@@ -76,6 +78,7 @@ pub const VERBS: [(&str, &str); 8] = [
     ("explain", "say where mail for an ADDRESS goes, or whether a message would be taken"),
     ("queue", "show the mail that waits to be sent on; show, explain, try, hold, release, return, drop"),
     ("routes", "show how the next hops are; try one now"),
+    ("sendmail", "hand in a message from standard input, as sendmail(8); its flags are sendmail's"),
     ("help", "show this text"),
 ];
 
@@ -100,11 +103,23 @@ pub const OPTIONS: [(&str, &str, &str, &str); 17] = [
     ("", "generate", "", "user: make a password and print it once"),
 ];
 
-/// Runs the program; gives its exit code. Errors go to standard error, a line each.
-pub fn run(args: &[OsString], start_log: StartLog) -> i32 {
+/// Runs the program; gives its exit code. Errors go to standard error, a line each. Called by the name of sendmail(8) or its
+/// kin, it is that.
+pub fn run(program: &OsStr, args: &[OsString], start_log: StartLog) -> i32 {
+    let words = match Called::of(program, args).map(|called| called.run()) {
+        Some(Ok(exit)) => return exit,
+        Some(Err(words)) => Some(words),
+        None => None,
+    };
+    let is_sendmail = words.is_some();
     let text = |arg: &OsString| arg.to_str().map(str::to_owned).ok_or_else(|| not_text(arg));
-    let outcome = args.iter().map(text).collect::<Result<Vec<_>, _>>().and_then(|args: Vec<String>| dispatch(&args, start_log));
+    let words = words.map_or_else(|| args.iter().map(text).collect::<Result<Vec<_>, _>>(), Ok);
+    let outcome = words.and_then(|words| dispatch(&words, start_log));
     let exit = outcome.unwrap_or_else(|failure| {
+        // For mailq and `sendmail -q`, an empty queue is no failure.
+        if is_sendmail && failure.exit == Exit::NoInput {
+            return Exit::Ok;
+        }
         for line in &failure.lines {
             match handover::stderr_is_a_connection() {
                 true => journal::notice("start", line),

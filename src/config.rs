@@ -25,6 +25,8 @@ use read::Reader;
 pub struct Config {
     /// The name in the greeting, in Received and in file names.
     pub hostname: String,
+    /// The host's own name, where it is another than [`Self::hostname`].
+    pub own_name: Option<String>,
     /// Mail for these is delivered here.
     pub domains: Vec<String>,
     /// The user to run as when started as root.

@@ -102,7 +102,7 @@ pub fn serve<L: Link>(link: L, connection: &Connection<'_>, context: &Context, s
 fn session(context: &Context, snapshot: &Snapshot, connection: &Connection<'_>) -> Session {
     let session = Session::new(terms(context, snapshot, connection.service));
     match &connection.caller {
-        Some(Ok(caller)) => session.with_login(&caller.login),
+        Some(Ok(caller)) => session.with_login(&caller.login, caller.sender(&snapshot.policy).map(|sender| sender.to_string())),
         _ => session,
     }
 }

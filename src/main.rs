@@ -11,8 +11,10 @@ use zeroizing_alloc::ZeroAlloc;
 static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() {
-    let args: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
-    std::process::exit(pillarbox::cli::run(&args, start_log));
+    let mut args = std::env::args_os();
+    let program = args.next().unwrap_or_default();
+    let args: Vec<std::ffi::OsString> = args.collect();
+    std::process::exit(pillarbox::cli::run(&program, &args, start_log));
 }
 
 /// The local syslog, for a process whose standard error is its client; a line a datagram.

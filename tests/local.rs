@@ -7,8 +7,10 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Server, Setup};
+use common::{PATIENCE, Server, Setup, require};
 use nix::sys::signal::Signal;
 
 /// A client at a local socket, as the user that runs the test.
@@ -103,4 +105,30 @@ fn one_user_holds_so_many_connections_and_no_more() {
     // Those that are there go on, and so do others.
     held[0].say("NOOP", "250");
     server.login("alice@example.org").say("NOOP", "250");
+}
+
+/// A manager may hold the local socket alone, so that callers wait through a restart; the rest is bound as configured.
+#[test]
+fn a_socket_is_handed_over() {
+    if !require(&["systemd-socket-activate"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut setup = with_socket(&["{ path = \"{place}/submit\", login = \"alice@example.org\" }"]);
+    setup.services = vec!["smtp"];
+    let config = setup.write(dir.path());
+    common::give_to_nobody(dir.path());
+    let path = dir.path().join("submit");
+    let mut command = Command::new("systemd-socket-activate");
+    command.arg("-l").arg(&path).args(["--fdname=local", env!("CARGO_BIN_EXE_pillarbox"), "-c"]).arg(&config).arg("serve");
+    let process = common::Logged::spawn(&mut command);
+    let begun = Instant::now();
+    while !path.exists() {
+        assert!(begun.elapsed() < PATIENCE, "{}", process.log_text());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // The entry of its path says whose it is.
+    Caller::greeted(&path).say("MAIL FROM:<alice@example.org>", "250");
+    process.wait_for_log("started service=local");
+    process.wait_for_log("started service=smtp address=127.0.0.1:");
 }

@@ -39,7 +39,8 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     let config = arguments.load()?;
     let bound = match &inherited {
         Inherited::Nothing => bind_all(&config)?,
-        _ => Vec::new(),
+        Inherited::Listeners(sockets) => bind_beside(&config, sockets)?,
+        Inherited::Connection(_) | Inherited::Lent(_) => Vec::new(),
     };
     let keys = match &config.tls {
         Some(files) if nix::unistd::geteuid().is_root() && !matches!(inherited, Inherited::Connection(_)) => {
@@ -91,7 +92,8 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
         Inherited::Listeners(sockets) => {
             let config = &snapshot.config;
             let name = |(socket, name): (Listening, Option<String>)| named(of_entry(socket, config), name.as_deref(), wanted);
-            sockets.into_iter().map(name).collect::<Result<Vec<_>, _>>()?
+            let handed = sockets.into_iter().map(name).collect::<Result<Vec<_>, _>>()?;
+            handed.into_iter().chain(bound).collect()
         }
         Inherited::Nothing => bound,
     };
@@ -190,6 +192,21 @@ pub(super) fn service_option(arguments: &Arguments) -> Result<Option<Service>, F
 
 /// Binds all addresses; everything that fails is named at once.
 pub(super) fn bind_all(config: &Config) -> Result<Vec<Listener>, Failure> {
+    bind(config, &config.local)
+}
+
+/// Binds what is configured beside sockets that were handed over: addresses where none was handed, local sockets but for those
+/// that were. So a manager can hold the local socket alone, for callers that wait through a restart.
+fn bind_beside(config: &Config, handed: &[(Listening, Option<String>)]) -> Result<Vec<Listener>, Failure> {
+    let names: Vec<String> = handed.iter().map(|(socket, _)| socket.name()).collect();
+    let is_missing = |entry: &&LocalSocket| !names.contains(&entry.path.display().to_string());
+    let missing: Vec<LocalSocket> = config.local.iter().filter(is_missing).cloned().collect();
+    let has_tcp = handed.iter().any(|(socket, _)| matches!(socket, Listening::Tcp(_)));
+    let config = Config { listen: if has_tcp { Vec::new() } else { config.listen.clone() }, ..config.clone() };
+    bind(&config, &missing)
+}
+
+fn bind(config: &Config, local: &[LocalSocket]) -> Result<Vec<Listener>, Failure> {
     let mut listeners = Vec::new();
     let mut lines = Vec::new();
     for (address, service) in &config.listen {
@@ -198,7 +215,7 @@ pub(super) fn bind_all(config: &Config) -> Result<Vec<Listener>, Failure> {
             Err(error) => lines.push(format!("listen.{}: {address}: {error}; {}", service.name(), cure(&error))),
         }
     }
-    for entry in &config.local {
+    for entry in local {
         match bind_local(entry) {
             Ok(socket) => listeners.push(Listener { socket, service: Service::Local }),
             Err(why) => lines.push(format!("listen.local: {}: {why}", entry.path.display())),

@@ -34,9 +34,10 @@ impl Reader<'_> {
     /// Reads everything, with defaults in place of what is wrong.
     pub(super) fn config(&mut self, table: &DeTable<'_>, host: impl FnOnce() -> Option<String>) -> Config {
         self.known(table, "", |key| !key.contains('.') || key == "senders");
+        let own_name = host().filter(|name| address::is_domain(name, false));
         let hostname = match table.get("hostname") {
             Some(value) => self.hostname(value),
-            None => host().filter(|name| address::is_domain(name, false)).or_else(|| {
+            None => own_name.clone().or_else(|| {
                 self.missing("hostname", "the host's own name is no host name; give one, such as \"mail.example.org\"");
                 None
             }),
@@ -69,8 +70,10 @@ impl Reader<'_> {
         let outgoing = self.section(table, "outgoing").map(|section| self.outgoing(section));
         let hostname = hostname.unwrap_or_else(|| "localhost".to_owned());
         let domains = domains.unwrap_or_default();
+        let own_name = own_name.filter(|name| *name != hostname);
         Config {
             hostname,
+            own_name,
             domains,
             user,
             users,

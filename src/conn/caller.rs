@@ -1,7 +1,8 @@
 //! Who hands in mail at a local socket: what the kernel says of the caller, as a login.
 //!
 //! A user with a row in `[unix_users]`, or one that may open a socket with a `login`, is that login. Every other is USER@hostname
-//! and writes to mailboxes here alone. USER@hostname is the caller's own address in either case.
+//! and writes to mailboxes here alone. USER@hostname is the caller's own address in either case, and so is USER at the host's own
+//! name, which mail programs write, unless that is a local domain.
 
 use std::borrow::Cow;
 
@@ -23,6 +24,8 @@ pub struct Caller {
     pub login: String,
     /// USER@hostname.
     address: Option<Address>,
+    /// USER at the host's own name.
+    other_address: Option<Address>,
     /// True if the login is one of the configuration's, not made of the user's name.
     has_login: bool,
 }
@@ -46,7 +49,10 @@ impl Caller {
             (None, Some(address)) if !snapshot.users.passwords(&address.key()).is_empty() => format!("unix:{}", address.key()),
             (None, Some(address)) => address.key(),
         };
-        Ok(Self { uid, user, login, address, has_login: row.is_some() })
+        let own_name = config.own_name.as_ref().filter(|name| !snapshot.policy.domains().contains(name));
+        let at_own_name = |name: &String| Address::parse(&format!("{user}@{name}")).ok();
+        let other_address = own_name.filter(|_| address.is_some()).and_then(at_own_name);
+        Ok(Self { uid, login, address, other_address, has_login: row.is_some(), user })
     }
 
     /// True if mail of this caller may leave the machine.
@@ -54,9 +60,14 @@ impl Caller {
         self.has_login
     }
 
-    /// True if this is USER@hostname.
+    /// True if this is USER@hostname, or USER at the host's own name.
     pub fn owns(&self, address: &Address) -> bool {
-        self.address.as_ref().is_some_and(|own| own.key() == address.key())
+        self.address.iter().chain(&self.other_address).any(|own| own.key() == address.key())
+    }
+
+    /// The sender where the caller names none: USER@hostname, or the login's address where the user has no name here.
+    pub fn sender(&self, policy: &Policy) -> Option<Address> {
+        self.address.clone().or_else(|| policy.own_address(&self.login))
     }
 
     /// Whether a sender may be used.
@@ -88,8 +99,8 @@ impl Caller {
     }
 
     /// The same for a From field of exactly that address: what stands after the colon, with the other address in it.
-    pub fn author_elsewhere(&self, body: &[u8], policy: &Policy) -> Option<String> {
-        let (own, other) = (self.address.as_ref()?.to_string(), self.replacement(policy)?.to_string());
+    pub fn author_elsewhere(&self, own: &Address, body: &[u8], policy: &Policy) -> Option<String> {
+        let (own, other) = (own.to_string(), self.replacement(policy)?.to_string());
         let text = std::str::from_utf8(body).ok()?.trim();
         let (lower, own) = (text.to_ascii_lowercase(), own.to_ascii_lowercase());
         let (mut value, mut end) = (String::new(), 0);
@@ -102,12 +113,8 @@ impl Caller {
         (end > 0).then_some(value)
     }
 
-    /// USER@hostname and what it becomes, for the log.
-    pub fn replaced(&self, policy: &Policy) -> Option<(String, String)> {
-        Some((self.address.as_ref()?.to_string(), self.replacement(policy)?.to_string()))
-    }
-
-    fn replacement(&self, policy: &Policy) -> Option<Address> {
+    /// The address of the login, where mail may leave the machine.
+    pub fn replacement(&self, policy: &Policy) -> Option<Address> {
         if self.has_login { policy.own_address(&self.login) } else { None }
     }
 }
@@ -115,12 +122,10 @@ impl Caller {
 /// A recipient as it is looked up: at this host's own name, where that is no local domain, a name means what it means without
 /// a domain, so that cron's mail to root finds the alias of root.
 pub fn looked_up<'a>(path: &'a ForwardPath, snapshot: &Snapshot) -> Cow<'a, ForwardPath> {
-    let hostname = &snapshot.config.hostname;
+    let config = &snapshot.config;
+    let is_own = |name: &String| *name == config.hostname || Some(name) == config.own_name.as_ref();
     match path {
-        ForwardPath::Mailbox(address)
-            if matches!(address.domain(), Domain::Name(name) if name == hostname)
-                && !snapshot.policy.domains().contains(hostname) =>
-        {
+        ForwardPath::Mailbox(address) if matches!(address.domain(), Domain::Name(name) if is_own(name) && !snapshot.policy.domains().contains(name)) => {
             match snapshot.policy.qualified(address.local()) {
                 Some(meant) => Cow::Owned(ForwardPath::Mailbox(meant)),
                 None => Cow::Borrowed(path),

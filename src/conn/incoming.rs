@@ -243,9 +243,10 @@ impl Incoming {
             self.draft = Some(context.store.begin(first).map_err(storage_refused)?);
         }
         let author = if self.queued.is_some() { author_elsewhere(&header, around) } else { None };
-        if author.is_some() {
-            self.rewritten = around.caller().and_then(|caller| caller.replaced(&snapshot.policy));
-        }
+        let author = author.map(|Replaced { own, other, field }| {
+            self.rewritten.get_or_insert((own, other));
+            field
+        });
         let mut top = |final_delivery: bool| {
             if let Some(author) = author.as_ref().filter(|_| !final_delivery) {
                 header.set_author(author.clone());
@@ -370,18 +371,23 @@ fn render_header(header: &Header, envelope: &Envelope, id: &str, around: Message
     out
 }
 
-/// What stands in From of what leaves the machine, if that is not what it says.
-fn author_elsewhere(header: &Header, around: MessageContext<'_>) -> Option<String> {
+/// A From field of exactly the caller's own address, as it is where the message leaves the machine.
+struct Replaced {
+    own: String,
+    other: String,
+    /// What stands after the colon.
+    field: String,
+}
+
+fn author_elsewhere(header: &Header, around: MessageContext<'_>) -> Option<Replaced> {
     let (caller, policy) = (around.caller()?, &around.snapshot.policy);
     let mut fields = header.senders().filter(|(name, _)| *name == "From");
     let (Some((_, body)), None) = (fields.next(), fields.next()) else { return None };
-    match from::parse(body).ok()? {
-        from::Author::Mailboxes(mailboxes) => match &mailboxes[..] {
-            [one] if caller.owns(&one.address) => caller.author_elsewhere(body, policy),
-            _ => None,
-        },
-        from::Author::Word(_) => None,
-    }
+    let from::Author::Mailboxes(mailboxes) = from::parse(body).ok()? else { return None };
+    let [one] = &mailboxes[..] else { return None };
+    let other = caller.replacement(policy).filter(|_| caller.owns(&one.address))?.to_string();
+    let field = caller.author_elsewhere(&one.address, body, policy)?;
+    Some(Replaced { own: one.address.to_string(), other, field })
 }
 
 fn too_large(_: HeaderTooLarge) -> Refused {

@@ -17,8 +17,10 @@ pub fn bind(path: &Path, mode: u32, group: Option<u32>) -> io::Result<UnixListen
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         Ok(_) | Err(_) => {}
     }
-    if let Some(directory) = path.parent() {
+    if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
         fs::create_dir_all(directory)?;
+        // Whatever the umask is, callers must get there.
+        fs::set_permissions(directory, Permissions::from_mode(0o755))?;
     }
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(".new");
@@ -50,6 +52,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/submit");
         let first = bind(&path, 0o666, None).unwrap();
+        assert_eq!(dir.path().join("a").metadata().unwrap().permissions().mode() & 0o777, 0o755);
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o666);
         assert_eq!(bind(&path, 0o666, None).unwrap_err().kind(), ErrorKind::AddrInUse, "it is listened on");
         drop(first);

@@ -22,6 +22,8 @@ pub struct Session {
     secured: bool,
     hello: Option<Hello>,
     login: Option<String>,
+    /// The client's own address, where it is told.
+    address: Option<String>,
     errors: u32,
     /// Commands since the last message that bring none nearer.
     pub(super) junk: u32,
@@ -61,12 +63,25 @@ impl Session {
     /// A session on a fresh connection; on `submissions` the handshake is done already.
     pub fn new(config: SessionConfig) -> Self {
         let secured = config.service == Service::Submissions;
-        Self { config, state: State::Silent, secured, hello: None, login: None, errors: 0, junk: 0, tried: false, deferrals: 0 }
+        Self {
+            config,
+            state: State::Silent,
+            secured,
+            hello: None,
+            login: None,
+            address: None,
+            errors: 0,
+            junk: 0,
+            tried: false,
+            deferrals: 0,
+        }
     }
 
     /// The same where the login is known from the start, on a socket of this machine.
-    pub fn with_login(mut self, login: &str) -> Self {
+    /// EHLO then says the client's own address beside the server's name.
+    pub fn with_login(mut self, login: &str, address: Option<String>) -> Self {
         self.login = Some(login.to_owned());
+        self.address = address;
         self
     }
 
@@ -254,8 +269,9 @@ impl Session {
         if !extended {
             return say(Reply::plain(250, config.hostname.to_string()), Next::Line);
         }
+        let own = self.address.as_ref().map_or_else(String::new, |address| format!(" {address}"));
         let mut lines = vec![
-            config.hostname.to_string(),
+            format!("{}{own}", config.hostname),
             "PIPELINING".into(),
             format!("SIZE {}", config.message_size),
             "8BITMIME".into(),

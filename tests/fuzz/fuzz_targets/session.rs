@@ -12,7 +12,7 @@ fn is_local(path: &ForwardPath) -> bool {
 }
 
 fuzz_target!(|input: (u8, &[u8])| {
-    let service = Service::ALL[usize::from(input.0 % 3)];
+    let service = Service::ALL[usize::from(input.0 % 4)];
     let terms = SessionConfig { hostname: "mx.example.org".into(), service, tls: true, dsn: true, message_size: 1000, recipients: 3, errors: 20 };
     let mut session = Session::new(terms);
     let login: &[u8] = match (input.0 & 128 != 0, service) {
