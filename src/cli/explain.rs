@@ -8,12 +8,13 @@ use jiff::tz::TimeZone;
 
 use super::{Arguments, Exit, Failure, Outcome, count, say};
 use crate::auth::users;
+use crate::config::outgoing::{DkimMode, Outgoing};
 use crate::conn::context::Snapshot;
 use crate::mail::maildir;
 use crate::policy::Destination;
 use crate::policy::sending::{Counters, Exceeded, Reserved};
 use crate::server::{load, state};
-use crate::smtp::address::{AddressError, ForwardPath, ReversePath};
+use crate::smtp::address::{Address, AddressError, ForwardPath, ReversePath};
 use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::session::Service;
 
@@ -36,7 +37,7 @@ fn snapshot(arguments: &Arguments) -> Result<Snapshot, Failure> {
     let config = arguments.load()?;
     let users = load::users(&config).map_err(Failure::problems)?;
     let aliases = load::aliases(&config).map_err(Failure::problems)?;
-    load::assemble(config, users.into(), aliases, None).map_err(Failure::problems)
+    load::assemble(config, users.into(), aliases, load::Secrets::default()).map_err(Failure::problems)
 }
 
 /// Where mail for an address goes; a name without a domain is taken as an alias's target is.
@@ -90,24 +91,33 @@ fn message(snapshot: &Snapshot, service: Option<Service>, login: Option<&str>, f
         }
     }
     let sender = ReversePath::parse(&bracketed(from), true).map_err(|error| syntax(error, Refusal::BadSender));
-    match sender.and_then(|path| snapshot.policy.sender(login.as_deref(), &path)) {
+    let sender = match sender.and_then(|path| snapshot.policy.sender(login.as_deref(), &path).map(|()| path)) {
         Err(refused) => return refuse("MAIL", &refused),
-        Ok(()) => say(format_args!("sender {from}: may be used")),
-    }
+        Ok(path) => path,
+    };
+    say(format_args!("sender {from}: may be used"));
     let path = match forward_path(to) {
         Err(refused) => return refuse("RCPT", &refused),
         Ok(path) => path,
     };
-    if let Err(refused) = snapshot.policy.recipient(service.needs_login(), &path) {
-        snapshot.policy.route(&path).steps.iter().for_each(say);
-        return refuse("RCPT", &refused);
-    }
+    let destinations = match snapshot.policy.recipient(service.needs_login(), &path) {
+        Err(refused) => {
+            snapshot.policy.route(&path).steps.iter().for_each(say);
+            return refuse("RCPT", &refused);
+        }
+        Ok(destinations) => destinations,
+    };
     way(snapshot, &path);
     if let Some(login) = &login {
         let is_remote = matches!(snapshot.policy.recipient(true, &path).as_deref(), Ok([Destination::Remote(_)]));
         if let Err(exceeded) = limits(snapshot, login, is_remote) {
             let until = Timestamp::from_second(exceeded.until as i64).unwrap_or(Timestamp::MAX).to_zoned(TimeZone::system());
             return refuse("RCPT", &Refused::about(Refusal::SendingLimit, until.strftime("%Y-%m-%d %H:%M:%S %z")));
+        }
+    }
+    for to in &destinations {
+        if let (Destination::Remote(address), Some(outgoing)) = (to, &snapshot.config.outgoing) {
+            say(signing(snapshot, outgoing, &sender, address));
         }
     }
     say("accepted");
@@ -130,6 +140,23 @@ fn limits(snapshot: &Snapshot, login: &str, is_remote: bool) -> Result<(), Excee
     }
     let wanted = Reserved { messages: 1, recipients: u32::from(is_remote) };
     counters.reserve(login, limits, wanted, now).map(drop)
+}
+
+/// The keys that sign a message to an address elsewhere, if its From is the sender.
+fn signing(snapshot: &Snapshot, outgoing: &Outgoing, sender: &ReversePath, to: &Address) -> String {
+    let ReversePath::Mailbox(address) = sender else { return "signed by the domain of From".to_owned() };
+    let domain = address.domain().to_string().to_lowercase();
+    let hop = outgoing.hop(sender, to);
+    if outgoing.dkim_mode(hop) == DkimMode::Off {
+        return format!("not signed: route {hop} has dkim = \"off\"");
+    }
+    match snapshot.config.dkim.get(&domain).map_or(&[][..], Vec::as_slice) {
+        [] => format!("not signed: [dkim] has no key for {domain}; make one with `pillarbox dkim add {domain}`"),
+        keys => {
+            let selectors: Vec<&str> = keys.iter().map(|key| key.selector.as_str()).collect();
+            format!("signed for {domain}, selector {}, if From is the sender", selectors.join(" and "))
+        }
+    }
 }
 
 fn refuse(command: &str, refused: &Refused) -> Exit {

@@ -13,7 +13,7 @@ use crate::mail::durable::{self, Faults};
 use crate::net::handover::{self, Inherited};
 use crate::net::listener::Listener;
 use crate::queue::spool::SpoolError;
-use crate::server::keys::KeySource;
+use crate::server::keys::{self, KeySource};
 use crate::server::outgoing::{self, Opened};
 use crate::server::readiness::Readiness;
 use crate::server::sandbox::{Access, Enforced};
@@ -40,11 +40,11 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
         Inherited::Nothing => bind_all(&config)?,
         _ => Vec::new(),
     };
-    let keys = match &config.tls {
-        Some(files) if nix::unistd::geteuid().is_root() && !matches!(inherited, Inherited::Connection(_)) => {
-            KeySource::start_helper(files).map_err(|error| Failure::new(Exit::OsError, format!("key helper: {error}")))?
-        }
-        _ => KeySource::default(),
+    let secret = keys::paths(&config);
+    let needs_helper = nix::unistd::geteuid().is_root() && !matches!(inherited, Inherited::Connection(_)) && !secret.is_empty();
+    let keys = match needs_helper {
+        true => KeySource::start_helper(&secret).map_err(|error| Failure::new(Exit::OsError, format!("key helper: {error}")))?,
+        false => KeySource::default(),
     };
     let user = config.user.clone();
     let stamps = Stamps::of(&config, &keys);

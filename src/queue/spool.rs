@@ -35,7 +35,7 @@ use error::missing;
 use ids::Ids;
 pub use ids::arrived;
 use message::FIRST_LINE;
-pub use message::{Damaged, QueuedMessage, State, TextPlace};
+pub use message::{Damaged, QueuedMessage, Signature, State, TextPlace};
 pub use record::{Happened, RECORD_MAX, Record, Told, Verdict};
 
 /// How long a record or an unlink may stay undurable at most, if [`Spool::sweep`] is called as often.

@@ -178,15 +178,16 @@ impl Worker {
     fn transaction(&mut self, job: &Job, message: &QueuedMessage, begun: Instant) -> Option<Report> {
         let (spool, id) = (Arc::clone(&self.shared.spool), job.id);
         let dot_durably = self.shared.dot_durably;
-        let (destination, courier) = self.connection.as_mut()?;
-        let hop_name =
-            self.shared.hops.read().unwrap_or_else(PoisonError::into_inner).get(destination).map(|hop| hop.host.clone());
-        let host = format!("{}[{}]", hop_name.unwrap_or_else(|| destination.name.to_string()), courier.peer().ip());
+        let (_, courier) = self.connection.as_mut()?;
+        let host = format!("{}[{}]", courier.host(), courier.peer().ip());
+        let signatures = message.signatures.iter().filter(|signature| Some(signature.fields) == courier.signatures());
+        let signatures: String = signatures.map(|signature| format!("{}\n", signature.text)).collect();
         let tls = courier.tls().map(|tls| tls.version);
         let record = |what| Record { time: now(), what };
         let begin = Happened::Begin { recipients: job.recipients.clone(), host: host.clone(), tls: tls.map(str::to_owned) };
+        let outgoing = outgoing(message, job, &signatures);
         let mut content = match spool.append(id, &record(begin)).and_then(|()| spool.open_message(id)) {
-            Ok(text) => signatures(message).chain(text),
+            Ok(text) => io::Cursor::new(signatures).chain(text),
             Err(error) => return Some(self.unreadable(job, &error)),
         };
         let mut before_dot = || {
@@ -194,7 +195,6 @@ impl Worker {
             let appended = if dot_durably { spool.append_durably(id, &dot) } else { spool.append(id, &dot) };
             appended.map_err(|error| io::Error::other(error.to_string()))
         };
-        let outgoing = outgoing(message, job);
         let domains = domains(message, job);
         let came = courier.send(outgoing, &mut content, &mut before_dot);
         if came.outcomes.iter().all(|outcome| *outcome == Came::NotTried(Unreached::Stale)) {
@@ -255,14 +255,8 @@ impl Worker {
     }
 }
 
-/// The header fields of signatures, which are sent before the text.
-fn signatures(message: &QueuedMessage) -> io::Cursor<Vec<u8>> {
-    let text: String = message.signatures.iter().map(|field| format!("{field}\n")).collect();
-    io::Cursor::new(text.into_bytes())
-}
-
-/// The message for the recipients of a job.
-fn outgoing(message: &QueuedMessage, job: &Job) -> Message {
+/// The message for the recipients of a job, with these signatures before it.
+fn outgoing(message: &QueuedMessage, job: &Job, signatures: &str) -> Message {
     let envelope = &message.envelope;
     let recipients = job.recipients.iter().filter_map(|number| envelope.recipients.get(usize::from(*number)));
     let recipients = recipients.map(|to| Recipient {
@@ -270,7 +264,7 @@ fn outgoing(message: &QueuedMessage, job: &Job) -> Message {
         notify: to.notify,
         orcpt: to.orcpt.clone(),
     });
-    let signed: u64 = message.signatures.iter().map(|field| field.len() as u64 + field.matches('\n').count() as u64 + 2).sum();
+    let signed = (signatures.len() + signatures.matches('\n').count()) as u64;
     Message {
         envelope: Envelope {
             reverse_path: envelope.reverse_path.clone(),

@@ -13,7 +13,9 @@ use zeroize::Zeroizing;
 
 use super::line::Timeouts;
 use crate::config::outgoing::{Route, TlsMin};
+use crate::mail::dkim::Fields;
 use crate::net::connector::{TlsClient, TrustError};
+use crate::queue::signature;
 use crate::smtp::client::TlsUse;
 
 /// A server to send on to, and how. Cheap to share, not to make: it holds the authorities that are trusted.
@@ -33,6 +35,8 @@ pub struct Hop {
     pub login: Option<(String, PathBuf)>,
     /// How long what may take.
     pub timeouts: Timeouts,
+    /// Which signatures are sent, if any.
+    pub signatures: Option<Fields>,
     pub(super) tls: TlsUse,
     pub(super) client: TlsClient,
 }
@@ -65,6 +69,7 @@ impl Hop {
             message_size: route.message_size,
             login: route.login.clone().zip(route.password_file.clone()),
             timeouts: Timeouts::default(),
+            signatures: signature::fields(route.dkim),
             tls: if route.url.implicit_tls { TlsUse::Implicit } else { TlsUse::Required },
             client,
         })

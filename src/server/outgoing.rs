@@ -30,6 +30,7 @@ use crate::queue::dispatcher::{Dispatcher, Queue, Routing, Start};
 use crate::queue::letter::Letter;
 use crate::queue::operate;
 use crate::queue::schedule::{Destination, Rate, RouteSettings, Settings};
+use crate::queue::signature;
 use crate::queue::spool::{Envelope, Found, QueuedRecipient, Spool, SpoolError};
 use crate::relay::pool::{self, Shared};
 use crate::relay::route::Hop;
@@ -313,7 +314,7 @@ impl Mailer for Post {
         for place in places {
             said.push(match place {
                 Place::Mailbox(mailbox) => store(&context, &snapshot, &mailbox.mailbox, letter)?,
-                Place::Remote(address) => self.enqueue(address, letter)?,
+                Place::Remote(address) => self.enqueue(&snapshot, address, letter)?,
             });
         }
         Ok(said.join(","))
@@ -339,7 +340,7 @@ impl Post {
     }
 
     /// From the null sender, of no login.
-    fn enqueue(&self, to: Address, letter: &Letter) -> Result<String, String> {
+    fn enqueue(&self, snapshot: &Snapshot, to: Address, letter: &Letter) -> Result<String, String> {
         let queue = self.queue.get().ok_or("the queue is not there yet")?;
         let envelope = Envelope {
             reverse_path: ReversePath::Null,
@@ -353,6 +354,12 @@ impl Post {
         };
         let mut draft = queue.spool().begin(&envelope).map_err(|error| error.to_string())?;
         draft.write_all(&letter.text).map_err(|error| error.to_string())?;
+        if let Some(outgoing) = &snapshot.config.outgoing
+            && let Some(mut signer) = signature::begin(outgoing, &snapshot.keyring, &letter.text)
+        {
+            signer.update(&letter.text);
+            signature::sign(&mut draft, &signer, outgoing);
+        }
         let id = draft.commit().map_err(|error| error.to_string())?.keep();
         queue.accepted(id, envelope);
         Ok(format!("queue:{id}"))

@@ -120,7 +120,13 @@ impl Setup {
     }
 
     pub fn start(self) -> Server {
-        Server::start(self)
+        self.start_with(tempfile::tempdir().unwrap(), |_| {})
+    }
+
+    /// The same in a directory in which more is made before it starts.
+    pub fn start_with(self, dir: TempDir, make: impl FnOnce(&Path)) -> Server {
+        make(dir.path());
+        Server::start(self, dir)
     }
 }
 
@@ -151,8 +157,7 @@ pub struct Server {
 }
 
 impl Server {
-    fn start(setup: Setup) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+    fn start(setup: Setup, dir: TempDir) -> Self {
         let config = setup.write(dir.path());
         let (child, log) = Self::spawn(&setup, &config);
         give_to_nobody(dir.path());

@@ -1,7 +1,7 @@
 //! The walk through `[outgoing]` and the sections within it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
@@ -68,11 +68,25 @@ impl Reader<'_> {
             after_crash: self
                 .word(section, "after_crash", &[("resend", AfterCrash::Resend), ("hold", AfterCrash::Hold)])
                 .unwrap_or_default(),
+            resolver: self.resolver(section),
             routes,
             mx,
             from,
             to,
         }
+    }
+
+    /// An address, whose port is 53 unless it says another.
+    fn resolver(&mut self, section: Section<'_>) -> Option<SocketAddr> {
+        let value = section.table.get("resolver")?;
+        let text = self.string(value, "outgoing.resolver")?;
+        let bare = || Some(SocketAddr::new(text.trim_matches(['[', ']']).parse().ok()?, 53));
+        let address = text.parse().ok().or_else(bare);
+        if address.is_none() {
+            let text = format!("`{text}` is no address of a name server, such as \"127.0.0.1:53\"");
+            self.problem(&value.span(), "outgoing.resolver", text);
+        }
+        address
     }
 
     fn postmaster(&mut self, section: Section<'_>) -> Option<Address> {
@@ -503,7 +517,6 @@ mod tests {
             "outgoing.via",
             "outgoing.routes.mx",
             "outgoing.routes.a.then",
-            "outgoing.routes.a.dkim",
         ];
         assert_eq!(found, want);
     }
