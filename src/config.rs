@@ -95,7 +95,7 @@ pub struct Limits {
 }
 
 /// Every key with its default as it would be written; the manual and the sample are held against it.
-pub const KEYS: [(&str, &str); 55] = [
+pub const KEYS: [(&str, &str); 60] = [
     ("hostname", "the host's own name"),
     ("domains", "none, must be given"),
     ("user", "\"pillarbox\""),
@@ -134,6 +134,7 @@ pub const KEYS: [(&str, &str); 55] = [
     ("outgoing.warn", "\"4h\""),
     ("outgoing.give_up", "\"5d\""),
     ("outgoing.after_crash", "\"resend\""),
+    ("outgoing.mx_port", "25"),
     ("outgoing.resolver", "the servers of resolv.conf"),
     ("outgoing.routes", ""),
     ("outgoing.routes.NAME.url", "none, must be given"),
@@ -148,6 +149,10 @@ pub const KEYS: [(&str, &str); 55] = [
     ("outgoing.routes.NAME.tls_min", "\"1.2\""),
     ("outgoing.routes.NAME.dkim", "\"all\""),
     ("outgoing.routes.NAME.then", "none"),
+    ("outgoing.routes.mx.connections", "2"),
+    ("outgoing.routes.mx.helo", "the hostname"),
+    ("outgoing.routes.mx.source", "[], any IPv4"),
+    ("outgoing.routes.mx.dkim", "\"all\""),
     ("outgoing.from", "none"),
     ("outgoing.to", "none"),
     ("dkim", "none"),

@@ -27,6 +27,8 @@ pub struct Outgoing {
     pub after_crash: AfterCrash,
     /// The name server that is asked; without one, those of the system.
     pub resolver: Option<SocketAddr>,
+    /// The port of servers that are found by MX.
+    pub mx_port: u16,
     /// `[outgoing.routes.NAME]`, each under its name, without `mx`.
     pub routes: BTreeMap<String, Route>,
     /// `[outgoing.routes.mx]`, if it is there.
@@ -191,19 +193,11 @@ impl Outgoing {
         self.routes.values().map(|route| route.dkim).chain(mx)
     }
 
-    /// What is configured and cannot be done yet: each key with a sentence.
+    /// What is configured and cannot be done: each key with a sentence.
     pub fn unsupported(&self) -> Vec<(String, String)> {
-        let uses = |map: &BTreeMap<String, NextHop>, section: &str| -> Vec<String> {
-            let mx = map.iter().filter(|(_, hop)| **hop == NextHop::Mx);
-            mx.map(|(name, _)| format!("outgoing.{section}.{name:?}")).collect()
-        };
-        let mut mx = uses(&self.from, "from");
-        mx.extend(uses(&self.to, "to"));
-        mx.extend((self.via == NextHop::Mx).then(|| "outgoing.via".to_owned()));
-        mx.extend(self.mx.is_some().then(|| "outgoing.routes.mx".to_owned()));
         let then = self.routes.iter().filter(|(_, route)| route.then == Some(NextHop::Mx));
-        mx.extend(then.map(|(name, _)| format!("outgoing.routes.{name}.then")));
-        mx.into_iter().map(|key| (key, "this version sends through smarthosts alone; name a route".to_owned())).collect()
+        let text = "mail of a route that rests can take another smarthost, not `mx`; name a route, or remove it";
+        then.map(|(name, _)| (format!("outgoing.routes.{name}.then"), text.to_owned())).collect()
     }
 }
 

@@ -14,13 +14,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::courier::Courier;
+use super::direct::{Direct, Reached, Unreached as NotReached};
 use super::results;
 use super::route::Hop;
+use super::servers::Place;
 use crate::journal;
 use crate::net::stop::Stop;
 use crate::queue::explain::Cause;
-use crate::queue::schedule::{Destination, Finished, Job, Outcome, RecipientResult, Trouble};
-use crate::queue::spool::{Happened, QueuedMessage, Record, Spool, SpoolError};
+use crate::queue::schedule::{Destination, Finished, Job, Kind, Outcome, RecipientResult, Trouble};
+use crate::queue::spool::{DOWNGRADED, Happened, QueuedMessage, Record, Spool, SpoolError};
 use crate::queue::work::{Attempt, Report, Task};
 use crate::smtp::address::ForwardPath;
 use crate::smtp::client::{Failure, Fault, Message, Outcome as Came, Unreached};
@@ -34,6 +36,8 @@ pub struct Shared {
     pub spool: Arc<Spool>,
     /// The next hops, by destination; replaced when the configuration is.
     pub hops: RwLock<HashMap<Destination, Arc<Hop>>>,
+    /// The way to the servers of any domain; replaced when the configuration is. `None` if there is none.
+    pub direct: RwLock<Option<Arc<Direct>>>,
     /// Ends everything.
     pub stop: Arc<Stop>,
     /// `dot` is made durable before the final dot, since a message that may have arrived is held.
@@ -46,7 +50,17 @@ pub struct Shared {
 struct Worker {
     number: u16,
     shared: Arc<Shared>,
-    connection: Option<(Destination, Courier)>,
+    connection: Option<Connection>,
+}
+
+/// A connection that is open.
+struct Connection {
+    destination: Destination,
+    courier: Courier,
+    /// Its place among those to one address, for servers that are found by MX.
+    place: Option<Place>,
+    /// The domain had TLS before, and this connection has none.
+    downgraded: bool,
 }
 
 /// How long a connection is kept without a task.
@@ -118,21 +132,24 @@ impl Worker {
     }
 
     fn close(&mut self) {
-        if let Some((_, courier)) = self.connection.take() {
+        if let Some(Connection { courier, .. }) = self.connection.take() {
             courier.quit();
         }
     }
 
     /// A connection to this destination, the one that is open or a new one.
     fn connect(&mut self, destination: &Destination) -> Result<(), Box<Attempt>> {
-        if let Some((open, courier)) = &mut self.connection
-            && open == destination
-            && courier.is_usable()
+        if let Some(open) = &mut self.connection
+            && open.destination == *destination
+            && open.courier.is_usable()
         {
             return Ok(());
         }
         self.close();
         let begun = Instant::now();
+        if destination.kind == Kind::Mx {
+            return self.connect_directly(destination, begun);
+        }
         let hop = self.shared.hops.read().unwrap_or_else(PoisonError::into_inner).get(destination).cloned();
         let Some(hop) = hop else {
             let failure = Failure { stage: Stage::Connect, fault: Fault::Dns("no such route is configured".to_owned()) };
@@ -140,7 +157,8 @@ impl Worker {
         };
         match Courier::connect(&hop, &self.shared.stop) {
             Ok(courier) => {
-                self.connection = Some((destination.clone(), courier));
+                let destination = destination.clone();
+                self.connection = Some(Connection { destination, courier, place: None, downgraded: false });
                 Ok(())
             }
             Err(unreachable) => {
@@ -151,6 +169,28 @@ impl Worker {
                     .unwrap_or((None, Failure { stage: Stage::Connect, fault: Fault::Defect }));
                 let host = address.map_or_else(|| hop.host.clone(), |address| format!("{}[{}]", hop.host, address.ip()));
                 Err(attempt_of(&host, &failure, begun).into())
+            }
+        }
+    }
+
+    /// To a server that the domain names.
+    fn connect_directly(&mut self, destination: &Destination, begun: Instant) -> Result<(), Box<Attempt>> {
+        let direct = self.shared.direct.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(direct) = direct else {
+            let failure = Failure { stage: Stage::Connect, fault: Fault::Dns("`mx` is not configured any more".to_owned()) };
+            return Err(attempt_of(&destination.name, &failure, begun).into());
+        };
+        match direct.connect(&destination.name, &self.shared.stop) {
+            Ok(Reached { courier, place, downgraded }) => {
+                let destination = destination.clone();
+                self.connection = Some(Connection { destination, courier, place: Some(place), downgraded });
+                Ok(())
+            }
+            Err(NotReached::Failed(host, failure)) => Err(attempt_of(&host, &failure, begun).into()),
+            Err(NotReached::NoServer(why)) => {
+                let came = Came::Lost { stage: Stage::Connect, after_dot: false, fault: Fault::Dns(why.to_string()) };
+                let outcome = Outcome::Trouble(Stage::Connect, results::no_server(&why));
+                Err(attempt(&destination.name, None, &came, outcome, false, begun).into())
             }
         }
     }
@@ -178,13 +218,17 @@ impl Worker {
     fn transaction(&mut self, job: &Job, message: &QueuedMessage, begun: Instant) -> Option<Report> {
         let (spool, id) = (Arc::clone(&self.shared.spool), job.id);
         let dot_durably = self.shared.dot_durably;
-        let (_, courier) = self.connection.as_mut()?;
+        let Connection { courier, place, downgraded, .. } = self.connection.as_mut()?;
         let host = format!("{}[{}]", courier.host(), courier.peer().ip());
         let signatures = message.signatures.iter().filter(|signature| Some(signature.fields) == courier.signatures());
         let signatures: String = signatures.map(|signature| format!("{}\n", signature.text)).collect();
         let tls = courier.tls().map(|tls| tls.version);
         let record = |what| Record { time: now(), what };
-        let begin = Happened::Begin { recipients: job.recipients.clone(), host: host.clone(), tls: tls.map(str::to_owned) };
+        let begin = Happened::Begin {
+            recipients: job.recipients.clone(),
+            host: host.clone(),
+            tls: if *downgraded { Some(DOWNGRADED.to_owned()) } else { tls.map(str::to_owned) },
+        };
         let outgoing = outgoing(message, job, &signatures);
         let mut content = match spool.append(id, &record(begin)).and_then(|()| spool.open_message(id)) {
             Ok(text) => io::Cursor::new(signatures).chain(text),
@@ -207,8 +251,16 @@ impl Worker {
             results.push(RecipientResult { number, domain, outcome: scheduled });
             attempts.push((number, attempt(&host, tls, outcome, scheduled, came.dsn, begun)));
         }
+        let is_lost = came.outcomes.iter().any(|outcome| matches!(outcome, Came::Lost { .. }));
+        if let Some(place) = place.as_ref().filter(|_| is_lost) {
+            // The next attempt goes to another address, if there is one (RFC 5321 section 5.1).
+            place.fail();
+        }
+        let is_wanted = place.as_ref().is_some_and(Place::is_wanted);
         if !came.reusable {
             self.connection = None;
+        } else if is_wanted {
+            self.close();
         }
         let finished = Finished {
             courier: self.number,

@@ -32,8 +32,11 @@ use crate::queue::operate;
 use crate::queue::schedule::{Destination, Rate, RouteSettings, Settings};
 use crate::queue::signature;
 use crate::queue::spool::{Envelope, Found, QueuedRecipient, Spool, SpoolError};
+use crate::relay::direct::Direct;
 use crate::relay::pool::{self, Shared};
+use crate::relay::resolve::RESOLV_CONF;
 use crate::relay::route::Hop;
+use crate::relay::servers::Servers;
 use crate::smtp::address::{Address, ForwardPath, ReversePath};
 use crate::smtp::command::Body;
 
@@ -49,6 +52,9 @@ pub struct Opened {
 pub struct Outgoing {
     dispatcher: Dispatcher,
     shared: Arc<Shared>,
+    servers: Arc<Servers>,
+    /// Of resolv.conf, which changes with the network.
+    names: Stamp,
     couriers: Vec<JoinHandle<()>>,
     stop: Arc<Stop>,
     passwords: HashMap<String, (PathBuf, Stamp)>,
@@ -103,7 +109,7 @@ impl Opened {
         let Self { spool, found, queue, boot } = self;
         let snapshot = context.snapshot();
         let Some(config) = &snapshot.config.outgoing else { return Err(ErrorKind::NotFound.into()) };
-        let stop = Arc::new(Stop::new());
+        let (stop, servers) = (Arc::new(Stop::new()), Arc::new(Servers::default()));
         let count = u16::try_from(config.connections).unwrap_or(u16::MAX);
         let mailer: Arc<dyn Mailer> = Arc::new(Post::new(context, Arc::clone(&queue))?);
         let start = Start {
@@ -121,6 +127,7 @@ impl Opened {
             let all = Arc::new(Shared {
                 spool: Arc::clone(&spool),
                 hops: RwLock::new(hops(&snapshot.config)),
+                direct: RwLock::new(direct(&snapshot.config, &servers)),
                 stop: Arc::clone(&stop),
                 dot_durably: config.after_crash == AfterCrash::Hold,
                 report,
@@ -135,7 +142,8 @@ impl Opened {
         let socket = spool.path().join(control::NAME);
         serve_control(&socket, dispatcher.queue())?;
         let passwords = passwords(config);
-        Ok(Outgoing { dispatcher, shared, couriers, stop, passwords, snapshot, socket, boot, mailer })
+        let names = stamp(Path::new(RESOLV_CONF));
+        Ok(Outgoing { dispatcher, shared, servers, names, couriers, stop, passwords, snapshot, socket, boot, mailer })
     }
 }
 
@@ -151,6 +159,11 @@ impl Outgoing {
         if !Arc::ptr_eq(&now, &self.snapshot) {
             self.take_up(&now);
             self.snapshot = now;
+        }
+        let names = stamp(Path::new(RESOLV_CONF));
+        if names != self.names {
+            self.names = names;
+            self.take_up_names();
         }
         let mut changed = Vec::new();
         for (route, (path, known)) in &mut self.passwords {
@@ -175,6 +188,13 @@ impl Outgoing {
             }
             _ => {}
         }
+        if now.config != self.snapshot.config {
+            *self.shared.direct.write().unwrap_or_else(PoisonError::into_inner) = direct(&now.config, &self.servers);
+        }
+    }
+
+    fn take_up_names(&self) {
+        *self.shared.direct.write().unwrap_or_else(PoisonError::into_inner) = direct(&self.snapshot.config, &self.servers);
     }
 
     /// How it is, in a few words.
@@ -261,6 +281,17 @@ fn hops(config: &Config) -> HashMap<Destination, Arc<Hop>> {
         }
     }
     hops
+}
+
+/// The way to the servers of any domain, if some mail goes there.
+fn direct(config: &Config, servers: &Arc<Servers>) -> Option<Arc<Direct>> {
+    match Direct::new(config, servers) {
+        Ok(direct) => direct.map(Arc::new),
+        Err(error) => {
+            journal::notice("route", format!("mx: {error}"));
+            None
+        }
+    }
 }
 
 fn passwords(config: &outgoing::Outgoing) -> HashMap<String, (PathBuf, Stamp)> {

@@ -96,8 +96,10 @@ pub fn access(config: &Config, file: &Path, keys: bool) -> Access {
         let files = [&route.password_file, &route.ca].into_iter().flatten();
         reads.extend(files.filter_map(|file| file.parent().map(Path::to_owned)));
     }
-    if config.outgoing.is_some() {
+    if let Some(outgoing) = &config.outgoing {
         connects.insert(DNS_PORT);
+        connects.extend(outgoing.resolver.map(|server| server.port()));
+        connects.extend(outgoing.uses_mx().then_some(outgoing.mx_port));
         reads.extend(FOR_NAMES.iter().chain(&AUTHORITIES).map(PathBuf::from));
         reads.extend(named_authorities());
     }

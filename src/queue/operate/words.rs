@@ -5,7 +5,7 @@ use super::view::{View, Waits};
 use crate::queue::explain::{Cause, Side};
 use crate::queue::letter::{clean, wrap};
 use crate::queue::schedule::{HeldWhy, Trouble, WaitsFor};
-use crate::queue::spool::{Envelope, Happened, Record, State};
+use crate::queue::spool::{DOWNGRADED, Envelope, Happened, Record, State};
 use crate::smtp::address::ReversePath;
 use crate::smtp::remote::Stage;
 
@@ -74,7 +74,11 @@ fn happened(Record { time, what }: &Record, recipients: usize) -> String {
     };
     let text = match what {
         Happened::Begin { recipients, host, tls } => {
-            let tls = tls.as_ref().map_or("without TLS".to_owned(), |tls| format!("TLS {}", tls.trim_start_matches("TLSv")));
+            let tls = match tls.as_deref() {
+                None => "without TLS".to_owned(),
+                Some(DOWNGRADED) => "without TLS, which the domain had before".to_owned(),
+                Some(version) => format!("TLS {}", version.trim_start_matches("TLSv")),
+            };
             format!("{}sent to {host}, {tls}", whose(recipients))
         }
         Happened::Dot => "final dot".to_owned(),
