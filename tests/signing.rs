@@ -1,6 +1,8 @@
 //! DKIM on the built server: what leaves is signed, and other implementations verify it as it came over the wire.
 
 mod common;
+#[path = "common/names.rs"]
+mod names;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use common::hop::{Hop, Taken};
 use common::{Server, Setup, finish, python_with, require, said};
+use names::{Behaviour, NameServer, Record};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_pillarbox");
 
@@ -312,6 +315,20 @@ fn keys_are_made_and_listed() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success() && text.lines().count() == 2, "{}", said(&output));
     assert!(text.lines().all(|line| line.contains("DNS not known") && line.contains("/dkim/example.org.pb")), "{text}");
+    let record = pillarbox::mail::dkim::SigningKey::from_pem("example.org", "pb1", &fs::read(&key).unwrap()).unwrap().record();
+    let names = NameServer::start(vec![
+        ("pb1._domainkey.example.org", Behaviour::Records(vec![Record::Txt(record)])),
+        ("pb2._domainkey.example.org", Behaviour::Records(vec![Record::Txt("v=DKIM1; k=ed25519; p=AAAA".to_owned())])),
+    ]);
+    let text = fs::read_to_string(&config).unwrap().replace(&format!("127.0.0.1:{server}"), &names.address.to_string());
+    fs::write(&config, text).unwrap();
+    let listed = |selector: &str| {
+        let text = String::from_utf8(run(&["list"]).stdout).unwrap();
+        text.lines().find(|line| line.contains(&format!(" {selector} "))).unwrap_or_else(|| panic!("{text}")).to_owned()
+    };
+    assert!(listed("pb1").contains(" is in DNS ") && listed("pb2").contains(" DNS has another key "), "{}", listed("pb2"));
+    names.set("pb1._domainkey.example.org", Behaviour::Records(Vec::new()));
+    assert!(listed("pb1").contains(" is not in DNS "), "{}", listed("pb1"));
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     let output = run(&["list"]);
     assert_eq!(output.status.code(), Some(78), "{}", said(&output));

@@ -76,7 +76,7 @@ pub fn find(resolver: &Resolver, domain: &str, own: &Own, deadline: Instant) -> 
                 Ok(answer) => {
                     let mut addresses: Vec<IpAddr> = answer.records.iter().filter_map(Data::address).collect();
                     shuffle(&mut addresses, random);
-                    ours |= addresses.iter().any(|address| own.addresses.contains(&address.to_canonical()));
+                    ours |= addresses.iter().any(|address| own.has(*address));
                     let usable = addresses.into_iter().filter(|address| own.may_connect_to(&host, *address));
                     found.extend(usable.map(|address| Exchanger { host: host.clone(), address }));
                 }
@@ -148,6 +148,12 @@ impl Own {
     fn is_named(&self, host: &str) -> bool {
         let host = host.trim_end_matches('.');
         self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
+    }
+
+    /// True for an address of ours that others could mean: every machine has the loopback ones.
+    fn has(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        !address.is_loopback() && self.addresses.contains(&address)
     }
 
     fn may_connect_to(&self, host: &str, address: IpAddr) -> bool {

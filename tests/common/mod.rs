@@ -5,6 +5,8 @@
 pub mod attack;
 pub mod hop;
 pub mod leaf;
+pub mod mx;
+pub mod network;
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read, Write};

@@ -139,6 +139,7 @@ pub(super) fn explain(view: &View<'_>) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
+const DOWNGRADE: &str = "The last connection had no TLS, though the domain had it before: what is sent can be read on the way.";
 const IN_DOUBT: &str = "It may have arrived: an attempt ended after the final dot and before the reply, so a recipient may get it \
     twice.";
 
@@ -191,6 +192,9 @@ fn explain_group(view: &View<'_>, envelope: &Envelope, group: &Group, text: &mut
     if let Some(told) = told {
         let whose = if told.code.is_some() { "The server said" } else { "The last attempt" };
         wrap(text, 2, &clean(&format!("{whose}: \"{}\" (at {})", said(told), told.stage.name())));
+    }
+    if view.file.as_ref().is_ok_and(|file| file.is_downgraded(group.recipients[0])) {
+        wrap(text, 2, DOWNGRADE);
     }
     wrap(text, 2, &next(view, group));
     if let Some(cause) = cause.filter(|_| !is_sent) {
