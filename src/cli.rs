@@ -6,6 +6,7 @@
 
 mod check;
 mod demo;
+mod dkim;
 mod explain;
 mod queue;
 mod routes;
@@ -70,10 +71,11 @@ type Outcome = Result<Exit, Failure>;
 pub type StartLog = fn(level: usize, syslog: bool);
 
 /// Every verb with what it does, for the usage text.
-pub const VERBS: [(&str, &str); 9] = [
+pub const VERBS: [(&str, &str); 10] = [
     ("serve", "serve in the foreground (the default)"),
     ("check", "find everything that `serve` would trip over"),
     ("user", "add, passwd, remove, list, verify, hash: edit the users file"),
+    ("dkim", "add, list: make keys that sign mail, and show whether DNS has them"),
     ("demo", "try it out: no configuration, no root"),
     ("explain", "say where mail for an ADDRESS goes, or whether a message would be taken"),
     ("queue", "show the mail that waits to be sent on; show, explain, try, hold, release, return, drop"),
@@ -83,7 +85,7 @@ pub const VERBS: [(&str, &str); 9] = [
 ];
 
 /// Every option with its argument and what it does: short name, long name, argument, text.
-pub const OPTIONS: [(&str, &str, &str, &str); 17] = [
+pub const OPTIONS: [(&str, &str, &str, &str); 19] = [
     ("c", "config", "FILE", "read the configuration from FILE"),
     ("v", "verbose", "", "log every event (`demo`; `serve` does so without it)"),
     ("h", "help", "", "show a short help"),
@@ -100,6 +102,8 @@ pub const OPTIONS: [(&str, &str, &str, &str); 17] = [
     ("", "json", "", "queue, routes: an object of JSON a line"),
     ("", "offline", "", "check: do not try the next hops"),
     ("", "label", "TEXT", "user: which password of a login is meant"),
+    ("", "selector", "S", "dkim: the name under which the key is published; pb1, pb2 … unless given"),
+    ("", "ed25519", "", "dkim: make an Ed25519 key beside the RSA key"),
     ("", "generate", "", "user: make a password and print it once"),
 ];
 
@@ -137,12 +141,11 @@ fn not_text(arg: &OsString) -> Failure {
 }
 
 fn dispatch(args: &[String], start_log: StartLog) -> Outcome {
-    if let [verb, certificate, key] = args
+    if let [verb, paths @ ..] = args
         && verb == keys::VERB
     {
-        return keys::help(Path::new(certificate), Path::new(key))
-            .map(|()| Exit::Ok)
-            .map_err(|error| Failure::new(Exit::OsError, error));
+        let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
+        return keys::help(&paths).map(|()| Exit::Ok).map_err(|error| Failure::new(Exit::OsError, error));
     }
     let mut options = Options::new();
     options.parsing_style(ParsingStyle::FloatingFrees);
@@ -175,6 +178,7 @@ fn dispatch(args: &[String], start_log: StartLog) -> Outcome {
         "check" => check::run(&arguments),
         "user" => user::run(&arguments),
         "demo" => demo::run(&arguments, start_log),
+        "dkim" => dkim::run(&arguments),
         "explain" => explain::run(&arguments),
         "queue" => queue::run(&arguments),
         "routes" => routes::run(&arguments),
@@ -231,6 +235,7 @@ fn usage(verb: Option<&str>) -> String {
              user remove LOGIN [--label TEXT]\n  user list\n  user verify LOGIN\n  user hash\n\n\
              The password is read from the terminal, or from standard input when that is no terminal.\n",
         ),
+        Some("dkim") => text.push_str("\n  dkim add DOMAIN [--selector S] [--ed25519]\n  dkim list\n"),
         Some("explain") => text.push_str(
             "\n  explain ADDRESS\n  explain --from ADDRESS --to ADDRESS [--login LOGIN] [--service SERVICE]\n\n\
              Without --login, the message comes from another server on smtp.\n",

@@ -55,6 +55,8 @@ pub struct Config {
     pub sending_limits: SendingLimits,
     /// How mail for other domains is sent; absent, it is refused.
     pub outgoing: Option<Outgoing>,
+    /// `[dkim]`: the keys that sign for a domain, which is in lower case.
+    pub dkim: BTreeMap<String, Vec<DkimKey>>,
 }
 
 /// A local socket: an entry of `[listen] local`.
@@ -85,6 +87,15 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
+/// A key that signs for a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DkimKey {
+    /// The selector, in lower case.
+    pub selector: String,
+    /// The private key, PEM.
+    pub key: PathBuf,
+}
+
 /// Where Maildirs are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template(String);
@@ -109,7 +120,7 @@ pub struct Limits {
 }
 
 /// Every key with its default as it would be written; the manual and the sample are held against it.
-pub const KEYS: [(&str, &str); 55] = [
+pub const KEYS: [(&str, &str); 62] = [
     ("hostname", "the host's own name"),
     ("domains", "none, must be given"),
     ("user", "\"pillarbox\""),
@@ -150,6 +161,8 @@ pub const KEYS: [(&str, &str); 55] = [
     ("outgoing.warn", "\"4h\""),
     ("outgoing.give_up", "\"5d\""),
     ("outgoing.after_crash", "\"resend\""),
+    ("outgoing.mx_port", "25"),
+    ("outgoing.resolver", "the servers of resolv.conf"),
     ("outgoing.routes", ""),
     ("outgoing.routes.NAME.url", "none, must be given"),
     ("outgoing.routes.NAME.login", "none"),
@@ -163,8 +176,13 @@ pub const KEYS: [(&str, &str); 55] = [
     ("outgoing.routes.NAME.tls_min", "\"1.2\""),
     ("outgoing.routes.NAME.dkim", "\"all\""),
     ("outgoing.routes.NAME.then", "none"),
+    ("outgoing.routes.mx.connections", "2"),
+    ("outgoing.routes.mx.helo", "the hostname"),
+    ("outgoing.routes.mx.source", "[], any IPv4"),
+    ("outgoing.routes.mx.dkim", "\"all\""),
     ("outgoing.from", "none"),
     ("outgoing.to", "none"),
+    ("dkim", "none"),
 ];
 
 /// Where the configuration is looked for.
@@ -249,6 +267,11 @@ impl Config {
     /// True if an IPv4 address with this port is listened on, so that `[::]` with the same port must leave IPv4 to it.
     pub fn lists_ipv4(&self, port: u16) -> bool {
         self.listen.iter().any(|(address, _)| address.is_ipv4() && address.port() == port)
+    }
+
+    /// The files of all keys that sign, in the order of `dkim`.
+    pub fn dkim_files(&self) -> Vec<PathBuf> {
+        self.dkim.values().flatten().map(|key| key.key.clone()).collect()
     }
 
     /// True if a service is listened on.

@@ -7,5 +7,6 @@ pub mod from;
 mod group_sync;
 pub mod maildir;
 pub mod message;
+pub mod signing;
 pub mod space;
 pub mod trace;

@@ -118,7 +118,17 @@ fn crates_are_named_where_they_belong() {
         ("tempfile", &["cli/user.rs"]),
         ("log", &["journal.rs", "journal/queue.rs", "main.rs"]),
         ("env_logger", &["main.rs"]),
-        ("toml", &["config.rs", "config/read.rs", "config/read/local.rs", "config/read/outgoing.rs", "config/read/sending.rs"]),
+        (
+            "toml",
+            &[
+                "config.rs",
+                "config/read.rs",
+                "config/read/dkim.rs",
+                "config/read/local.rs",
+                "config/read/outgoing.rs",
+                "config/read/sending.rs",
+            ],
+        ),
         ("listenfd", &["net/handover.rs"]),
         ("encoding_rs", &["mail/display_name.rs"]),
         ("rcgen", &["cli/demo.rs"]),

@@ -125,6 +125,7 @@ fn everything(config: &Config, file: &Path, offline: bool, report: &mut Report) 
         hash_costs(config, users, report);
     }
     certificate(config, report);
+    signing(config, report);
     maildirs(config, &logins, account.as_ref(), report);
     space(&config.maildir.root(), report);
     config.outgoing.iter().for_each(|outgoing| space(&outgoing.spool, report));
@@ -153,6 +154,23 @@ fn sending(config: &Config, outgoing: &Outgoing, is_policy_whole: bool, policy: 
         );
     }
     report.errors("outgoing", &problems);
+    unsigned(config).into_iter().for_each(|text| report.warning("dkim", text));
+}
+
+/// The keys that sign.
+fn signing(config: &Config, report: &mut Report) {
+    match load::keyring(config, &KeySource::default()) {
+        Err(refused) => report.errors("dkim", &refused.problems()),
+        Ok(_) if config.dkim.is_empty() => {}
+        Ok(_) => report.ok("dkim", count(config.dkim_files().len(), "key")),
+    }
+}
+
+/// Domains whose mail is sent on without a signature.
+fn unsigned(config: &Config) -> Vec<String> {
+    let has_none = |domain: &&String| config.dkim.get(*domain).is_none_or(Vec::is_empty);
+    let text = |domain| format!("mail from {domain} is sent unsigned; make a key with `pillarbox dkim add {domain}`");
+    config.domains.iter().filter(has_none).map(text).collect()
 }
 
 /// A mailbox, or an address elsewhere.

@@ -10,12 +10,13 @@ use jiff::tz::TimeZone;
 
 use super::{Arguments, Exit, Failure, Outcome, count, say};
 use crate::auth::users;
+use crate::config::outgoing::{DkimMode, Outgoing};
 use crate::conn::context::Snapshot;
 use crate::mail::maildir;
 use crate::policy::Destination;
 use crate::policy::sending::{Counters, Exceeded, Reserved};
 use crate::server::{load, state};
-use crate::smtp::address::{AddressError, ForwardPath, ReversePath};
+use crate::smtp::address::{Address, AddressError, ForwardPath, ReversePath};
 use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::session::Service;
 
@@ -38,7 +39,7 @@ fn snapshot(arguments: &Arguments) -> Result<Snapshot, Failure> {
     let config = arguments.load()?;
     let users = load::users(&config).map_err(Failure::problems)?;
     let aliases = load::aliases(&config).map_err(Failure::problems)?;
-    load::assemble(config, users.into(), aliases, None).map_err(Failure::problems)
+    load::assemble(config, users.into(), aliases, load::Secrets::default()).map_err(Failure::problems)
 }
 
 /// Where mail for an address goes; a name without a domain is taken as an alias's target is.
@@ -126,6 +127,11 @@ fn message(snapshot: &Snapshot, service: Option<Service>, login: Option<&str>, f
         let until = Timestamp::from_second(exceeded.until as i64).unwrap_or(Timestamp::MAX).to_zoned(TimeZone::system());
         return refuse("RCPT", &Refused::about(Refusal::SendingLimit, until.strftime("%Y-%m-%d %H:%M:%S %z")));
     }
+    for to in &destinations {
+        if let (Destination::Remote(address), Some(outgoing)) = (to, &snapshot.config.outgoing) {
+            say(signing(snapshot, outgoing, &sender, address));
+        }
+    }
     say("accepted");
     Exit::Ok
 }
@@ -146,6 +152,23 @@ fn limits(snapshot: &Snapshot, login: &str, is_remote: bool) -> Result<(), Excee
     }
     let wanted = Reserved { messages: 1, recipients: u32::from(is_remote) };
     counters.reserve(login, limits, wanted, now).map(drop)
+}
+
+/// The keys that sign a message to an address elsewhere, if its From is the sender.
+fn signing(snapshot: &Snapshot, outgoing: &Outgoing, sender: &ReversePath, to: &Address) -> String {
+    let ReversePath::Mailbox(address) = sender else { return "signed by the domain of From".to_owned() };
+    let domain = address.domain().to_string().to_lowercase();
+    let hop = outgoing.hop(sender, to);
+    if outgoing.dkim_mode(hop) == DkimMode::Off {
+        return format!("not signed: route {hop} has dkim = \"off\"");
+    }
+    match snapshot.config.dkim.get(&domain).map_or(&[][..], Vec::as_slice) {
+        [] => format!("not signed: [dkim] has no key for {domain}; make one with `pillarbox dkim add {domain}`"),
+        keys => {
+            let selectors: Vec<&str> = keys.iter().map(|key| key.selector.as_str()).collect();
+            format!("signed for {domain}, selector {}, if From is the sender", selectors.join(" and "))
+        }
+    }
 }
 
 fn refuse(command: &str, refused: &Refused) -> Exit {

@@ -14,7 +14,7 @@ use crate::net::handover::{self, Inherited};
 use crate::net::listener::{Listener, Listening};
 use crate::net::local;
 use crate::queue::spool::SpoolError;
-use crate::server::keys::KeySource;
+use crate::server::keys::{self, KeySource};
 use crate::server::outgoing::{self, Opened};
 use crate::server::readiness::Readiness;
 use crate::server::sandbox::{Access, Enforced};
@@ -42,11 +42,11 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
         Inherited::Listeners(sockets) => bind_beside(&config, sockets)?,
         Inherited::Connection(_) | Inherited::Lent(_) => Vec::new(),
     };
-    let keys = match &config.tls {
-        Some(files) if nix::unistd::geteuid().is_root() && !matches!(inherited, Inherited::Connection(_)) => {
-            KeySource::start_helper(files).map_err(|error| Failure::new(Exit::OsError, format!("key helper: {error}")))?
-        }
-        _ => KeySource::default(),
+    let secret = keys::paths(&config);
+    let needs_helper = nix::unistd::geteuid().is_root() && !matches!(inherited, Inherited::Connection(_)) && !secret.is_empty();
+    let keys = match needs_helper {
+        true => KeySource::start_helper(&secret).map_err(|error| Failure::new(Exit::OsError, format!("key helper: {error}")))?,
+        false => KeySource::default(),
     };
     let user = config.user.clone();
     let stamps = Stamps::of(&config, &keys);

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +25,10 @@ pub struct Outgoing {
     pub warn: Duration,
     pub give_up: Duration,
     pub after_crash: AfterCrash,
+    /// The name server that is asked; without one, those of the system.
+    pub resolver: Option<SocketAddr>,
+    /// The port of servers that are found by MX.
+    pub mx_port: u16,
     /// `[outgoing.routes.NAME]`, each under its name, without `mx`.
     pub routes: BTreeMap<String, Route>,
     /// `[outgoing.routes.mx]`, if it is there.
@@ -194,25 +198,33 @@ impl Outgoing {
         policy.recipient(true, &path).unwrap_or_default()
     }
 
-    /// What is configured and cannot be done yet: each key with a sentence.
+    /// True if some mail goes to the servers of the recipient's domain.
+    pub fn uses_mx(&self) -> bool {
+        let then = self.routes.values().filter_map(|route| route.then.as_ref());
+        let mut hops = self.from.values().chain(self.to.values()).chain(then).chain([&self.via]);
+        hops.any(|hop| *hop == NextHop::Mx)
+    }
+
+    /// What is signed on the way to a next hop.
+    pub fn dkim_mode(&self, hop: &NextHop) -> DkimMode {
+        match hop {
+            NextHop::Mx => self.mx.as_ref().map(|mx| mx.dkim).unwrap_or_default(),
+            NextHop::Refuse => DkimMode::Off,
+            NextHop::Route(name) => self.routes.get(name).map(|route| route.dkim).unwrap_or_default(),
+        }
+    }
+
+    /// What the routes want signed, `mx` included where it is used.
+    pub fn dkim_modes(&self) -> impl Iterator<Item = DkimMode> {
+        let mx = self.uses_mx().then(|| self.dkim_mode(&NextHop::Mx));
+        self.routes.values().map(|route| route.dkim).chain(mx)
+    }
+
+    /// What is configured and cannot be done: each key with a sentence.
     pub fn unsupported(&self) -> Vec<(String, String)> {
-        let uses = |map: &BTreeMap<String, NextHop>, section: &str| -> Vec<String> {
-            let mx = map.iter().filter(|(_, hop)| **hop == NextHop::Mx);
-            mx.map(|(name, _)| format!("outgoing.{section}.{name:?}")).collect()
-        };
-        let mut mx = uses(&self.from, "from");
-        mx.extend(uses(&self.to, "to"));
-        mx.extend((self.via == NextHop::Mx).then(|| "outgoing.via".to_owned()));
-        mx.extend(self.mx.is_some().then(|| "outgoing.routes.mx".to_owned()));
         let then = self.routes.iter().filter(|(_, route)| route.then == Some(NextHop::Mx));
-        mx.extend(then.map(|(name, _)| format!("outgoing.routes.{name}.then")));
-        let mut found: Vec<(String, String)> =
-            mx.into_iter().map(|key| (key, "this version sends through smarthosts alone; name a route".to_owned())).collect();
-        let signing = self.routes.iter().filter(|(_, route)| route.dkim == DkimMode::WithoutId);
-        found.extend(
-            signing.map(|(name, _)| (format!("outgoing.routes.{name}.dkim"), "this version signs nothing; remove it".to_owned())),
-        );
-        found
+        let text = "mail of a route that rests can take another smarthost, not `mx`; name a route, or remove it";
+        then.map(|(name, _)| (format!("outgoing.routes.{name}.then"), text.to_owned())).collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Walks through the parsed pillarbox.toml: reads each key, and remembers each problem with its line.
 
+mod dkim;
 mod local;
 mod outgoing;
 mod sending;
@@ -68,6 +69,7 @@ impl Reader<'_> {
         let sending_limits =
             self.section(table, "sending_limits").map(|section| self.sending_limits(section)).unwrap_or_default();
         let outgoing = self.section(table, "outgoing").map(|section| self.outgoing(section));
+        let dkim = self.section(table, "dkim").map(|section| self.dkim(section)).unwrap_or_default();
         let hostname = hostname.unwrap_or_else(|| "localhost".to_owned());
         let domains = domains.unwrap_or_default();
         let own_name = own_name.filter(|name| *name != hostname);
@@ -88,6 +90,7 @@ impl Reader<'_> {
             senders,
             sending_limits,
             outgoing,
+            dkim,
         }
     }
 

@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::journal::budget::LogBudget;
 use crate::mail::durable::Faults;
 use crate::mail::maildir::Store;
+use crate::mail::signing::Keyring;
 use crate::net::tls::TlsServer;
 use crate::policy::Policy;
 use crate::policy::aliases::Aliases;
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub policy: Policy,
     /// Certificate and key, if there are any.
     pub tls: Option<TlsServer>,
+    /// The keys that sign what is sent on.
+    pub keyring: Arc<Keyring>,
 }
 
 /// What all sessions share.

@@ -17,9 +17,11 @@ use crate::mail::durable::{Draft, StorageError};
 use crate::mail::from;
 use crate::mail::maildir::{self, Delivered};
 use crate::mail::message::{HEADER_MAX, Header, HeaderReader, HeaderTooLarge, RECEIVED_MAX};
+use crate::mail::signing::Signer;
 use crate::mail::trace::Trace;
 use crate::net::tls::TlsInfo;
 use crate::policy::Destination;
+use crate::queue::signature;
 use crate::queue::spool::{self, QueuedRecipient};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::command::Recipient;
@@ -44,6 +46,8 @@ pub struct Incoming {
     draft: Option<Draft>,
     /// For recipients elsewhere.
     queued: Option<(spool::Draft, spool::Envelope)>,
+    /// Sees what is written for them, if there is a key for it.
+    signer: Option<Signer>,
     refused: Option<Refused>,
     subject: Vec<u8>,
     /// Of the copy that leaves the machine: an address that was replaced, and by which.
@@ -121,6 +125,7 @@ impl Incoming {
             asked: Vec::new(),
             draft: None,
             queued: None,
+            signer: None,
             refused: None,
             subject: Vec::new(),
             rewritten: None,
@@ -180,7 +185,10 @@ impl Incoming {
         };
         // The spool comes last: what is in it may be sent at any moment, while mailboxes give back what they were given.
         let queued = match self.queued.take() {
-            Some((draft, envelope)) => {
+            Some((mut draft, envelope)) => {
+                if let (Some(signer), Some(outgoing)) = (&self.signer, &around.snapshot.config.outgoing) {
+                    signature::sign(&mut draft, signer, outgoing);
+                }
                 let committed = draft.commit().map_err(outbox::refused)?;
                 octets = octets.or(Some(committed.octets));
                 Some(Accepted { octets: committed.octets, id: committed.keep(), envelope, reservation })
@@ -253,12 +261,20 @@ impl Incoming {
             }
             render_header(&header, envelope, &self.id, around, final_delivery)
         };
+        let outgoing = snapshot.config.outgoing.as_ref();
+        let signer = |top: &[u8]| outgoing.and_then(|outgoing| signature::begin(outgoing, &snapshot.keyring, top));
         match (&mut self.draft, &mut self.queued) {
             (Some(_), None) => drop(self.text.splice(..used, top(true))),
-            (None, Some(_)) => drop(self.text.splice(..used, top(false))),
+            (None, Some(_)) => {
+                let top = top(false);
+                self.signer = signer(&top);
+                drop(self.text.splice(..used, top));
+            }
             (Some(draft), Some((queued, _))) => {
+                let top_of_queued = top(false);
+                self.signer = signer(&top_of_queued);
                 draft.write_all(&top(true)).map_err(|error| storage_refused(error.into()))?;
-                queued.write_all(&top(false)).map_err(|error| outbox::refused(error.into()))?;
+                queue(queued, self.signer.as_mut(), &top_of_queued)?;
                 drop(self.text.drain(..used));
             }
             (None, None) => return Err(Refusal::NoRecipients.into()),
@@ -281,11 +297,19 @@ impl Incoming {
             draft.write_all(&self.text).map_err(|error| storage_refused(error.into()))?;
         }
         if let Some((draft, _)) = &mut self.queued {
-            draft.write_all(&self.text).map_err(|error| outbox::refused(error.into()))?;
+            queue(draft, self.signer.as_mut(), &self.text)?;
         }
         self.text.clear();
         Ok(())
     }
+}
+
+/// Writes to the spool what is signed as it goes by.
+fn queue(draft: &mut spool::Draft, signer: Option<&mut Signer>, text: &[u8]) -> Result<(), Refused> {
+    if let Some(signer) = signer {
+        signer.update(text);
+    }
+    draft.write_all(text).map_err(|error| outbox::refused(error.into()))
 }
 
 /// Where mail for a recipient goes. Without an outbox, what is for other domains is refused.

@@ -269,7 +269,7 @@ impl BodyHasher {
 }
 
 /// The fields of a header section, each with its name in lower case.
-fn fields_of(header: &[u8]) -> Vec<(String, &[u8])> {
+pub(super) fn fields_of(header: &[u8]) -> Vec<(String, &[u8])> {
     let mut fields = Vec::new();
     let mut start = 0;
     let mut at = 0;

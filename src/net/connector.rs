@@ -1,14 +1,16 @@
-//! TLS towards a server elsewhere. TLS 1.3 and 1.2, nothing older (RFC 8996); the certificate is always verified against
-//! the host's name (RFC 6125), by the system's authorities or by those of a file.
+//! TLS towards a server elsewhere. TLS 1.3 and 1.2, nothing older (RFC 8996). The certificate is verified against the host's
+//! name (RFC 6125), by the system's authorities or by those of a file; a client that asks for none is another
+//! ([`TlsClient::unverified`]), for servers that are found by MX.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// Ready for handshakes with servers. Sessions are resumed where a server allows it.
 #[derive(Clone)]
@@ -57,10 +59,62 @@ impl TlsClient {
         Ok(Self { config: Arc::new(config) })
     }
 
+    /// Asks for no certificate that is trusted: for servers that may speak in the clear as well, where TLS of any kind hides
+    /// more than none (RFC 7435).
+    pub fn unverified() -> Result<Self, TrustError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(|error| TrustError::Library(error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+            .with_no_client_auth();
+        Ok(Self { config: Arc::new(config) })
+    }
+
     /// The start of a handshake with the host of this name, which may be an IP address.
     pub(super) fn connection(&self, host: &str) -> Result<ClientConnection, HandshakeError> {
         let name = ServerName::try_from(host.to_owned()).map_err(|error| HandshakeError::Protocol(error.to_string()))?;
         ClientConnection::new(Arc::clone(&self.config), name).map_err(|error| HandshakeError::Protocol(error.to_string()))
+    }
+}
+
+/// Takes every certificate, while the handshake still has to be signed by its key.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

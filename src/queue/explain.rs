@@ -141,6 +141,7 @@ fn of_trouble(stage: Stage, trouble: Trouble) -> (u16, u16) {
         Trouble::Dropped if stage == Stage::Connect => (4, 1),
         Trouble::Dropped | Trouble::Unanswered => (4, 2),
         Trouble::Internal => (3, 0),
+        Trouble::Loop => (4, 6),
         Trouble::NameUnknown => (1, 2),
         Trouble::NameUnresolved => (4, 3),
         Trouble::NoMail => (1, 10),
@@ -192,6 +193,7 @@ fn by_trouble(stage: Stage, trouble: Trouble) -> Explanation {
         Trouble::Dropped => CLOSED,
         Trouble::Handshake => NO_TLS,
         Trouble::Internal => INTERNAL,
+        Trouble::Loop => LOOP,
         Trouble::NameUnknown => NO_SUCH_HOST,
         Trouble::NameUnresolved => RESOLVER_SILENT,
         Trouble::NoMail => NULL_MX,
@@ -351,11 +353,12 @@ mod tests {
     /// Every cause there is has sentences, and they are sentences.
     #[test]
     fn every_cause_is_explained_in_sentences() {
-        const TROUBLES: [Trouble; 12] = [
+        const TROUBLES: [Trouble; 13] = [
             Trouble::Certificate,
             Trouble::Dropped,
             Trouble::Handshake,
             Trouble::Internal,
+            Trouble::Loop,
             Trouble::NameUnknown,
             Trouble::NameUnresolved,
             Trouble::NoMail,

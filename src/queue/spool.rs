@@ -35,8 +35,8 @@ use error::missing;
 use ids::Ids;
 pub use ids::arrived;
 use message::FIRST_LINE;
-pub use message::{Damaged, QueuedMessage, State, TextPlace};
-pub use record::{Happened, RECORD_MAX, Record, Told, Verdict};
+pub use message::{Damaged, QueuedMessage, Signature, State, TextPlace};
+pub use record::{DOWNGRADED, Happened, RECORD_MAX, Record, Told, Verdict};
 
 /// How long a record or an unlink may stay undurable at most, if [`Spool::sweep`] is called as often.
 pub const SWEEP: std::time::Duration = std::time::Duration::from_millis(200);

@@ -12,6 +12,7 @@ use std::time::{Instant, SystemTime};
 use super::line::{Line, fault_of};
 use super::names;
 use super::route::{Hop, read_password};
+use crate::mail::dkim::Fields;
 use crate::net::dial::{dial, source_for};
 use crate::net::outbound::Outbound;
 use crate::net::stop::Stop;
@@ -31,6 +32,7 @@ pub struct Courier {
     reusable: bool,
     opened: Instant,
     transactions: usize,
+    signatures: Option<Fields>,
 }
 
 /// Why there is no connection: what happened with each address that was tried, in order; one entry at least.
@@ -189,6 +191,16 @@ impl Courier {
         self.line.peer
     }
 
+    /// The server's name.
+    pub fn host(&self) -> &str {
+        &self.line.host
+    }
+
+    /// Which signatures its route sends.
+    pub fn signatures(&self) -> Option<Fields> {
+        self.signatures
+    }
+
     /// What TLS agreed on; `None` in the clear.
     pub fn tls(&self) -> Option<TlsInfo> {
         self.line.tls
@@ -215,7 +227,14 @@ impl Courier {
         loop {
             step = match step.next {
                 Next::Ready => {
-                    return Ok(Self { client, line, reusable: true, opened: Instant::now(), transactions: 0 });
+                    return Ok(Self {
+                        client,
+                        line,
+                        reusable: true,
+                        opened: Instant::now(),
+                        transactions: 0,
+                        signatures: hop.signatures,
+                    });
                 }
                 Next::Handshake => match line.handshake(&hop.client) {
                     Ok(()) => client.step(Event::Secured),

@@ -41,7 +41,7 @@ pub(super) struct Line {
     /// What was read and is part of no reply yet.
     unread: Vec<u8>,
     pub(super) peer: SocketAddr,
-    host: String,
+    pub(super) host: String,
     pub(super) tls: Option<TlsInfo>,
     pub(super) timeouts: Timeouts,
     pub(super) stop: Arc<Stop>,

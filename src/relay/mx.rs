@@ -10,6 +10,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::SockaddrStorage;
+
 use super::dns::{Answer, Data, Kind};
 use super::resolve::{DnsError, Resolver};
 use crate::smtp::remote::RemoteStatus;
@@ -32,6 +35,8 @@ pub struct Own {
     pub addresses: Vec<IpAddr>,
     /// True if mail may leave by IPv6.
     pub ipv6: bool,
+    /// Hosts that the operator has named in a route: they may have addresses that are not public.
+    pub named: Vec<String>,
 }
 
 /// Why there is no server to connect to.
@@ -49,12 +54,12 @@ pub enum NoServer {
     Unknown(DnsError),
 }
 
-/// Places that are tried in one pass, at most.
-pub const ADDRESSES_MAX: usize = 5;
+/// Places that are found, at most: more than are tried in one pass, since some may rest.
+pub const PLACES_MAX: usize = 20;
 /// Exchangers that are looked at, at most: a domain may have thousands.
 const HOSTS_MAX: usize = 20;
 
-/// The servers of a domain, in the order in which they are to be tried; five at most.
+/// The servers of a domain, in the order in which they are to be tried; [`PLACES_MAX`] at most.
 pub fn find(resolver: &Resolver, domain: &str, own: &Own, deadline: Instant) -> Result<Vec<Exchanger>, NoServer> {
     let answer = resolver.look_up(domain, Kind::Mx, deadline).map_err(NoServer::unknown)?;
     if !answer.exists {
@@ -71,17 +76,17 @@ pub fn find(resolver: &Resolver, domain: &str, own: &Own, deadline: Instant) -> 
                 Ok(answer) => {
                     let mut addresses: Vec<IpAddr> = answer.records.iter().filter_map(Data::address).collect();
                     shuffle(&mut addresses, random);
-                    ours |= addresses.iter().any(|address| own.addresses.contains(&address.to_canonical()));
-                    let usable = addresses.into_iter().filter(|address| own.may_connect_to(*address));
+                    ours |= addresses.iter().any(|address| own.has(*address));
+                    let usable = addresses.into_iter().filter(|address| own.may_connect_to(&host, *address));
                     found.extend(usable.map(|address| Exchanger { host: host.clone(), address }));
                 }
             }
         }
-        if found.len() >= ADDRESSES_MAX {
+        if found.len() >= PLACES_MAX {
             break;
         }
     }
-    found.truncate(ADDRESSES_MAX);
+    found.truncate(PLACES_MAX);
     match (found.is_empty(), unknown) {
         (false, _) => Ok(found),
         (true, Some(error)) => Err(NoServer::Unknown(error)),
@@ -145,10 +150,27 @@ impl Own {
         self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
     }
 
-    fn may_connect_to(&self, address: IpAddr) -> bool {
+    /// True for an address of ours that others could mean: every machine has the loopback ones.
+    fn has(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        is_public(address) && !self.addresses.contains(&address)
+        !address.is_loopback() && self.addresses.contains(&address)
     }
+
+    fn may_connect_to(&self, host: &str, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let named = self.named.iter().any(|name| name.eq_ignore_ascii_case(host));
+        named || (is_public(address) && !self.addresses.contains(&address))
+    }
+}
+
+/// The addresses of this machine's interfaces.
+pub fn local_addresses() -> Vec<IpAddr> {
+    let Ok(interfaces) = getifaddrs() else { return Vec::new() };
+    let of = |address: SockaddrStorage| {
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
+    };
+    interfaces.filter_map(|interface| of(interface.address?)).map(|address| address.to_canonical()).collect()
 }
 
 /// True if an address may be that of a mail server of somebody else's (RFC 6890 and its registries).
@@ -315,6 +337,10 @@ mod tests {
             assert!(is_public(text.parse().unwrap()), "{text}");
         }
         let own = Own { addresses: vec!["9.9.9.9".parse().unwrap()], ..Own::default() };
-        assert!(!own.may_connect_to("9.9.9.9".parse().unwrap()) && !own.may_connect_to("::ffff:9.9.9.9".parse().unwrap()));
+        assert!(!own.may_connect_to("mx.x", "9.9.9.9".parse().unwrap()));
+        assert!(!own.may_connect_to("mx.x", "::ffff:9.9.9.9".parse().unwrap()));
+        let own = Own { named: vec!["mx.x".to_owned()], ..Own::default() };
+        assert!(own.may_connect_to("MX.x", "10.0.0.1".parse().unwrap()) && !own.may_connect_to("x", "10.0.0.1".parse().unwrap()));
+        assert!(local_addresses().contains(&IpAddr::from(Ipv4Addr::LOCALHOST)));
     }
 }

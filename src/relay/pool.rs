@@ -14,13 +14,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::courier::Courier;
+use super::direct::{Direct, Reached, Unreached as NotReached};
 use super::results;
 use super::route::Hop;
+use super::servers::Place;
 use crate::journal;
 use crate::net::stop::Stop;
 use crate::queue::explain::Cause;
-use crate::queue::schedule::{Destination, Finished, Job, Outcome, RecipientResult, Trouble};
-use crate::queue::spool::{Happened, QueuedMessage, Record, Spool, SpoolError};
+use crate::queue::schedule::{Destination, Finished, Job, Kind, Outcome, RecipientResult, Trouble};
+use crate::queue::spool::{DOWNGRADED, Happened, QueuedMessage, Record, Spool, SpoolError};
 use crate::queue::work::{Attempt, Report, Task};
 use crate::smtp::address::ForwardPath;
 use crate::smtp::client::{Failure, Fault, Message, Outcome as Came, Unreached};
@@ -34,6 +36,8 @@ pub struct Shared {
     pub spool: Arc<Spool>,
     /// The next hops, by destination; replaced when the configuration is.
     pub hops: RwLock<HashMap<Destination, Arc<Hop>>>,
+    /// The way to the servers of any domain; replaced when the configuration is. `None` if there is none.
+    pub direct: RwLock<Option<Arc<Direct>>>,
     /// Ends everything.
     pub stop: Arc<Stop>,
     /// `dot` is made durable before the final dot, since a message that may have arrived is held.
@@ -46,8 +50,19 @@ pub struct Shared {
 struct Worker {
     number: u16,
     shared: Arc<Shared>,
-    /// Where to, by which settings.
-    connection: Option<(Destination, Arc<Hop>, Courier)>,
+    connection: Option<Connection>,
+}
+
+/// A connection that is open.
+struct Connection {
+    destination: Destination,
+    /// By which settings, unless its server was found by MX.
+    by: Option<Arc<Hop>>,
+    courier: Courier,
+    /// Its place among those to one address, for servers that are found by MX.
+    place: Option<Place>,
+    /// The domain had TLS before, and this connection has none.
+    downgraded: bool,
 }
 
 /// How long a connection is kept without a task.
@@ -119,7 +134,7 @@ impl Worker {
     }
 
     fn close(&mut self) {
-        if let Some((_, _, courier)) = self.connection.take() {
+        if let Some(Connection { courier, .. }) = self.connection.take() {
             courier.quit();
         }
     }
@@ -128,21 +143,25 @@ impl Worker {
     fn connect(&mut self, destination: &Destination) -> Result<(), Box<Attempt>> {
         let begun = Instant::now();
         let hop = self.shared.hops.read().unwrap_or_else(PoisonError::into_inner).get(destination).cloned();
-        if let (Some((open, by, courier)), Some(hop)) = (&mut self.connection, &hop)
-            && open == destination
-            && Arc::ptr_eq(by, hop)
-            && courier.is_usable()
+        if let Some(open) = &mut self.connection
+            && open.destination == *destination
+            && open.by.as_ref().map(Arc::as_ptr) == hop.as_ref().map(Arc::as_ptr)
+            && open.courier.is_usable()
         {
             return Ok(());
         }
         self.close();
+        if destination.kind == Kind::Mx {
+            return self.connect_directly(destination, begun);
+        }
         let Some(hop) = hop else {
             let failure = Failure { stage: Stage::Connect, fault: Fault::Dns("no such route is configured".to_owned()) };
             return Err(attempt_of(&destination.name, &failure, begun).into());
         };
         match Courier::connect(&hop, &self.shared.stop) {
             Ok(courier) => {
-                self.connection = Some((destination.clone(), hop, courier));
+                let destination = destination.clone();
+                self.connection = Some(Connection { destination, by: Some(hop), courier, place: None, downgraded: false });
                 Ok(())
             }
             Err(unreachable) => {
@@ -153,6 +172,28 @@ impl Worker {
                     .unwrap_or((None, Failure { stage: Stage::Connect, fault: Fault::Defect }));
                 let host = address.map_or_else(|| hop.host.clone(), |address| format!("{}[{}]", hop.host, address.ip()));
                 Err(attempt_of(&host, &failure, begun).into())
+            }
+        }
+    }
+
+    /// To a server that the domain names.
+    fn connect_directly(&mut self, destination: &Destination, begun: Instant) -> Result<(), Box<Attempt>> {
+        let direct = self.shared.direct.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(direct) = direct else {
+            let failure = Failure { stage: Stage::Connect, fault: Fault::Dns("`mx` is not configured any more".to_owned()) };
+            return Err(attempt_of(&destination.name, &failure, begun).into());
+        };
+        match direct.connect(&destination.name, &self.shared.stop) {
+            Ok(Reached { courier, place, downgraded }) => {
+                let destination = destination.clone();
+                self.connection = Some(Connection { destination, by: None, courier, place: Some(place), downgraded });
+                Ok(())
+            }
+            Err(NotReached::Failed(host, failure)) => Err(attempt_of(&host, &failure, begun).into()),
+            Err(NotReached::NoServer(why)) => {
+                let came = Came::Lost { stage: Stage::Connect, after_dot: false, fault: Fault::Dns(why.to_string()) };
+                let outcome = Outcome::Trouble(Stage::Connect, results::no_server(&why));
+                Err(attempt(&destination.name, None, &came, outcome, false, begun).into())
             }
         }
     }
@@ -184,13 +225,20 @@ impl Worker {
     fn transaction(&mut self, job: &Job, message: &QueuedMessage, begun: Instant) -> Option<Report> {
         let (spool, id) = (Arc::clone(&self.shared.spool), job.id);
         let dot_durably = self.shared.dot_durably;
-        let (_, hop, courier) = self.connection.as_mut()?;
-        let host = format!("{}[{}]", hop.host, courier.peer().ip());
+        let Connection { courier, place, downgraded, .. } = self.connection.as_mut()?;
+        let host = format!("{}[{}]", courier.host(), courier.peer().ip());
+        let signatures = message.signatures.iter().filter(|signature| Some(signature.fields) == courier.signatures());
+        let signatures: String = signatures.map(|signature| format!("{}\n", signature.text)).collect();
         let tls = courier.tls().map(|tls| tls.version);
         let record = |what| Record { time: now(), what };
-        let begin = Happened::Begin { recipients: job.recipients.clone(), host: host.clone(), tls: tls.map(str::to_owned) };
+        let begin = Happened::Begin {
+            recipients: job.recipients.clone(),
+            host: host.clone(),
+            tls: if *downgraded { Some(DOWNGRADED.to_owned()) } else { tls.map(str::to_owned) },
+        };
+        let outgoing = outgoing(message, job, &signatures);
         let mut content = match spool.append(id, &record(begin)).and_then(|()| spool.open_message(id)) {
-            Ok(text) => signatures(message).chain(text),
+            Ok(text) => io::Cursor::new(signatures).chain(text),
             Err(error) => return Some(self.unreadable(job, &error)),
         };
         let mut before_dot = || {
@@ -198,7 +246,6 @@ impl Worker {
             let appended = if dot_durably { spool.append_durably(id, &dot) } else { spool.append(id, &dot) };
             appended.map_err(|error| io::Error::other(error.to_string()))
         };
-        let outgoing = outgoing(message, job);
         let domains = domains(message, job);
         let came = courier.send(outgoing, &mut content, &mut before_dot);
         if came.outcomes.iter().all(|outcome| *outcome == Came::NotTried(Unreached::Stale)) {
@@ -211,8 +258,16 @@ impl Worker {
             results.push(RecipientResult { number, domain, outcome: scheduled });
             attempts.push((number, attempt(&host, tls, outcome, scheduled, came.dsn, begun)));
         }
+        let is_lost = came.outcomes.iter().any(|outcome| matches!(outcome, Came::Lost { .. }));
+        if let Some(place) = place.as_ref().filter(|_| is_lost) {
+            // The next attempt goes to another address, if there is one (RFC 5321 section 5.1).
+            place.fail();
+        }
+        let is_wanted = place.as_ref().is_some_and(Place::is_wanted);
         if !came.reusable {
             self.connection = None;
+        } else if is_wanted {
+            self.close();
         }
         let finished = Finished {
             courier: self.number,
@@ -259,14 +314,8 @@ impl Worker {
     }
 }
 
-/// The header fields of signatures, which are sent before the text.
-fn signatures(message: &QueuedMessage) -> io::Cursor<Vec<u8>> {
-    let text: String = message.signatures.iter().map(|field| format!("{field}\n")).collect();
-    io::Cursor::new(text.into_bytes())
-}
-
-/// The message for the recipients of a job.
-fn outgoing(message: &QueuedMessage, job: &Job) -> Message {
+/// The message for the recipients of a job, with these signatures before it.
+fn outgoing(message: &QueuedMessage, job: &Job, signatures: &str) -> Message {
     let envelope = &message.envelope;
     let recipients = job.recipients.iter().filter_map(|number| envelope.recipients.get(usize::from(*number)));
     let recipients = recipients.map(|to| Recipient {
@@ -274,7 +323,7 @@ fn outgoing(message: &QueuedMessage, job: &Job) -> Message {
         notify: to.notify,
         orcpt: to.orcpt.clone(),
     });
-    let signed: u64 = message.signatures.iter().map(|field| field.len() as u64 + field.matches('\n').count() as u64 + 2).sum();
+    let signed = (signatures.len() + signatures.matches('\n').count()) as u64;
     Message {
         envelope: Envelope {
             reverse_path: envelope.reverse_path.clone(),

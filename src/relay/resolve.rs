@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::dns::{self, ALIASES_MAX, Answer, Kind, Reading};
+use crate::config::Config;
 
 /// Asks name servers, and remembers what they said.
 #[derive(Debug)]
@@ -54,6 +55,14 @@ pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 const DNS_PORT: u16 = 53;
 
 impl Resolver {
+    /// The resolver that a configuration names, or that of the system.
+    pub fn configured(config: &Config) -> Self {
+        match config.outgoing.as_ref().and_then(|outgoing| outgoing.resolver) {
+            Some(server) => Self::with_server(server),
+            None => Self::of_the_system(Path::new(RESOLV_CONF)),
+        }
+    }
+
     /// A resolver that asks this server alone, and believes it when it says that an answer is authentic.
     pub fn with_server(server: SocketAddr) -> Self {
         Self::new(vec![server], true)

@@ -1,5 +1,6 @@
 //! What came of a connection or a transaction, in the words of the schedule.
 
+use super::mx::NoServer;
 use crate::queue::schedule::{Outcome as Scheduled, Trouble};
 use crate::smtp::client::{Failure, Fault, Outcome};
 use crate::smtp::remote::{RemoteReply, Stage};
@@ -32,6 +33,17 @@ pub fn trouble(fault: &Fault) -> Trouble {
         Fault::NoMechanism | Fault::NoStartTls => Trouble::NotOffered,
         Fault::Password(_) => Trouble::PasswordFile,
         Fault::Refused(reply) | Fault::Unexpected(reply) => replied(reply),
+    }
+}
+
+/// What it is to the schedule that a domain has no server to connect to.
+pub fn no_server(why: &NoServer) -> Trouble {
+    match why {
+        NoServer::Loop => Trouble::Loop,
+        NoServer::NoAddress => Trouble::NotRoutable,
+        NoServer::NoDomain => Trouble::NameUnknown,
+        NoServer::NullMx => Trouble::NoMail,
+        NoServer::Unknown(_) => Trouble::NameUnresolved,
     }
 }
 

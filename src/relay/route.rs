@@ -1,6 +1,7 @@
-//! A smarthost's settings, made ready for couriers.
+//! The settings of a next hop, made ready for couriers.
 //!
-//! A smarthost always has TLS with a certificate verified against its name; nothing here turns that off. The password is
+//! A smarthost always has TLS with a certificate verified against its name; nothing here turns that off.
+//! The password is
 //! read whenever a connection is opened, so a changed file is taken up by itself, and it is never kept longer.
 
 use std::fs::OpenOptions;
@@ -13,8 +14,10 @@ use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
 use super::line::Timeouts;
-use crate::config::outgoing::{Route, TlsMin};
+use crate::config::outgoing::{NextHop, Outgoing, Route, TlsMin};
+use crate::mail::dkim::Fields;
 use crate::net::connector::{TlsClient, TrustError};
+use crate::queue::signature;
 use crate::smtp::client::TlsUse;
 
 /// A server to send on to, and how. Cheap to share, not to make: it holds the authorities that are trusted.
@@ -34,6 +37,8 @@ pub struct Hop {
     pub login: Option<(String, PathBuf)>,
     /// How long what may take.
     pub timeouts: Timeouts,
+    /// Which signatures are sent, if any.
+    pub signatures: Option<Fields>,
     pub(super) tls: TlsUse,
     pub(super) client: TlsClient,
 }
@@ -66,9 +71,34 @@ impl Hop {
             message_size: route.message_size,
             login: route.login.clone().zip(route.password_file.clone()),
             timeouts: Timeouts::default(),
+            signatures: signature::fields(route.dkim),
             tls: if route.url.implicit_tls { TlsUse::Implicit } else { TlsUse::Required },
             client,
         })
+    }
+
+    /// The servers that recipients' domains name: TLS where it is offered, no certificate asked for. The host is filled in for
+    /// each ([`Self::to`]).
+    pub fn mx(outgoing: &Outgoing, hostname: &str) -> Result<Self, TrustError> {
+        let mx = outgoing.mx.as_ref();
+        Ok(Self {
+            host: String::new(),
+            port: outgoing.mx_port,
+            helo: mx.and_then(|mx| mx.helo.clone()).unwrap_or_else(|| hostname.to_owned()),
+            source: mx.map(|mx| mx.source.clone()).unwrap_or_default(),
+            message_size: None,
+            login: None,
+            timeouts: Timeouts::default(),
+            signatures: signature::fields(outgoing.dkim_mode(&NextHop::Mx)),
+            tls: TlsUse::Offered,
+            client: TlsClient::unverified()?,
+        })
+    }
+
+    /// The same for a host of this name, with TLS if `secured`. For [`Self::mx`].
+    pub(super) fn to(&self, host: &str, secured: bool) -> Self {
+        let tls = if secured { TlsUse::Offered } else { TlsUse::None };
+        Self { host: host.to_owned(), tls, ..self.clone() }
     }
 }
 

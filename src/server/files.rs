@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use nix::fcntl::OFlag;
@@ -10,15 +10,21 @@ use nix::fcntl::OFlag;
 /// The octets of a regular file, `max` at most. A FIFO or a device is an error of kind `InvalidInput`, a larger file one of kind
 /// `FileTooLarge`; neither is waited for.
 pub(super) fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    read_with_mode(path, max).map(|(_, bytes)| bytes)
+}
+
+/// The same with the rights in the file's mode.
+pub(super) fn read_with_mode(path: &Path, max: u64) -> io::Result<(u32, Vec<u8>)> {
     // Without O_NONBLOCK the open of a FIFO waits for a writer.
     let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    if !file.metadata()?.is_file() {
+    let data = file.metadata()?;
+    if !data.is_file() {
         return Err(not_regular());
     }
     let mut bytes = Vec::new();
     file.take(max + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > max { Err(too_large()) } else { Ok(bytes) }
+    if bytes.len() as u64 > max { Err(too_large()) } else { Ok((data.mode() & 0o7777, bytes)) }
 }
 
 /// True if reading again may succeed though the file stays as it is: the system failed, not the file's content.

@@ -16,13 +16,35 @@ use super::keys::KeySource;
 use crate::auth::users::Users;
 use crate::config::Config;
 use crate::conn::context::Snapshot;
+use crate::mail::dkim::SigningKey;
+use crate::mail::signing::Keyring;
 use crate::net::tls::{TlsError, TlsServer};
 use crate::policy::aliases::Aliases;
 use crate::policy::{AliasProblems, Policy};
 use crate::problem::Problem;
 
+/// What was made of files that may be root's alone.
+#[derive(Clone, Debug, Default)]
+pub struct Secrets {
+    /// Certificate and key, if there are any.
+    pub tls: Option<TlsServer>,
+    /// The keys that sign.
+    pub keyring: Arc<Keyring>,
+}
+
+/// Why the keys that sign are not taken up.
+#[derive(Debug)]
+pub enum KeyringRefused {
+    /// What the files hold is bad.
+    Content(Vec<Problem>),
+    /// One could not be read, which may pass.
+    Read(io::Error, Problem),
+}
+
 /// Octets of a file that is read whole, at most.
 const FILE_MAX: u64 = 64 << 20;
+/// The widest mode of a file with a password or a key that signs.
+const SECRET_MODE: u32 = 0o640;
 
 /// Reads pillarbox.toml.
 pub fn config(path: &Path) -> Result<Config, Vec<Problem>> {
@@ -38,15 +60,18 @@ pub fn snapshot(config: Config, keys: &KeySource) -> Result<Snapshot, Vec<Proble
     let users = users(&config).map_err(&mut keep).ok();
     let aliases = aliases(&config).map_err(&mut keep).ok();
     let tls = tls(&config, keys).map_err(&mut keep).ok();
-    match (users, aliases, tls) {
-        (Some(users), Some(aliases), Some(tls)) if problems.is_empty() => assemble(config, Arc::new(users), aliases, tls),
+    let keyring = keyring(&config, keys).map_err(|refused| keep(refused.problems())).ok();
+    match (users, aliases, tls, keyring) {
+        (Some(users), Some(aliases), Some(tls), Some(keyring)) if problems.is_empty() => {
+            assemble(config, Arc::new(users), aliases, Secrets { tls, keyring: Arc::new(keyring) })
+        }
         _ => Err(problems),
     }
 }
 
 /// Puts parts together; aliases that loop and an outgoing side that could tell nobody are refused here, where the users
 /// are known, and then all that is wrong with the aliases is named.
-pub fn assemble(config: Config, users: Arc<Users>, aliases: Aliases, tls: Option<TlsServer>) -> Result<Snapshot, Vec<Problem>> {
+pub fn assemble(config: Config, users: Arc<Users>, aliases: Aliases, secrets: Secrets) -> Result<Snapshot, Vec<Problem>> {
     let policy = policy(&config, users.logins(), aliases.clone());
     let AliasProblems { mut fatal, dead_ends } = alias_problems(&config, &policy);
     if !fatal.is_empty() {
@@ -54,7 +79,8 @@ pub fn assemble(config: Config, users: Arc<Users>, aliases: Aliases, tls: Option
     }
     fatal.extend(shared_maildirs(&config, users.logins()));
     fatal.extend(outgoing_problems(&config, &policy));
-    if fatal.is_empty() { Ok(Snapshot { config, users, aliases, policy, tls }) } else { Err(fatal) }
+    let Secrets { tls, keyring } = secrets;
+    if fatal.is_empty() { Ok(Snapshot { config, users, aliases, policy, tls, keyring }) } else { Err(fatal) }
 }
 
 /// The tables that follow from a configuration, the logins of the users file and the aliases.
@@ -72,14 +98,13 @@ pub fn outgoing_problems(config: &Config, policy: &Policy) -> Vec<Problem> {
 
 /// Password files of routes that are missing, or that more than their owner and group may read.
 pub fn password_files(config: &Config) -> Vec<Problem> {
-    const WIDEST: u32 = 0o640;
     let Some(outgoing) = &config.outgoing else { return Vec::new() };
     let mut problems = Vec::new();
     for (name, route) in &outgoing.routes {
         let Some(file) = &route.password_file else { continue };
         let text = match fs::metadata(file) {
             Err(error) => unreadable(file, &error).text,
-            Ok(data) if data.mode() & 0o7777 & !WIDEST != 0 => {
+            Ok(data) if data.mode() & 0o7777 & !SECRET_MODE != 0 => {
                 format!("its mode {:04o} is wider than 0640; chmod 640 it", data.mode() & 0o7777)
             }
             Ok(_) => continue,
@@ -145,6 +170,51 @@ pub fn tls(config: &Config, keys: &KeySource) -> Result<Option<TlsServer>, Vec<P
     let Some(files) = &config.tls else { return Ok(None) };
     let pair = keys.read(files).map_err(|(path, error)| vec![unreadable_pair(path, error)])?;
     parse_tls(config, pair)
+}
+
+/// Reads the keys that sign; each that is missing, damaged or may be read by others is named.
+pub fn keyring(config: &Config, keys: &KeySource) -> Result<Keyring, KeyringRefused> {
+    let named = config.dkim.iter().flat_map(|(domain, keys)| keys.iter().map(move |key| (domain, key)));
+    let (mut signing, mut problems, mut unread) = (Vec::new(), Vec::new(), None);
+    for ((domain, key), held) in named.zip(keys.read_all(&config.dkim_files())) {
+        let name = format!("dkim.{domain:?}");
+        match held {
+            Err(error) => {
+                let problem = Problem { key: name, ..unreadable(&key.key, &error) };
+                problems.push(problem.clone());
+                unread = unread.or_else(|| files::may_pass(&error).then_some((error, problem)));
+            }
+            Ok((mode, text)) => {
+                let text = Zeroizing::new(text);
+                match signing_key(domain, &key.selector, mode, &text) {
+                    Ok(key) => signing.push(key),
+                    Err(text) => problems.push(Problem { file: key.key.clone(), line: 0, key: name, text }),
+                }
+            }
+        }
+    }
+    match (unread, problems.len()) {
+        (_, 0) => Ok(Keyring::new(signing)),
+        (Some((error, problem)), 1) => Err(KeyringRefused::Read(error, problem)),
+        _ => Err(KeyringRefused::Content(problems)),
+    }
+}
+
+fn signing_key(domain: &str, selector: &str, mode: u32, text: &[u8]) -> Result<SigningKey, String> {
+    if mode & !SECRET_MODE != 0 {
+        return Err(format!("its mode {mode:04o} is wider than 0640; chmod 640 it"));
+    }
+    SigningKey::from_pem(domain, selector, text).map_err(|error| error.to_string())
+}
+
+impl KeyringRefused {
+    /// The same as what is wrong.
+    pub fn problems(self) -> Vec<Problem> {
+        match self {
+            Self::Content(problems) => problems,
+            Self::Read(_, problem) => vec![problem],
+        }
+    }
 }
 
 /// The users file of this text.

@@ -31,9 +31,13 @@ use crate::queue::letter::Letter;
 use crate::queue::operate;
 use crate::queue::reporter::Mailer;
 use crate::queue::schedule::{Destination, Rate, RouteSettings, Settings};
+use crate::queue::signature;
 use crate::queue::spool::{Envelope, Found, QueuedRecipient, Spool, SpoolError};
+use crate::relay::direct::Direct;
 use crate::relay::pool::{self, Shared};
+use crate::relay::resolve::RESOLV_CONF;
 use crate::relay::route::Hop;
+use crate::relay::servers::Servers;
 use crate::smtp::address::{Address, ForwardPath, ReversePath};
 use crate::smtp::command::Body;
 
@@ -49,6 +53,9 @@ pub struct Opened {
 pub struct Outgoing {
     dispatcher: Dispatcher,
     shared: Arc<Shared>,
+    servers: Arc<Servers>,
+    /// Of resolv.conf, which changes with the network.
+    names: Stamp,
     couriers: Vec<JoinHandle<()>>,
     stop: Arc<Stop>,
     passwords: HashMap<String, (PathBuf, Stamp)>,
@@ -120,7 +127,7 @@ impl Opened {
         let Self { spool, found, queue, boot } = self;
         let snapshot = context.snapshot();
         let Some(config) = &snapshot.config.outgoing else { return Err(ErrorKind::NotFound.into()) };
-        let stop = Arc::new(Stop::new());
+        let (stop, servers) = (Arc::new(Stop::new()), Arc::new(Servers::default()));
         let count = u16::try_from(config.connections).unwrap_or(u16::MAX);
         let mailer: Arc<dyn Mailer> = Arc::new(Post::new(context, Arc::clone(&queue))?);
         let start = Start {
@@ -138,6 +145,7 @@ impl Opened {
             let all = Arc::new(Shared {
                 spool: Arc::clone(&spool),
                 hops: RwLock::new(hops(&snapshot.config)),
+                direct: RwLock::new(direct(&snapshot.config, &servers)),
                 stop: Arc::clone(&stop),
                 dot_durably: config.after_crash == AfterCrash::Hold,
                 report,
@@ -152,8 +160,23 @@ impl Opened {
         let socket = spool.path().join(control::NAME);
         serve_control(&socket, dispatcher.queue())?;
         let (passwords, authorities) = (passwords(config), authorities(config));
+        let names = stamp(Path::new(RESOLV_CONF));
         let taken_up = config.clone();
-        Ok(Outgoing { dispatcher, shared, couriers, stop, passwords, authorities, snapshot, taken_up, socket, boot, mailer })
+        Ok(Outgoing {
+            dispatcher,
+            shared,
+            servers,
+            names,
+            couriers,
+            stop,
+            passwords,
+            authorities,
+            snapshot,
+            taken_up,
+            socket,
+            boot,
+            mailer,
+        })
     }
 }
 
@@ -169,6 +192,11 @@ impl Outgoing {
         if !Arc::ptr_eq(&now, &self.snapshot) {
             self.take_up(&now);
             self.snapshot = now;
+        }
+        let names = stamp(Path::new(RESOLV_CONF));
+        if names != self.names {
+            self.names = names;
+            self.take_up_names();
         }
         for route in changed(&mut self.passwords) {
             self.dispatcher.queue().credentials_changed(&route);
@@ -195,6 +223,13 @@ impl Outgoing {
             self.passwords = passwords(outgoing);
             self.authorities = authorities(outgoing);
         }
+        if now.config != self.snapshot.config {
+            *self.shared.direct.write().unwrap_or_else(PoisonError::into_inner) = direct(&now.config, &self.servers);
+        }
+    }
+
+    fn take_up_names(&self) {
+        *self.shared.direct.write().unwrap_or_else(PoisonError::into_inner) = direct(&self.snapshot.config, &self.servers);
     }
 
     /// Makes the next hops anew. What cannot be read is named; the authorities that were trusted before stay.
@@ -296,6 +331,17 @@ fn hops(config: &Config) -> HashMap<Destination, Arc<Hop>> {
     hops
 }
 
+/// The way to the servers of any domain, if some mail goes there.
+fn direct(config: &Config, servers: &Arc<Servers>) -> Option<Arc<Direct>> {
+    match Direct::new(config, servers) {
+        Ok(direct) => direct.map(Arc::new),
+        Err(error) => {
+            journal::notice("route", format!("mx: {error}"));
+            None
+        }
+    }
+}
+
 fn passwords(config: &outgoing::Outgoing) -> HashMap<String, (PathBuf, Stamp)> {
     let file = |(name, route): (&String, &outgoing::Route)| {
         let path = route.password_file.clone()?;
@@ -382,7 +428,7 @@ impl Mailer for Post {
         for place in places {
             said.push(match place {
                 Place::Mailbox(mailbox) => store(&context, &snapshot, &mailbox.mailbox, letter)?,
-                Place::Remote(address) => self.enqueue(address, letter)?,
+                Place::Remote(address) => self.enqueue(&snapshot, address, letter)?,
             });
         }
         Ok(said.join(","))
@@ -418,7 +464,7 @@ impl Post {
     }
 
     /// From the null sender, of no login.
-    fn enqueue(&self, to: Address, letter: &Letter) -> Result<String, String> {
+    fn enqueue(&self, snapshot: &Snapshot, to: Address, letter: &Letter) -> Result<String, String> {
         let queue = self.queue.get().ok_or("the queue is not there yet")?;
         let envelope = Envelope {
             reverse_path: ReversePath::Null,
@@ -432,6 +478,12 @@ impl Post {
         };
         let mut draft = queue.spool().begin(&envelope).map_err(|error| error.to_string())?;
         draft.write_all(&letter.text).map_err(|error| error.to_string())?;
+        if let Some(outgoing) = &snapshot.config.outgoing
+            && let Some(mut signer) = signature::begin(outgoing, &snapshot.keyring, &letter.text)
+        {
+            signer.update(&letter.text);
+            signature::sign(&mut draft, &signer, outgoing);
+        }
         let id = draft.commit().map_err(|error| error.to_string())?.keep();
         queue.accepted(id, envelope, None);
         Ok(format!("queue:{id}"))

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::keys::KeySource;
+use super::load::{KeyringRefused, Secrets};
 use super::sandbox::{self, Access};
 use super::watch::{Stamp, Watched, stamp};
 use super::{expiry, files, load};
@@ -39,13 +40,14 @@ pub struct Stamps {
     users: Vec<Stamp>,
     aliases: Vec<Stamp>,
     tls: Vec<Stamp>,
+    dkim: Vec<Stamp>,
 }
 
 impl Stamps {
     /// The stamps of the files that a configuration names; to be taken before they are read.
     pub fn of(config: &Config, keys: &KeySource) -> Self {
         let of = |part: Part| part.stamps(config, keys).unwrap_or_default();
-        Self { users: of(Part::Users), aliases: of(Part::Aliases), tls: of(Part::Certificate) }
+        Self { users: of(Part::Users), aliases: of(Part::Aliases), tls: of(Part::Certificate), dkim: of(Part::Signing) }
     }
 }
 
@@ -56,6 +58,7 @@ enum Part {
     Users,
     Aliases,
     Certificate,
+    Signing,
 }
 
 /// How often the certificate's end is looked at.
@@ -63,7 +66,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Part {
     /// The configuration comes first: it names the files of the others.
-    const ALL: [Self; 4] = [Self::Configuration, Self::Users, Self::Aliases, Self::Certificate];
+    const ALL: [Self; 5] = [Self::Configuration, Self::Users, Self::Aliases, Self::Certificate, Self::Signing];
 
     fn name(self) -> &'static str {
         match self {
@@ -71,6 +74,7 @@ impl Part {
             Self::Users => "users",
             Self::Aliases => "aliases",
             Self::Certificate => "certificate",
+            Self::Signing => "dkim",
         }
     }
 
@@ -81,9 +85,10 @@ impl Part {
             Self::Users => vec![stamp(&config.users)],
             Self::Aliases => config.aliases.iter().map(|file| stamp(file)).collect(),
             Self::Certificate => match &config.tls {
-                Some(files) => keys.stamps(files)?,
+                Some(files) => keys.stamps_of_pair(files)?,
                 None => Vec::new(),
             },
+            Self::Signing => keys.stamps(&config.dkim_files())?,
         })
     }
 }
@@ -99,6 +104,15 @@ enum Refusal {
 impl Refusal {
     fn of_read(error: &io::Error, problem: Problem) -> Self {
         if files::may_pass(error) { Self::Read(problem) } else { Self::Content(vec![problem]) }
+    }
+}
+
+impl From<KeyringRefused> for Refusal {
+    fn from(refused: KeyringRefused) -> Self {
+        match refused {
+            KeyringRefused::Content(problems) => Self::Content(problems),
+            KeyringRefused::Read(error, problem) => Self::of_read(&error, problem),
+        }
     }
 }
 
@@ -119,8 +133,8 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn new(startup: Startup, services: Vec<Service>) -> Self {
-        let Stamps { users, aliases, tls } = startup.stamps.clone();
-        let watched = [Vec::new(), users, aliases, tls].map(Watched::new);
+        let Stamps { users, aliases, tls, dkim } = startup.stamps.clone();
+        let watched = [Vec::new(), users, aliases, tls, dkim].map(Watched::new);
         Self { startup, services, watched, expiry_at: Instant::now() + DAY }
     }
 
@@ -157,6 +171,7 @@ impl Files {
             Part::Users => users(&old),
             Part::Aliases => aliases(&old),
             Part::Certificate => certificate(&old, &self.startup.keys),
+            Part::Signing => keyring(&old, &self.startup.keys),
         };
         let watched = &mut self.watched[part as usize];
         match outcome {
@@ -197,10 +212,18 @@ impl Files {
             let text = "tls: the key helper reads the files that were named at the start; restart to name others";
             return Err(vec![Problem::with(path, text)].into());
         }
+        if !keys.knows(&config.dkim_files()) {
+            let text = "dkim: the key helper reads the files that were named at the start; restart to name others";
+            return Err(vec![Problem::with(path, text)].into());
+        }
+        let mut secrets = secrets(old);
+        if config.dkim != old.config.dkim {
+            secrets.keyring = Arc::new(load::keyring(&config, keys)?);
+        }
         for text in fixed_until_restart(&old.config, &config) {
             journal::notice("restart", text);
         }
-        Ok(load::assemble(config, Arc::clone(&old.users), old.aliases.clone(), old.tls.clone())?)
+        Ok(load::assemble(config, Arc::clone(&old.users), old.aliases.clone(), secrets)?)
     }
 }
 
@@ -214,7 +237,7 @@ fn users(old: &Snapshot) -> Result<Snapshot, Refusal> {
     }
     is_whole(&text, file)?;
     let users = load::parse_users(&old.config, &text)?;
-    Ok(load::assemble(old.config.clone(), Arc::new(users), old.aliases.clone(), old.tls.clone())?)
+    Ok(load::assemble(old.config.clone(), Arc::new(users), old.aliases.clone(), secrets(old))?)
 }
 
 fn aliases(old: &Snapshot) -> Result<Snapshot, Refusal> {
@@ -226,7 +249,7 @@ fn aliases(old: &Snapshot) -> Result<Snapshot, Refusal> {
             load::parse_aliases(&old.config, &text)?
         }
     };
-    Ok(load::assemble(old.config.clone(), Arc::clone(&old.users), aliases, old.tls.clone())?)
+    Ok(load::assemble(old.config.clone(), Arc::clone(&old.users), aliases, secrets(old))?)
 }
 
 fn certificate(old: &Snapshot, keys: &KeySource) -> Result<Snapshot, Refusal> {
@@ -240,7 +263,16 @@ fn certificate(old: &Snapshot, keys: &KeySource) -> Result<Snapshot, Refusal> {
             load::parse_tls(&old.config, pair)?
         }
     };
-    Ok(load::assemble(old.config.clone(), Arc::clone(&old.users), old.aliases.clone(), tls)?)
+    Ok(load::assemble(old.config.clone(), Arc::clone(&old.users), old.aliases.clone(), Secrets { tls, ..secrets(old) })?)
+}
+
+fn keyring(old: &Snapshot, keys: &KeySource) -> Result<Snapshot, Refusal> {
+    let keyring = Arc::new(load::keyring(&old.config, keys)?);
+    Ok(load::assemble(old.config.clone(), Arc::clone(&old.users), old.aliases.clone(), Secrets { keyring, ..secrets(old) })?)
+}
+
+fn secrets(old: &Snapshot) -> Secrets {
+    Secrets { tls: old.tls.clone(), keyring: Arc::clone(&old.keyring) }
 }
 
 /// A file of which a part is missing mostly ends within a line; a cut hash or target can look like a whole one.

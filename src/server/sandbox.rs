@@ -79,11 +79,11 @@ const DNS_PORT: u16 = 53;
 const KNOWN: ABI = ABI::V6;
 
 /// What a server with this configuration must reach. `file` is the configuration's own; files are named by their
-/// directories, since they are replaced while the server runs. With `keys`, certificate and key are read by a helper.
+/// directories, since they are replaced while the server runs. With `keys`, certificate and keys are read by a helper.
 pub fn access(config: &Config, file: &Path, keys: bool) -> Access {
     let mut reads = BTreeSet::from([PathBuf::from("/usr/share/zoneinfo"), PathBuf::from("/etc/localtime")]);
-    let pair = config.tls.iter().filter(|_| !keys).flat_map(|tls| [&tls.certificate, &tls.key]);
-    for path in [file, &config.users].into_iter().chain(config.aliases.as_deref()).chain(pair.map(PathBuf::as_path)) {
+    let secret = if keys { Vec::new() } else { super::keys::paths(config) };
+    for path in [file, &config.users].into_iter().chain(config.aliases.as_deref()).chain(secret.iter().map(PathBuf::as_path)) {
         for path in [path.to_owned(), path.canonicalize().unwrap_or_else(|_| path.to_owned())] {
             reads.extend(path.parent().map(Path::to_owned));
         }
@@ -107,8 +107,10 @@ pub fn access(config: &Config, file: &Path, keys: bool) -> Access {
         // The file is replaced when a user is added, so its directory is named.
         reads.extend(Path::new(passwd::PATH).parent().map(Path::to_owned));
     }
-    if config.outgoing.is_some() {
+    if let Some(outgoing) = &config.outgoing {
         connects.insert(DNS_PORT);
+        connects.extend(outgoing.resolver.map(|server| server.port()));
+        connects.extend(outgoing.uses_mx().then_some(outgoing.mx_port));
         reads.extend(FOR_NAMES.iter().chain(&AUTHORITIES).map(PathBuf::from));
         reads.extend(named_authorities());
     }

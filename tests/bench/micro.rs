@@ -2,12 +2,17 @@
 
 use std::hint::black_box;
 use std::io::Write as _;
+use std::sync::Arc;
 
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
+use pillarbox::mail::dkim::{Algorithm, Fields, SigningKey};
 use pillarbox::mail::durable::Faults;
 use pillarbox::mail::maildir::Store;
 use pillarbox::mail::message::HeaderReader;
+use pillarbox::mail::signing::{Keyring, Signer};
+use pillarbox::queue::spool::{Envelope, QueuedRecipient, Signature, Spool};
+use pillarbox::smtp::address::{Address, ReversePath};
 use pillarbox::smtp::command::{self, Dialect, Grammar, Verb};
 use pillarbox::smtp::data::{Decoder, Framing};
 use pillarbox::smtp::session::{Event, Receipt, Service, Session, SessionConfig};
@@ -85,5 +90,55 @@ fn delivery(bencher: Bencher) {
         let mut draft = store.begin(&maildir).unwrap();
         draft.write_all(&content[..10_000]).unwrap();
         store.commit(draft, std::slice::from_ref(&maildir)).unwrap()
+    });
+}
+
+/// A message of 10 kB into the spool, durable: without a signature, and signed by one key. The signature costs a hash of the body
+/// and one use of the key.
+#[divan::bench(args = ["none", "ed25519", "rsa"], sample_count = 200)]
+fn queueing(bencher: Bencher, key: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _, _) = Spool::open(&dir.path().join("spool"), Faults::default()).unwrap();
+    let spool = Arc::new(spool);
+    let algorithm = if key == "rsa" { Algorithm::Rsa } else { Algorithm::Ed25519 };
+    let keys = (key != "none").then(|| SigningKey::generate("example.org", "pb1", algorithm).unwrap().0);
+    let keyring = Arc::new(Keyring::new(keys));
+    let header = "From: alice@example.org\nTo: bob@example.net\nSubject: a newsletter\nDate: Wed, 25 Nov 2026 10:00:00 +0000\n\n";
+    let content =
+        [header.as_bytes(), &text(78).into_iter().filter(|octet| *octet != b'\r').take(10_000).collect::<Vec<u8>>()].concat();
+    let envelope = Envelope {
+        reverse_path: ReversePath::parse("<alice@example.org>", false).unwrap(),
+        login: "alice@example.org".into(),
+        session: "bench".into(),
+        body: None,
+        utf8: false,
+        ret: None,
+        envid: None,
+        recipients: vec![QueuedRecipient { address: Address::parse("bob@example.net").unwrap(), notify: None, orcpt: None }],
+    };
+    bencher.counter(ItemsCount::new(1u32)).bench_local(|| {
+        let mut signer = Signer::begin(&keyring, &content);
+        let mut draft = spool.begin(&envelope).unwrap();
+        if let Some(signer) = &mut signer {
+            signer.update(&content);
+        }
+        draft.write_all(&content).unwrap();
+        for text in signer.iter().flat_map(|signer| signer.sign(1_764_000_000, Fields::All).unwrap()) {
+            draft.sign(Signature { fields: Fields::All, text });
+        }
+        draft.commit().unwrap().keep()
+    });
+}
+
+/// The signature of a message of 10 kB alone.
+#[divan::bench(args = ["ed25519", "rsa"])]
+fn signing(bencher: Bencher, key: &str) {
+    let algorithm = if key == "rsa" { Algorithm::Rsa } else { Algorithm::Ed25519 };
+    let keyring = Arc::new(Keyring::new([SigningKey::generate("example.org", "pb1", algorithm).unwrap().0]));
+    let content = [b"From: alice@example.org\nSubject: x\n\n", &text(78)[..10_000]].concat();
+    bencher.counter(ItemsCount::new(1u32)).bench_local(|| {
+        let mut signer = Signer::begin(&keyring, black_box(&content)).unwrap();
+        signer.update(&content);
+        signer.sign(1_764_000_000, Fields::All)
     });
 }

@@ -5,6 +5,8 @@
 pub mod attack;
 pub mod hop;
 pub mod leaf;
+pub mod mx;
+pub mod network;
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read, Write};
@@ -132,7 +134,13 @@ impl Setup {
     }
 
     pub fn start(self) -> Server {
-        Server::start(self)
+        self.start_with(tempfile::tempdir().unwrap(), |_| {})
+    }
+
+    /// The same in a directory in which more is made before it starts.
+    pub fn start_with(self, dir: TempDir, make: impl FnOnce(&Path)) -> Server {
+        make(dir.path());
+        Server::start(self, dir)
     }
 }
 
@@ -163,8 +171,7 @@ pub struct Server {
 }
 
 impl Server {
-    fn start(setup: Setup) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+    fn start(setup: Setup, dir: TempDir) -> Self {
         let config = setup.write(dir.path());
         let (child, log) = Self::spawn(&setup, &config);
         give_to_nobody(dir.path());

@@ -1,7 +1,9 @@
 //! A name server of the tests' own: it answers from a table, and behaves as badly as it is told.
 
+#![allow(dead_code, reason = "each test uses its part")]
+
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -9,14 +11,16 @@ use std::time::Duration;
 
 use domain::base::iana::Rcode;
 use domain::base::{Message, MessageBuilder, Name, Rtype, StaticCompressor, Ttl};
-use domain::rdata::{A, Cname, Mx};
+use domain::rdata::{A, Aaaa, Cname, Mx, Txt};
 
 /// One record of the table.
 #[derive(Clone, Debug)]
 pub enum Record {
     A(Ipv4Addr),
+    Aaaa(Ipv6Addr),
     Cname(&'static str),
     Mx(u16, &'static str),
+    Txt(String),
 }
 
 /// What is done with a question about a name.
@@ -140,6 +144,10 @@ fn answers(query: &[u8], table: &Table, tcp: bool, count: usize) -> Vec<Vec<u8>>
             let ttl = Ttl::from_secs(60);
             match (record, question.qtype()) {
                 (Record::A(address), Rtype::A) => answer.push((asked, ttl, A::new(*address))).unwrap(),
+                (Record::Aaaa(address), Rtype::AAAA) => answer.push((asked, ttl, Aaaa::new(*address))).unwrap(),
+                (Record::Txt(text), Rtype::TXT) => {
+                    answer.push((asked, ttl, Txt::<Vec<u8>>::build_from_slice(text.as_bytes()).unwrap())).unwrap();
+                }
                 (Record::Cname(target), _) => {
                     answer.push((asked, ttl, Cname::new(target.parse::<Name<Vec<u8>>>().unwrap()))).unwrap();
                 }

@@ -70,6 +70,12 @@ pub const NO_SUCH_HOST: Explanation = row(
     "Look for a mistyped letter in the address, after the @.",
     "If it is the name of a route, correct its `url`; otherwise the sender has to act.",
 );
+pub const LOOP: Explanation = row(
+    Side::Recipient,
+    "The domain names this server for its mail, and this server does not take it.",
+    "Tell the recipient another way that mail for this domain cannot arrive.",
+    "If its mail belongs here, add the domain to `domains`; if not, its MX record is wrong.",
+);
 pub const NO_USABLE_ADDRESS: Explanation = row(
     Side::Recipient,
     "The domain names a server at an address that no mail can be sent to: a private one, or this server's own.",

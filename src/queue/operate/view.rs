@@ -3,7 +3,7 @@
 use super::Desk;
 use crate::queue::QueueId;
 use crate::queue::schedule::{MessageState, WaitsFor};
-use crate::queue::spool::{Damaged, Envelope, Found, Happened, QueuedMessage, SpoolError, State, Told, arrived};
+use crate::queue::spool::{DOWNGRADED, Damaged, Envelope, Found, Happened, QueuedMessage, SpoolError, State, Told, arrived};
 
 /// A message at a moment.
 pub(super) struct View<'a> {
@@ -21,6 +21,19 @@ pub(super) struct File {
     pub(super) states: Vec<State>,
     live: Option<MessageState>,
     doubts: Vec<u16>,
+}
+
+impl File {
+    /// True if the last connection for a recipient had no TLS, though its domain had it before.
+    pub(super) fn is_downgraded(&self, number: usize) -> bool {
+        let of = |happened: &Happened| match happened {
+            Happened::Begin { recipients, tls, .. } if recipients.iter().any(|known| usize::from(*known) == number) => {
+                Some(tls.as_deref() == Some(DOWNGRADED))
+            }
+            _ => None,
+        };
+        self.message.log.iter().rev().find_map(|record| of(&record.what)).unwrap_or(false)
+    }
 }
 
 /// What a recipient waits for.

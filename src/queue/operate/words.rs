@@ -5,7 +5,7 @@ use super::view::{View, Waits};
 use crate::queue::explain::{Cause, Side};
 use crate::queue::letter::{clean, wrap};
 use crate::queue::schedule::{HeldWhy, Trouble, WaitsFor};
-use crate::queue::spool::{Envelope, Happened, Record, State};
+use crate::queue::spool::{DOWNGRADED, Envelope, Happened, Record, State};
 use crate::smtp::address::ReversePath;
 use crate::smtp::remote::Stage;
 
@@ -74,7 +74,11 @@ fn happened(Record { time, what }: &Record, recipients: usize) -> String {
     };
     let text = match what {
         Happened::Begin { recipients, host, tls } => {
-            let tls = tls.as_ref().map_or("without TLS".to_owned(), |tls| format!("TLS {}", tls.trim_start_matches("TLSv")));
+            let tls = match tls.as_deref() {
+                None => "without TLS".to_owned(),
+                Some(DOWNGRADED) => "without TLS, which the domain had before".to_owned(),
+                Some(version) => format!("TLS {}", version.trim_start_matches("TLSv")),
+            };
             format!("{}sent to {host}, {tls}", whose(recipients))
         }
         Happened::Dot { recipients } => format!("{}final dot", whose(recipients)),
@@ -136,6 +140,7 @@ pub(super) fn explain(view: &View<'_>) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
+const DOWNGRADE: &str = "The last connection had no TLS, though the domain had it before: what is sent can be read on the way.";
 const IN_DOUBT: &str = "It may have arrived: an attempt ended after the final dot and before the reply, so a recipient may get it \
     twice.";
 
@@ -188,6 +193,9 @@ fn explain_group(view: &View<'_>, envelope: &Envelope, group: &Group, text: &mut
     if let Some(told) = told {
         let whose = if told.code.is_some() { "The server said" } else { "The last attempt" };
         wrap(text, 2, &clean(&format!("{whose}: \"{}\" (at {})", said(told), told.stage.name())));
+    }
+    if view.file.as_ref().is_ok_and(|file| file.is_downgraded(group.recipients[0])) {
+        wrap(text, 2, DOWNGRADE);
     }
     wrap(text, 2, &next(view, group));
     if let Some(cause) = cause.filter(|_| !is_sent) {

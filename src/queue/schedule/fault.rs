@@ -25,6 +25,8 @@ pub enum Trouble {
     Handshake,
     /// A fault of this program: the attempt ended without a result.
     Internal,
+    /// The mail would come back to this server.
+    Loop,
     /// The name does not exist (RFC 2308 section 2.1).
     NameUnknown,
     /// The name could not be looked up.
@@ -171,11 +173,12 @@ impl From<&RemoteReply> for Trouble {
 
 impl Trouble {
     /// All that are no reply.
-    pub const WITHOUT_REPLY: [Self; 12] = [
+    pub const WITHOUT_REPLY: [Self; 13] = [
         Self::Certificate,
         Self::Dropped,
         Self::Handshake,
         Self::Internal,
+        Self::Loop,
         Self::NameUnknown,
         Self::NameUnresolved,
         Self::NoMail,
@@ -193,6 +196,7 @@ impl Trouble {
             Self::Dropped => "connection lost",
             Self::Handshake => "no TLS",
             Self::Internal => "no result",
+            Self::Loop => "leads back to this server",
             Self::NameUnknown => "no such host",
             Self::NameUnresolved => "name not resolved",
             Self::NoMail => "domain takes no mail",
@@ -214,10 +218,10 @@ pub fn divide(kind: Kind, stage: Stage, trouble: Trouble, transaction: Transacti
         Trouble::Reply { code, status } => (code, status),
         Trouble::Internal => return Message(Wait),
         Trouble::Unfit => return if stage == Stage::Recipient { Recipient(Fail) } else { Message(Fail) },
-        Trouble::NoMail | Trouble::NotRoutable if kind == Kind::Mx => return Message(Fail),
+        Trouble::Loop | Trouble::NoMail | Trouble::NotRoutable if kind == Kind::Mx => return Message(Fail),
         Trouble::NameUnknown if kind == Kind::Mx => return Message(Fail),
         Trouble::NameUnknown | Trouble::NameUnresolved | Trouble::NoMail => return Route(Reason::Dns),
-        Trouble::NotRoutable => return Route(Reason::Connect),
+        Trouble::Loop | Trouble::NotRoutable => return Route(Reason::Connect),
         Trouble::Certificate => return Route(Reason::Certificate),
         Trouble::Handshake => return Route(Reason::Tls),
         Trouble::NotOffered if stage == Stage::Auth => return Route(Reason::AuthRequired),
@@ -411,7 +415,7 @@ mod tests {
     /// A domain without mail is the recipient's fault; a smarthost's name that is gone is the route's.
     #[test]
     fn names_depend_on_the_kind() {
-        for trouble in [Trouble::NameUnknown, Trouble::NoMail, Trouble::NotRoutable] {
+        for trouble in [Trouble::Loop, Trouble::NameUnknown, Trouble::NoMail, Trouble::NotRoutable] {
             assert_eq!(divide(Kind::Mx, Stage::Connect, trouble, PLAIN), Message(Fail), "{trouble:?}");
             assert!(matches!(divide(Kind::Smarthost, Stage::Connect, trouble, PLAIN), Route(_)), "{trouble:?}");
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use super::envelope::Envelope;
-use super::message::{FIRST_LINE, SIGNATURE, TextPlace};
+use super::message::{FIRST_LINE, Signature, TextPlace};
 use super::{Spool, lock, too_large};
 use crate::mail::durable::{self, Link, StorageError};
 use crate::queue::QueueId;
@@ -18,7 +18,7 @@ pub struct Draft {
     file: durable::Draft,
     id: QueueId,
     place: TextPlace,
-    signatures: Vec<String>,
+    signatures: Vec<Signature>,
 }
 
 /// A message that is durable. Unless it is kept, it is taken back.
@@ -50,15 +50,15 @@ impl Draft {
         self.id
     }
 
-    /// Adds a header field that is sent before the text: folded with LF and a tab, without a line end after its last line.
-    pub fn sign(&mut self, field: &str) {
-        self.signatures.push(field.to_owned());
+    /// Adds a signature, which is sent before the text.
+    pub fn sign(&mut self, signature: Signature) {
+        self.signatures.push(signature);
     }
 
     /// Makes the message durable: it is complete, and in `queue/`.
     pub fn commit(mut self) -> Result<Committed, StorageError> {
         for signature in &self.signatures {
-            self.file.write_all(format!("\n{SIGNATURE}{signature}").as_bytes())?;
+            self.file.write_all(format!("\n{}", signature.render()).as_bytes())?;
         }
         let first = self.place.render().ok_or_else(too_large)?;
         self.file.overwrite(0, first.as_bytes())?;

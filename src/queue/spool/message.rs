@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::envelope::Envelope;
 use super::record::{Happened, Record, Told, Verdict};
+use crate::mail::dkim::Fields;
 
 /// A queued message without its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,10 +13,20 @@ pub struct QueuedMessage {
     pub envelope: Envelope,
     /// Where the text is in the file, and how long it is.
     pub text: TextPlace,
-    /// Header fields of signatures, which are sent before the text, without a line end after the last line.
-    pub signatures: Vec<String>,
+    /// Header fields of signatures, of which a route sends one set before the text.
+    pub signatures: Vec<Signature>,
     /// What happened, in its order.
     pub log: Vec<Record>,
+}
+
+/// A signature of a message. Where a message goes is not settled when it is signed, so there may be one of each set of
+/// fields that a route wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// The fields that it covers.
+    pub fields: Fields,
+    /// The header field, folded, without a line end after its last line.
+    pub text: String,
 }
 
 /// The first line of a file.
@@ -106,12 +117,12 @@ impl QueuedMessage {
         let envelope = str::from_utf8(&before[FIRST_LINE..]).map_err(|_| Damaged("the envelope is not ASCII".into()))?;
         let envelope = Envelope::parse(envelope).map_err(Damaged)?;
         let after = String::from_utf8_lossy(after);
-        let (mut signatures, mut log) = (Vec::<String>::new(), Vec::new());
+        let (mut signatures, mut log) = (Vec::<Signature>::new(), Vec::new());
         let mut is_signature = false;
         for line in after.split('\n') {
-            match (line.strip_prefix(SIGNATURE), signatures.last_mut()) {
-                (Some(signature), _) => signatures.push(signature.to_owned()),
-                (None, Some(last)) if is_signature && line.starts_with(['\t', ' ']) => *last += &format!("\n{line}"),
+            match (Signature::parse(line), signatures.last_mut()) {
+                (Some(signature), _) => signatures.push(signature),
+                (None, Some(last)) if is_signature && line.starts_with(['\t', ' ']) => last.text += &format!("\n{line}"),
                 _ => {
                     is_signature = false;
                     log.extend(Record::parse(line));
@@ -281,7 +292,23 @@ fn each<T>(states: &mut [T], recipients: &[u16], mut change: impl FnMut(&mut T))
 }
 
 /// What a signature's line begins with.
-pub(super) const SIGNATURE: &str = "Pillarbox-Sign: ";
+const SIGNATURES: [(Fields, &str); 2] = [(Fields::All, "Pillarbox-Sign: "), (Fields::WithoutId, "Pillarbox-Sign-Without-Id: ")];
+
+impl Signature {
+    /// As it stands in a file.
+    pub(super) fn render(&self) -> String {
+        let prefix = SIGNATURES.iter().find(|(fields, _)| *fields == self.fields).map_or("", |(_, prefix)| *prefix);
+        format!("{prefix}{}", self.text)
+    }
+
+    /// The first line of what [`Self::render`] writes.
+    fn parse(line: &str) -> Option<Self> {
+        let known = |(fields, prefix): &(Fields, &str)| {
+            line.strip_prefix(prefix).map(|text| Self { fields: *fields, text: text.to_owned() })
+        };
+        SIGNATURES.iter().find_map(known)
+    }
+}
 
 impl fmt::Display for Damaged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

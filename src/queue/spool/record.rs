@@ -88,6 +88,8 @@ pub struct Told {
     pub text: String,
 }
 
+/// Stands for the version of TLS where a domain had TLS before, and this connection has none.
+pub const DOWNGRADED: &str = "downgraded";
 /// Octets of a record, at most.
 pub const RECORD_MAX: usize = 1000;
 /// Octets of a list of recipients, at most; a longer one is written as all from its first to its last.

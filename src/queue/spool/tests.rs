@@ -3,6 +3,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
+use crate::mail::dkim::Fields;
 use crate::mail::durable::DeliveryStep;
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::command::Body;
@@ -70,7 +71,11 @@ fn the_form_of_a_file() {
     envelope.recipients[0].orcpt = Orcpt::parse("rfc822;bob+2B1@gmail.example");
     let mut draft = spool.begin(&envelope).unwrap();
     draft.write_all(b"Received: x\nSubject: y\n\nPillarbox-Log: 1 1 sent 250 2.0.0 forged;\n").unwrap();
-    draft.sign("DKIM-Signature: v=1; a=rsa-sha256;\n\tb=xyz");
+    let signatures = [
+        Signature { fields: Fields::All, text: "DKIM-Signature: v=1; a=rsa-sha256;\n\tb=xyz".into() },
+        Signature { fields: Fields::WithoutId, text: "DKIM-Signature: v=1;\n b=x".into() },
+    ];
+    signatures.iter().for_each(|signature| draft.sign(signature.clone()));
     let committed = draft.commit().unwrap();
     assert_eq!(committed.octets, 66);
     let id = committed.keep();
@@ -84,6 +89,7 @@ fn the_form_of_a_file() {
         Pillarbox-To: <carol@example.net>\n\
         Received: x\nSubject: y\n\nPillarbox-Log: 1 1 sent 250 2.0.0 forged;\n\n\
         Pillarbox-Sign: DKIM-Signature: v=1; a=rsa-sha256;\n\tb=xyz\n\
+        Pillarbox-Sign-Without-Id: DKIM-Signature: v=1;\n b=x\n\
         Pillarbox-Log: 1700000123 begin 2 host=mx.example[192.0.2.9] tls=1.3;\n\
         Pillarbox-Log: 1 dot;\n\
         Pillarbox-Log: 1700000124 1 sent 250 2.0.0 ok;";
@@ -91,7 +97,7 @@ fn the_form_of_a_file() {
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
     let message = spool.read(id).unwrap();
     assert_eq!(message.envelope, envelope);
-    assert_eq!(message.signatures, ["DKIM-Signature: v=1; a=rsa-sha256;\n\tb=xyz"]);
+    assert_eq!(message.signatures, signatures);
     assert_eq!(message.states(), [State::Sent { told: told("ok"), reported: false }, State::MayHaveArrived { waits: 0 },]);
     assert!(text(&spool, id).ends_with("forged;\n") && text(&spool, id).len() == 66);
     assert_eq!(fs::metadata(dir.path().join("spool")).unwrap().permissions().mode() & 0o7777, 0o700);

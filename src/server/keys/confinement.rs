@@ -1,6 +1,6 @@
 //! What the key helper gives up before it is asked anything.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::thread::{CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities};
@@ -11,7 +11,7 @@ use crate::server::sandbox::{self, Access};
 
 /// Confines this process; gives what the system granted, in words with commas between, or `none`. Each step stands by itself: in a
 /// container or under a service manager's rules some are refused, and the helper is needed all the same.
-pub(super) fn confine(paths: [&Path; 2]) -> String {
+pub(super) fn confine(paths: &[PathBuf]) -> String {
     privileges::forbid_core_dumps();
     let _ = nix::sys::prctl::set_no_new_privs();
     // It holds a key: no other process of root's may look into its memory either.
@@ -20,7 +20,7 @@ pub(super) fn confine(paths: [&Path; 2]) -> String {
     if give_up_capabilities_and_network(&mut granted) {
         granted.push("capabilities");
     }
-    let access = Access { reads: paths.into_iter().flat_map(directories).collect(), ..Access::default() };
+    let access = Access { reads: paths.iter().flat_map(|path| directories(path)).collect(), ..Access::default() };
     if let Ok(enforced) = sandbox::confine(&access) {
         granted.extend(enforced.words());
     }

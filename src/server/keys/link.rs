@@ -20,8 +20,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const QUESTION_LEN: usize = 9;
 /// A number and a length.
 const HEADER_LEN: usize = 12;
-/// Octets of an answer, at most: two files and their lengths.
-const ANSWER_MAX: usize = 2 * (super::FILE_MAX as usize) + 64;
+/// Octets of an answer, at most: a chain of certificates, and keys for thousands of domains.
+const ANSWER_MAX: usize = 16 * (super::FILE_MAX as usize);
 
 impl Link {
     pub(super) fn new(socket: UnixStream) -> Self {

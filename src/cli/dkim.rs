@@ -1,0 +1,165 @@
+//! `pillarbox dkim`: makes keys that sign, and shows those that are configured beside what DNS has.
+//!
+//! `add` writes a key file that only its owner can read, next to the configuration, and never over one that is there. It
+//! changes no other file: what is to be published and what is to be written into pillarbox.toml is printed. `list` changes
+//! nothing.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::{Arguments, Exit, Failure, Outcome, say, tell};
+use crate::config::{Config, DkimKey};
+use crate::mail::dkim::{Algorithm, SigningKey};
+use crate::relay::dns::{Data, Kind};
+use crate::relay::resolve::Resolver;
+use crate::server::keys::KeySource;
+use crate::server::load;
+use crate::smtp::address;
+
+/// How long name servers are asked, for all keys together.
+const DNS_MAX: Duration = Duration::from_secs(10);
+/// Octets of one string of a TXT record (RFC 1035 section 3.3).
+const STRING_MAX: usize = 255;
+
+/// Runs the action that the first word names.
+pub(super) fn run(arguments: &Arguments) -> Outcome {
+    let words: Vec<&str> = arguments.words().iter().map(String::as_str).collect();
+    match words[..] {
+        ["add", domain] => add(arguments, domain),
+        ["list"] => list(arguments),
+        ["add", ..] => Err(Failure::usage("`dkim add` needs one DOMAIN")),
+        ["list", more, ..] => Err(Failure::usage(&format!("`dkim list` takes no `{more}`"))),
+        [] => Err(Failure::usage("`dkim` is followed by add or list")),
+        [unknown, ..] => {
+            let meant = super::nearest(unknown, ["add", "list"].into_iter());
+            Err(Failure::usage(&format!("unknown action `dkim {unknown}`, the nearest known is `dkim {meant}`")))
+        }
+    }
+}
+
+/// An RSA key; with `--ed25519` a key of that kind, beside an RSA key that is there or is made with it.
+fn add(arguments: &Arguments, domain: &str) -> Outcome {
+    if !address::is_domain(domain, true) {
+        return Err(Failure::usage(&format!("`{domain}` is no domain name; write that of From, without @")));
+    }
+    let domain = domain.to_lowercase();
+    let config = arguments.load()?;
+    let mut keys = config.dkim.get(&domain).cloned().unwrap_or_default();
+    let directory = arguments.config.parent().unwrap_or(Path::new("/")).join("dkim");
+    let directory = std::path::absolute(&directory).map_err(|error| Failure::file(Exit::OsError, &directory, error))?;
+    let wanted = arguments.matches.opt_str("selector");
+    if let Some(selector) = wanted.as_deref().filter(|selector| !address::is_domain(selector, false)) {
+        return Err(Failure::usage(&format!("--selector {selector}: write letters, digits and hyphens")));
+    }
+    let algorithms: &[Algorithm] = match (arguments.matches.opt_present("ed25519"), keys.is_empty()) {
+        (false, _) => &[Algorithm::Rsa],
+        (true, true) => &[Algorithm::Rsa, Algorithm::Ed25519],
+        (true, false) => &[Algorithm::Ed25519],
+    };
+    let mut made = Vec::new();
+    for (number, algorithm) in algorithms.iter().enumerate() {
+        let file = |selector: &str| directory.join(format!("{domain}.{selector}.pem"));
+        let is_free = |selector: &String| keys.iter().all(|key| key.selector != *selector) && !file(selector).exists();
+        let selector = match (&wanted, number) {
+            (Some(selector), 0) => Some(selector.to_ascii_lowercase()).filter(is_free),
+            (Some(selector), _) => Some(format!("{}-ed25519", selector.to_ascii_lowercase())).filter(is_free),
+            (None, _) => (1..1000).map(|number| format!("pb{number}")).find(is_free),
+        };
+        let selector = selector.ok_or_else(|| {
+            Failure::new(Exit::CantCreate, format!("{domain} has a key of that selector already; give another --selector"))
+        })?;
+        let path = file(&selector);
+        let (key, text) = SigningKey::generate(&domain, &selector, *algorithm)
+            .ok_or_else(|| Failure::new(Exit::OsError, "no key can be made: the system gives no random octets"))?;
+        write_key(&path, text.as_bytes()).map_err(|error| Failure::file(Exit::CantCreate, &path, error))?;
+        tell(format_args!("{}: made, readable by its owner alone", path.display()));
+        keys.push(DkimKey { selector, key: path });
+        made.push(key);
+    }
+    if !config.domains.contains(&domain) {
+        tell(format_args!("{domain} is not in `domains`: only logins that may send as others have mail from there"));
+    }
+    say("; publish in DNS:");
+    made.iter().for_each(|key| say(record(key)));
+    say("\n# then put into pillarbox.toml, and restart the server:\n[dkim]");
+    let lines: Vec<String> =
+        keys.iter().map(|key| format!("{{ selector = {:?}, key = \"{}\" }}", key.selector, key.key.display())).collect();
+    say(format_args!("{domain:?} = [{}]", lines.join(", ")));
+    Ok(Exit::Ok)
+}
+
+/// The record as a zone file has it, in strings of 255 octets.
+fn record(key: &SigningKey) -> String {
+    let text = key.record();
+    let pieces = text.as_bytes().chunks(STRING_MAX).map(|piece| format!("\"{}\"", String::from_utf8_lossy(piece)));
+    format!("{}. IN TXT ( {} )", key.record_name(), pieces.collect::<Vec<_>>().join("\n    "))
+}
+
+/// Makes the file durable; an error if there is one of this name.
+fn write_key(path: &Path, text: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let written = file.write_all(text).and_then(|()| file.sync_all()).and_then(|()| File::open(directory)?.sync_all());
+    written.inspect_err(|_| drop(fs::remove_file(path)))
+}
+
+/// A line for each key: domain, selector, kind, what DNS has, file. Exit 78 if one cannot be used.
+fn list(arguments: &Arguments) -> Outcome {
+    let config = arguments.load()?;
+    let (resolver, deadline) = (Resolver::configured(&config), Instant::now() + DNS_MAX);
+    let mut exit = Exit::Ok;
+    for (domain, key) in config.dkim.iter().flat_map(|(domain, keys)| keys.iter().map(move |key| (domain, key))) {
+        match read_one(&config, domain, key) {
+            Ok(read) => {
+                let kind = match read.algorithm() {
+                    Algorithm::Ed25519 => "ed25519",
+                    Algorithm::Rsa => "rsa",
+                };
+                let state = published(&resolver, &read, deadline);
+                say(format_args!("{domain:<24} {:<12} {kind:<8} {state:<40} {}", key.selector, key.key.display()));
+            }
+            Err(why) => {
+                exit = Exit::Config;
+                say(format_args!("{domain:<24} {:<12} {:<8} {why}", key.selector, "unusable"));
+            }
+        }
+    }
+    if config.dkim.values().all(Vec::is_empty) {
+        tell("no key is configured: mail is sent unsigned; make one with `pillarbox dkim add DOMAIN`");
+    }
+    Ok(exit)
+}
+
+fn read_one(config: &Config, domain: &str, key: &DkimKey) -> Result<SigningKey, String> {
+    let one = Config { dkim: [(domain.to_owned(), vec![key.clone()])].into(), ..config.clone() };
+    let keyring = load::keyring(&one, &KeySource::default())
+        .map_err(|refused| refused.problems().iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+    keyring.into_keys().next().ok_or_else(|| "cannot be read".to_owned())
+}
+
+/// Whether the key's record is in DNS, in words.
+fn published(resolver: &Resolver, key: &SigningKey, deadline: Instant) -> String {
+    let answer = match resolver.look_up(&key.record_name(), Kind::Txt, deadline) {
+        Err(error) => return format!("DNS not known ({error})"),
+        Ok(answer) => answer,
+    };
+    let tag = |text: &[u8], wanted: &str| {
+        let text = String::from_utf8_lossy(text).replace(char::is_whitespace, "");
+        text.split(';').find_map(|tag| tag.strip_prefix(wanted).map(str::to_owned))
+    };
+    let own = tag(key.record().as_bytes(), "p=");
+    let found: Vec<Option<String>> = answer
+        .records
+        .iter()
+        .filter_map(|record| if let Data::Text(text) = record { Some(tag(text, "p=")) } else { None })
+        .collect();
+    match (found.contains(&own), found.is_empty()) {
+        (true, _) => "is in DNS".to_owned(),
+        (false, true) => "is not in DNS".to_owned(),
+        (false, false) => "DNS has another key".to_owned(),
+    }
+}

@@ -1,0 +1,153 @@
+//! Connections to the servers that a recipient's domain names.
+//!
+//! One pass tries [`ADDRESSES_MAX`] addresses, and goes on after a server that answers but does not serve once:
+//! [`SESSIONS_MAX`] sessions. Addresses that failed rest, unless there are no others. TLS is taken where it is offered,
+//! whatever the certificate; a handshake that fails is followed by one connection in the clear to the same address.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::courier::Courier;
+use super::mx::{self, Exchanger, NoServer, Own};
+use super::punycode;
+use super::resolve::Resolver;
+use super::route::Hop;
+use super::servers::{Place, Servers};
+use crate::config::Config;
+use crate::journal;
+use crate::net::connector::TrustError;
+use crate::net::stop::Stop;
+use crate::smtp::client::{Failure, Fault};
+use crate::smtp::remote::Stage;
+
+/// How to reach any domain.
+#[derive(Debug)]
+pub struct Direct {
+    resolver: Resolver,
+    hop: Hop,
+    own: Own,
+    servers: Arc<Servers>,
+}
+
+/// A connection that is ready.
+#[derive(Debug)]
+pub struct Reached {
+    /// The connection.
+    pub courier: Courier,
+    /// Counts it among those to its address.
+    pub place: Place,
+    /// The domain had TLS before, and this connection has none.
+    pub downgraded: bool,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub enum Unreached {
+    /// There is no server to connect to.
+    NoServer(NoServer),
+    /// What happened with the last that was tried: `name[address]`.
+    Failed(String, Failure),
+}
+
+/// Addresses that are tried in one pass.
+pub const ADDRESSES_MAX: usize = 5;
+/// Servers in one pass that answer.
+pub const SESSIONS_MAX: usize = 2;
+/// How long name servers may take in one pass, and how long a place is waited for.
+const WAIT_MAX: Duration = Duration::from_secs(20);
+
+impl Direct {
+    /// As a configuration says; `None` if it sends nothing by MX.
+    pub fn new(config: &Config, servers: &Arc<Servers>) -> Result<Option<Self>, TrustError> {
+        let Some(outgoing) = config.outgoing.as_ref().filter(|outgoing| outgoing.uses_mx()) else { return Ok(None) };
+        let hop = Hop::mx(outgoing, &config.hostname)?;
+        let own = Own {
+            names: vec![config.hostname.clone()],
+            addresses: config.listen.iter().map(|(address, _)| address.ip().to_canonical()).collect(),
+            ipv6: hop.source.iter().any(IpAddr::is_ipv6),
+            named: outgoing.routes.values().map(|route| route.url.host.clone()).collect(),
+        };
+        Ok(Some(Self { resolver: Resolver::configured(config), hop, own, servers: Arc::clone(servers) }))
+    }
+
+    /// A connection to a server of a domain.
+    pub fn connect(&self, domain: &str, stop: &Arc<Stop>) -> Result<Reached, Unreached> {
+        let deadline = Instant::now() + WAIT_MAX;
+        let name = punycode::to_ascii(domain).ok_or(Unreached::NoServer(NoServer::NoDomain))?;
+        let found = mx::find(&self.resolver, &name, &self.own(), deadline).map_err(Unreached::NoServer)?;
+        let mut sessions = 0;
+        let mut last = None;
+        for place in self.in_order(found) {
+            let host = format!("{}[{}]", place.host, place.address);
+            let failure = match self.open(&place, stop) {
+                Ok((courier, place)) => {
+                    let downgraded = self.servers.is_downgraded(domain, courier.tls().is_some());
+                    if downgraded {
+                        journal::notice("tls", format!("{domain} had TLS before, {host} has it not; mail goes in the clear"));
+                    }
+                    return Ok(Reached { courier, place, downgraded });
+                }
+                Err(failure) => failure,
+            };
+            let over = failure.fault == Fault::Stopped;
+            sessions += usize::from(failure.stage > Stage::Connect);
+            last = Some(Unreached::Failed(host, failure));
+            if over || sessions == SESSIONS_MAX {
+                break;
+            }
+        }
+        Err(last.unwrap_or(Unreached::NoServer(NoServer::NoAddress)))
+    }
+
+    /// Five at most, those that failed lately only where there are no others.
+    fn in_order(&self, found: Vec<Exchanger>) -> Vec<Exchanger> {
+        let (resting, mut well): (Vec<Exchanger>, Vec<Exchanger>) =
+            found.into_iter().partition(|place| self.servers.rests(place.address));
+        if well.is_empty() {
+            well = resting;
+        }
+        well.truncate(ADDRESSES_MAX);
+        well
+    }
+
+    fn open(&self, place: &Exchanger, stop: &Arc<Stop>) -> Result<(Courier, Place), Failure> {
+        let Some(taken) = self.servers.take(place.address, Instant::now() + WAIT_MAX, stop) else {
+            let fault = if stop.is_stopped() { Fault::Stopped } else { Fault::Timeout };
+            return Err(Failure { stage: Stage::Connect, fault });
+        };
+        let connected = match self.session(place, true, stop) {
+            // RFC 7435: something is better than nothing, and a message that never arrives protects no one.
+            Err(failure) if is_handshake(&failure) => {
+                let text = format!("{}[{}]: no TLS, though it is offered: {}", place.host, place.address, failure.fault);
+                journal::notice("tls", format!("{text}; once more in the clear"));
+                self.session(place, false, stop)
+            }
+            other => other,
+        };
+        match &connected {
+            Ok(_) => self.servers.succeed(place.address),
+            Err(failure) if failure.fault == Fault::Stopped => {}
+            Err(_) => self.servers.fail(place.address),
+        }
+        connected.map(|courier| (courier, taken))
+    }
+
+    fn session(&self, place: &Exchanger, secured: bool, stop: &Arc<Stop>) -> Result<Courier, Failure> {
+        let hop = self.hop.to(&place.host, secured);
+        Courier::connect_to(&hop, &[SocketAddr::new(place.address, hop.port)], stop)
+            .map_err(|unreachable| unreachable.last().cloned().unwrap_or(Failure { stage: Stage::Connect, fault: Fault::Defect }))
+    }
+
+    /// This machine as it is now: addresses come and go.
+    fn own(&self) -> Own {
+        let mut own = self.own.clone();
+        own.addresses.extend(mx::local_addresses());
+        own
+    }
+}
+
+/// True if a connection in the clear may do what this one did not.
+fn is_handshake(failure: &Failure) -> bool {
+    (failure.stage == Stage::Tls || failure.fault == Fault::EarlyOctets) && failure.fault != Fault::Stopped
+}

@@ -1,0 +1,194 @@
+//! What is remembered of servers that are found by MX: connections that are open to each address, addresses that failed, and
+//! domains that had TLS. Bounded; it is lost at a restart, which costs an attempt and no mail.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::net::stop::Stop;
+
+/// What is known of all servers.
+#[derive(Debug, Default)]
+pub struct Servers {
+    known: Mutex<Known>,
+    freed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Connections, and couriers that wait for one.
+    open: HashMap<IpAddr, (usize, usize)>,
+    /// Until when an address rests, and how often it has failed in a row.
+    failed: HashMap<IpAddr, (Instant, u32)>,
+    /// Domains that had TLS, each with when that was.
+    secured: HashMap<String, Instant>,
+}
+
+/// A connection that counts; dropping it lets another one be opened.
+#[derive(Debug)]
+pub struct Place {
+    servers: Arc<Servers>,
+    address: IpAddr,
+}
+
+/// Connections to one address at once, whatever domains it serves.
+pub const PER_ADDRESS: usize = 5;
+/// The longest sleep without asking whether everything is stopped.
+const SLICE: Duration = Duration::from_millis(500);
+/// How long an address that failed rests: twice as long each time, from one to the other.
+const REST_MIN: Duration = Duration::from_secs(60);
+const REST_MAX: Duration = Duration::from_secs(3600);
+/// Addresses and domains that are remembered.
+const KNOWN_MAX: usize = 10_000;
+
+impl Servers {
+    /// A place among the connections to an address; waits for one until `deadline`, or until everything is stopped.
+    pub fn take(self: &Arc<Self>, address: IpAddr, deadline: Instant, stop: &Stop) -> Option<Place> {
+        let mut known = self.known();
+        loop {
+            let (open, waiting) = known.open.entry(address).or_default();
+            if *open < PER_ADDRESS {
+                *open += 1;
+                return Some(Place { servers: Arc::clone(self), address });
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || stop.is_stopped() {
+                return None;
+            }
+            *waiting += 1;
+            (known, _) = self.freed.wait_timeout(known, left.min(SLICE)).unwrap_or_else(PoisonError::into_inner);
+            if let Some((_, waiting)) = known.open.get_mut(&address) {
+                *waiting -= 1;
+            }
+        }
+    }
+
+    /// An address did not serve: it rests.
+    pub fn fail(&self, address: IpAddr) {
+        let now = Instant::now();
+        let mut known = self.known();
+        shorten(&mut known.failed, |(until, _)| *until > now);
+        let (until, times) = known.failed.entry(address).or_insert((now, 0));
+        *until = now + REST_MIN.saturating_mul(1 << (*times).min(6)).min(REST_MAX);
+        *times += 1;
+    }
+
+    /// An address serves.
+    pub fn succeed(&self, address: IpAddr) {
+        self.known().failed.remove(&address);
+    }
+
+    /// True if an address has failed and is not due.
+    pub fn rests(&self, address: IpAddr) -> bool {
+        self.known().failed.get(&address).is_some_and(|(until, _)| *until > Instant::now())
+    }
+
+    /// Remembers whether a domain has TLS; true if it had, and has not now.
+    pub fn is_downgraded(&self, domain: &str, secured: bool) -> bool {
+        let now = Instant::now();
+        let mut known = self.known();
+        if secured {
+            shorten(&mut known.secured, |since| now - *since < REST_MAX);
+            known.secured.insert(domain.to_owned(), now);
+        }
+        !secured && known.secured.contains_key(domain)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes room where there is none: what still counts stays, unless that is too much.
+fn shorten<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, counts: impl Fn(&V) -> bool) {
+    if map.len() >= KNOWN_MAX {
+        map.retain(|_, value| counts(value));
+        if map.len() >= KNOWN_MAX {
+            map.clear();
+        }
+    }
+}
+
+impl Place {
+    /// True if a courier waits for a place at this address, so that an idle connection is better closed.
+    pub fn is_wanted(&self) -> bool {
+        self.servers.known().open.get(&self.address).is_some_and(|(_, waiting)| *waiting > 0)
+    }
+
+    /// The connection did not serve.
+    pub fn fail(&self) {
+        self.servers.fail(self.address);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut known = self.servers.known();
+        if let Some((open, waiting)) = known.open.get_mut(&self.address) {
+            *open -= 1;
+            if *open == 0 && *waiting == 0 {
+                known.open.remove(&self.address);
+            }
+        }
+        drop(known);
+        self.servers.freed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    #[test]
+    fn so_many_connections_to_an_address() {
+        let servers = Arc::new(Servers::default());
+        let take = |until| servers.take(HERE, until, &Stop::new());
+        let mut places: Vec<Place> = (0..PER_ADDRESS).map(|_| take(Instant::now()).unwrap()).collect();
+        assert!(take(Instant::now()).is_none() && !places[0].is_wanted());
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| take(Instant::now() + Duration::from_secs(3600)).is_some());
+            while !places[0].is_wanted() {
+                std::thread::yield_now();
+            }
+            places.pop();
+            assert!(waits.join().unwrap());
+        });
+        drop(places);
+        assert!(servers.known().open.is_empty());
+        let stop = Stop::new();
+        stop.stop(Instant::now());
+        let _all: Vec<Place> = (0..PER_ADDRESS).map(|_| take(Instant::now()).unwrap()).collect();
+        assert!(servers.take(HERE, Instant::now() + Duration::from_secs(3600), &stop).is_none());
+    }
+
+    #[test]
+    fn an_address_that_failed_rests_longer_each_time() {
+        let servers = Servers::default();
+        let rest = || {
+            servers.fail(HERE);
+            let until = servers.known().failed[&HERE].0;
+            (until - Instant::now()).as_secs_f64().round()
+        };
+        assert!(!servers.rests(HERE));
+        let rests: Vec<f64> = (0..9).map(|_| rest()).collect();
+        assert_eq!(rests, [60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 3600.0, 3600.0, 3600.0]);
+        assert!(servers.rests(HERE));
+        servers.succeed(HERE);
+        assert!(!servers.rests(HERE));
+    }
+
+    #[test]
+    fn what_a_domain_had() {
+        let servers = Servers::default();
+        assert!(!servers.is_downgraded("a.example", false));
+        assert!(!servers.is_downgraded("a.example", true));
+        assert!(servers.is_downgraded("a.example", false) && !servers.is_downgraded("b.example", false));
+        for number in 0..2 * KNOWN_MAX {
+            servers.is_downgraded(&number.to_string(), true);
+        }
+        assert!(servers.known().secured.len() <= KNOWN_MAX);
+    }
+}

@@ -1,0 +1,343 @@
+//! Mail that goes directly to the servers of a domain: two machines with a wire between, port 25, a name server.
+//!
+//! The rows are those of Exim's tests of MX (0032, 0045, 0117, 0145, 0388, 0430, 0469, 0497) told anew: which server is
+//! taken, which address is not, what fails at once and what waits.
+
+mod common;
+#[path = "common/names.rs"]
+mod names;
+
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::mx::{MailServer, StartTls, Taken};
+use common::network::{HERE, Network, THERE};
+use common::{PATIENCE, Server, Setup, finish, said};
+use domain::base::iana::Rcode;
+use names::{Behaviour, NameServer, Record};
+
+const ALICE: &str = "alice@example.org";
+
+fn there(number: usize) -> Record {
+    Record::A(THERE[number].parse().unwrap())
+}
+
+fn mx(rows: &[(u16, &'static str)]) -> Behaviour {
+    Behaviour::Records(rows.iter().map(|(preference, host)| Record::Mx(*preference, host)).collect())
+}
+
+fn hosts(records: Vec<Record>) -> Behaviour {
+    Behaviour::Records(records)
+}
+
+/// A server that sends by MX; `more` stands in `[outgoing]` and after it.
+fn setup(names: &NameServer, more: &str) -> Setup {
+    let outgoing = format!(
+        "[outgoing]\nvia = \"mx\"\nspool = \"{{place}}/spool\"\npostmaster = \"bob@example.org\"\nresolver = \"{}\"\n{more}\n",
+        names.address
+    );
+    Setup { outgoing, services: vec!["submissions"], ..Setup::default() }
+}
+
+/// Hands a message to alice's server; gives its id.
+fn send(server: &Server, to: &[&str]) -> String {
+    let mut client = server.login(ALICE);
+    client.say("MAIL FROM:<alice@example.org>", "250");
+    for to in to {
+        client.say(&format!("RCPT TO:<{to}>"), "250");
+    }
+    client.say("DATA", "354");
+    client.send(b"From: alice@example.org\r\nSubject: x\r\n\r\nHello\r\n.\r\n").unwrap();
+    client.expect("250 2.0.0 Ok").rsplit(' ').next().unwrap().to_owned()
+}
+
+fn run(server: &Server, words: &[&str]) -> String {
+    let output = finish(Command::new(env!("CARGO_BIN_EXE_pillarbox")).arg("-c").arg(&server.config).args(words));
+    said(&output)
+}
+
+fn waiting(server: &Server) -> usize {
+    fs::read_dir(server.dir.path().join("spool/queue")).unwrap().count()
+}
+
+/// The reports in alice's mailbox.
+fn reports(server: &Server, count: usize) -> Vec<String> {
+    let begun = Instant::now();
+    while server.new_mail(ALICE).len() < count {
+        assert!(begun.elapsed() < PATIENCE, "{} reports, not {count}", server.new_mail(ALICE).len());
+        thread::sleep(Duration::from_millis(5));
+    }
+    server.new_mail(ALICE).iter().map(|file| fs::read_to_string(file).unwrap()).collect()
+}
+
+#[test]
+fn the_best_server_that_answers_takes_it() {
+    Network::run(|network| {
+        let names = NameServer::start(vec![
+            ("two.example", mx(&[(20, "b.example"), (10, "a.example")])),
+            // Nothing listens at the first; the second has it.
+            ("dead.example", mx(&[(10, "none.example"), (20, "b.example")])),
+            ("bare.example", hosts(vec![there(1), Record::Aaaa(THERE[6].parse().unwrap())])),
+            ("alias.example", hosts(vec![Record::Cname("two.example")])),
+            ("xn--bcher-kva.example", mx(&[(10, "a.example")])),
+            ("a.example", hosts(vec![there(0)])),
+            ("b.example", hosts(vec![there(1)])),
+            ("none.example", hosts(vec![there(2)])),
+        ]);
+        let a = MailServer::on(network.listen(THERE[0], 25), StartTls::Works);
+        let b = MailServer::on(network.listen(THERE[1], 25), StartTls::None);
+        let server = setup(&names, "[outgoing.routes.mx]\nhelo = \"out.example.org\"\n").start();
+        send(&server, &["x@two.example"]);
+        let taken = a.wait(1).remove(0);
+        let Taken { ehlo, mail, rcpt, secured, from, .. } = &taken;
+        assert_eq!((ehlo.as_str(), *secured, from.to_string().as_str()), ("EHLO out.example.org", true, HERE));
+        assert!(mail.starts_with("MAIL FROM:<alice@example.org>") && rcpt == &["RCPT TO:<x@two.example>"], "{taken:?}");
+        assert!(String::from_utf8_lossy(&taken.content).ends_with("\r\n\r\nHello\r\n"));
+        server.wait_for_log(&["sent", "to=x@two.example", "host=a.example[203.0.113.11]", "tls=TLSv1.3"]);
+        send(&server, &["x@dead.example"]);
+        send(&server, &["x@bare.example"]);
+        let taken = b.wait(2);
+        assert!(taken.iter().all(|taken| !taken.secured && taken.from.is_ipv4()));
+        // Several recipients of one domain: one transaction.
+        send(&server, &["x@alias.example", "y@alias.example"]);
+        assert_eq!(a.wait(2)[1].rcpt.len(), 2);
+        // An international domain is asked for by its ASCII form; this server has no SMTPUTF8, so that the message fails there.
+        let mut client = server.login(ALICE);
+        client.say("MAIL FROM:<alice@example.org> SMTPUTF8", "250");
+        client.say("RCPT TO:<z@b\u{fc}cher.example>", "250");
+        client.say("DATA", "354");
+        client.send(b"From: alice@example.org\r\n\r\nHello\r\n.\r\n").unwrap();
+        client.expect("250");
+        assert!(reports(&server, 1)[0].contains("Status: 5.6.7\n"), "{}", reports(&server, 1)[0]);
+    });
+}
+
+/// What is not offered and what is broken: in the clear, said in the log; a domain that had TLS is named.
+#[test]
+fn tls_is_taken_where_it_works() {
+    Network::run(|network| {
+        let names = NameServer::start(vec![("a.example", hosts(vec![there(0)]))]);
+        let a = MailServer::on(network.listen(THERE[0], 25), StartTls::Broken);
+        let server = setup(&names, "").start();
+        send(&server, &["x@a.example"]);
+        assert!(!a.wait(1)[0].secured);
+        assert_eq!(a.count("connect"), 2);
+        server.wait_for_log(&[
+            "notice",
+            "about=tls",
+            "a.example[203.0.113.11]: no TLS, though it is offered",
+            "once more in the clear",
+        ]);
+        a.starttls(StartTls::Works);
+        a.rule(|line, _| (line == "RSET").then_some(""));
+        // The connection in the clear may be kept for a while.
+        let begun = Instant::now();
+        while !a.taken().last().unwrap().secured {
+            assert!(begun.elapsed() < PATIENCE);
+            let before = a.taken().len();
+            send(&server, &["x@a.example"]);
+            a.wait(before + 1);
+            thread::sleep(Duration::from_secs(6));
+        }
+        let before = a.taken().len();
+        a.starttls(StartTls::None);
+        a.rule(|line, _| line.starts_with("RCPT").then_some("450 4.2.0 greylisted"));
+        thread::sleep(Duration::from_secs(6));
+        let id = send(&server, &["y@a.example"]);
+        server.wait_for_log(&["deferred", &id]);
+        server.wait_for_log(&["notice", "about=tls", "a.example had TLS before"]);
+        let text = run(&server, &["queue", "explain", &id]);
+        assert!(text.contains("The last connection had no TLS, though the domain had it before"), "{text}");
+        let text = run(&server, &["queue", "show", &id]);
+        assert!(text.contains("without TLS, which the domain had before"), "{text}");
+        assert_eq!(a.taken().len(), before);
+    });
+}
+
+/// Final, each with its status: reported at once, nothing stays.
+#[test]
+fn what_cannot_be_sent_fails_at_once() {
+    Network::run(|network| {
+        let names = NameServer::start(vec![
+            ("null.example", mx(&[(0, ".")])),
+            ("private.example", mx(&[(10, "inside.example")])),
+            ("inside.example", hosts(vec![Record::A(Ipv4Addr::new(10, 0, 0, 1)), Record::A(Ipv4Addr::new(127, 0, 0, 1))])),
+            // The address of the domain itself works, and is not used beside an MX.
+            ("gone.example", hosts(vec![Record::Mx(10, "nowhere.example"), there(0)])),
+            ("ours.example", mx(&[(10, "mx.example.org"), (20, "a.example")])),
+            ("own.example", mx(&[(10, "self.example")])),
+            ("self.example", hosts(vec![Record::A(HERE.parse().unwrap())])),
+            ("a.example", hosts(vec![there(0)])),
+            // IPv6 alone, without a source of that family.
+            ("six.example", hosts(vec![Record::Aaaa(THERE[6].parse().unwrap())])),
+        ]);
+        let a = MailServer::on(network.listen(THERE[0], 25), StartTls::None);
+        let server = setup(&names, "").start();
+        let rows = [
+            ("x@nothing.example", "5.1.2"),
+            ("x@null.example", "5.1.10"),
+            ("x@private.example", "5.4.4"),
+            ("x@gone.example", "5.4.4"),
+            ("x@six.example", "5.4.4"),
+            ("x@ours.example", "5.4.6"),
+            ("x@own.example", "5.4.6"),
+        ];
+        rows.iter().for_each(|(to, _)| drop(send(&server, &[to])));
+        let reports = reports(&server, rows.len());
+        for (to, status) in rows {
+            let report = reports
+                .iter()
+                .find(|report| report.contains(&format!("rfc822;{to}")) || report.contains(&format!("rfc822; {to}")));
+            let report = report.unwrap_or_else(|| panic!("no report of {to}"));
+            assert!(report.contains(&format!("Status: {status}\n")), "{to}: {report}");
+        }
+        let begun = Instant::now();
+        while waiting(&server) > 0 {
+            assert!(begun.elapsed() < PATIENCE, "{}", run(&server, &["queue"]));
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(a.count("connect"), 0);
+    });
+}
+
+/// The route's faults and temporary ones: nothing is bounced, and all of it arrives once, when they are gone.
+#[test]
+fn what_should_wait_waits_and_arrives_once() {
+    Network::run(|network| {
+        let names = NameServer::start(vec![
+            ("servfail.example", Behaviour::Code(Rcode::SERVFAIL)),
+            ("refused.example", Behaviour::Code(Rcode::REFUSED)),
+            ("half.example", mx(&[(10, "servfail.example")])),
+            ("grey.example", hosts(vec![there(0)])),
+            ("busy.example", hosts(vec![there(1)])),
+            ("closed.example", hosts(vec![there(2)])),
+            ("rude.example", hosts(vec![there(3)])),
+            ("cut.example", hosts(vec![there(4)])),
+        ]);
+        let servers: Vec<MailServer> =
+            [0, 1, 3, 4].map(|number| MailServer::on(network.listen(THERE[number], 25), StartTls::Works)).into();
+        servers[0].rule(|line, _| line.starts_with("RCPT").then_some("450 4.2.0 greylisted"));
+        servers[1].rule(|line, _| (line == "connect").then_some("421 4.3.2 busy"));
+        servers[2].rule(|line, _| (line == "connect").then_some("554 5.3.2 no mail here"));
+        servers[3].rule(|line, _| line.starts_with("MAIL").then_some(""));
+        let server = setup(&names, "").start();
+        let domains = ["servfail", "refused", "half", "grey", "busy", "closed", "rude", "cut"];
+        let ids: Vec<String> = domains.iter().map(|domain| send(&server, &[&format!("x@{domain}.example")])).collect();
+        server.wait_for_log(&["deferred", &format!("id={}", ids[3])]);
+        server.wait_for_log(&["deferred", &format!("id={}", ids[7])]);
+        for domain in domains.iter().filter(|domain| !["grey", "cut"].contains(*domain)) {
+            server.wait_for_log(&["route", &format!("{domain}.example"), "state=resting"]);
+        }
+        assert_eq!((waiting(&server), server.new_mail(ALICE).len()), (ids.len(), 0), "{}", server.log_text());
+        // Everything is well again.
+        for name in ["servfail.example", "refused.example"] {
+            names.set(name, hosts(vec![there(0)]));
+        }
+        servers.iter().for_each(|server| server.rule(|_, _| None));
+        let closed = MailServer::on(network.listen(THERE[2], 25), StartTls::Works);
+        let begun = Instant::now();
+        while waiting(&server) > 0 {
+            assert!(begun.elapsed() < 3 * PATIENCE, "{}\n{}", run(&server, &["queue"]), run(&server, &["routes"]));
+            for domain in domains {
+                run(&server, &["routes", "try", &format!("{domain}.example")]);
+            }
+            run(&server, &["queue", "try", "--all", "--yes"]);
+            thread::sleep(Duration::from_millis(500));
+        }
+        let mut arrived: Vec<String> =
+            servers.iter().chain([&closed]).flat_map(MailServer::taken).flat_map(|taken| taken.rcpt).collect();
+        arrived.sort();
+        let mut want: Vec<String> = domains.iter().map(|domain| format!("RCPT TO:<x@{domain}.example>")).collect();
+        want.sort();
+        assert_eq!(arrived, want);
+        assert!(server.new_mail(ALICE).is_empty());
+    });
+}
+
+/// Two sessions a pass, and the next pass goes to the addresses that did not fail.
+#[test]
+fn a_pass_is_bounded_and_addresses_that_failed_rest() {
+    Network::run(|network| {
+        let names = NameServer::start(vec![
+            ("many.example", mx(&[(10, "a.example"), (20, "b.example"), (30, "c.example"), (40, "d.example")])),
+            ("a.example", hosts(vec![there(0)])),
+            ("b.example", hosts(vec![there(1)])),
+            ("c.example", hosts(vec![there(2)])),
+            ("d.example", hosts(vec![there(3)])),
+        ]);
+        let servers: Vec<MailServer> = (0..4).map(|n| MailServer::on(network.listen(THERE[n], 25), StartTls::None)).collect();
+        servers[..2].iter().for_each(|server| server.rule(|line, _| (line == "connect").then_some("421 4.3.2 busy")));
+        let server = setup(&names, "").start();
+        send(&server, &["x@many.example"]);
+        server.wait_for_log(&["route", "many.example", "state=resting"]);
+        let connects: Vec<usize> = servers.iter().map(|server| server.count("connect")).collect();
+        assert_eq!(connects, [1, 1, 0, 0]);
+        let begun = Instant::now();
+        while servers[2].taken().is_empty() {
+            assert!(begun.elapsed() < PATIENCE, "{}", run(&server, &["routes"]));
+            run(&server, &["routes", "try", "many.example"]);
+            thread::sleep(Duration::from_millis(200));
+        }
+        assert_eq!((servers[0].count("connect"), servers[1].count("connect")), (1, 1), "they rest");
+    });
+}
+
+/// Forty domains at one host: five connections at most, and every message arrives.
+#[test]
+fn one_host_of_many_domains_has_few_connections() {
+    Network::run(|network| {
+        const NAMES: [&str; 40] = {
+            let mut names = [""; 40];
+            let all = "d00.exampled01.exampled02.exampled03.exampled04.exampled05.exampled06.exampled07.exampled08.exampled09.example\
+                       d10.exampled11.exampled12.exampled13.exampled14.exampled15.exampled16.exampled17.exampled18.exampled19.example\
+                       d20.exampled21.exampled22.exampled23.exampled24.exampled25.exampled26.exampled27.exampled28.exampled29.example\
+                       d30.exampled31.exampled32.exampled33.exampled34.exampled35.exampled36.exampled37.exampled38.exampled39.example";
+            let mut at = 0;
+            while at < 40 {
+                names[at] = all.split_at(11 * at).1.split_at(11).0;
+                at += 1;
+            }
+            names
+        };
+        let mut rows: Vec<(&'static str, Behaviour)> = NAMES.iter().map(|name| (*name, mx(&[(10, "a.example")]))).collect();
+        rows.push(("a.example", hosts(vec![there(0)])));
+        let names = NameServer::start(rows);
+        let a = MailServer::on(network.listen(THERE[0], 25), StartTls::None);
+        a.rule(|line, _| {
+            if line.starts_with("DATA") {
+                thread::sleep(Duration::from_millis(20));
+            }
+            None
+        });
+        let server = setup(&names, "").start();
+        for name in NAMES {
+            send(&server, &[&format!("x@{name}")]);
+        }
+        assert_eq!(a.wait(NAMES.len()).len(), NAMES.len());
+        assert!(a.most() <= 5, "{} connections at once", a.most());
+    });
+}
+
+/// A source of IPv6 makes IPv6 be used; a host that a route names may have an address that is not public.
+#[test]
+fn sources_and_hosts_that_are_named() {
+    Network::run(|network| {
+        let names = NameServer::start(vec![
+            ("six.example", hosts(vec![Record::Aaaa(THERE[6].parse::<Ipv6Addr>().unwrap())])),
+            ("private.example", mx(&[(10, "inside.example")])),
+            ("inside.example", hosts(vec![Record::A(Ipv4Addr::LOCALHOST)])),
+        ]);
+        let six = MailServer::on(network.listen(THERE[6], 2525), StartTls::None);
+        let inside = MailServer::on(std::net::TcpListener::bind("127.0.0.1:2525").unwrap(), StartTls::None);
+        let more = "mx_port = 2525\n[outgoing.routes.mx]\nsource = [\"2001:67c::1\", \"127.0.0.1\"]\n\
+                    [outgoing.routes.inside]\nurl = \"submission://inside.example\"\n";
+        let server = setup(&names, more).start();
+        send(&server, &["x@six.example"]);
+        send(&server, &["x@private.example"]);
+        assert_eq!(six.wait(1)[0].from.to_string(), "2001:67c::1");
+        assert_eq!(inside.wait(1)[0].rcpt, ["RCPT TO:<x@private.example>"]);
+    });
+}
