@@ -55,8 +55,13 @@ pub struct NameServer {
 
 impl NameServer {
     pub fn start(rows: Vec<(&'static str, Behaviour)>) -> Self {
+        Self::start_at(0, rows)
+    }
+
+    /// The same on this port.
+    pub fn start_at(port: u16, rows: Vec<(&'static str, Behaviour)>) -> Self {
         let (udp, tcp) = loop {
-            let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let udp = UdpSocket::bind(("127.0.0.1", port)).unwrap();
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()) {
                 break (udp, tcp);
             }
