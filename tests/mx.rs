@@ -473,6 +473,6 @@ const POSTFIX: &str = "cp -r /etc/postfix /mnt/etc && cd /mnt/etc && mkdir /mnt/
     postconf -c /mnt/etc -e queue_directory=/mnt/q data_directory=/mnt/d maillog_file=/mnt/maillog maillog_file_prefixes=/mnt \
     inet_interfaces=203.0.113.12 inet_protocols=ipv4 mydestination= myhostname=b.example relay_domains=postfix.example \
     relay_transport=discard: smtpd_tls_cert_file=/mnt/cert.pem smtpd_tls_key_file=/mnt/key.pem smtpd_tls_security_level=may \
-    smtpd_tls_loglevel=1 smtpd_sasl_auth_enable=no \"smtpd_recipient_restrictions=check_recipient_access inline:{later@postfix.example=450} reject_unauth_destination\" \
+    smtpd_tls_loglevel=1 smtpd_sasl_auth_enable=no \"smtpd_recipient_restrictions=check_recipient_access inline:{later@postfix.example=DEFER} reject_unauth_destination\" \
     smtpd_relay_restrictions=reject_unauth_destination && postconf -c /mnt/etc -M smtp/inet=\"smtp inet n - n - - smtpd\" && \
     postconf -c /mnt/etc -F \"*/*/chroot=n\" && exec postfix -c /mnt/etc start-fg";
