@@ -252,10 +252,12 @@ fn take_number(rest: &mut &[u8]) -> io::Result<u32> {
     Ok(u32::from_le_bytes(*number))
 }
 
-/// The directories in which a path and what it links to stand.
-fn directories(path: &Path) -> impl Iterator<Item = PathBuf> {
+/// The directories in which a file and what it links to stand: certbot keeps the files in archive/ and links from live/.
+pub fn directories(path: &Path) -> impl Iterator<Item = PathBuf> {
     let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    [path.to_owned(), real].into_iter().filter_map(|path| path.parent().map(Path::to_owned))
+    // A bare name has an empty parent; what it links to has the directory.
+    let parents = [path.to_owned(), real].into_iter().filter_map(|path| path.parent().map(Path::to_owned));
+    parents.filter(|parent| !parent.as_os_str().is_empty())
 }
 
 #[cfg(test)]

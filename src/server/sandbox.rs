@@ -8,6 +8,7 @@ use landlock::{
     RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
 };
 
+use super::keys::{self, directories};
 use crate::auth::passwd;
 use crate::config::Config;
 
@@ -82,13 +83,10 @@ const KNOWN: ABI = ABI::V6;
 /// directories, since they are replaced while the server runs. With `keys`, certificate and keys are read by a helper.
 pub fn access(config: &Config, file: &Path, keys: bool) -> Access {
     let mut reads = BTreeSet::from([PathBuf::from("/usr/share/zoneinfo"), PathBuf::from("/etc/localtime")]);
-    let secret = if keys { Vec::new() } else { super::keys::paths(config) };
+    let secret = if keys { Vec::new() } else { keys::paths(config) };
     for path in [file, &config.users].into_iter().chain(config.aliases.as_deref()).chain(secret.iter().map(PathBuf::as_path)) {
-        for path in [path.to_owned(), path.canonicalize().unwrap_or_else(|_| path.to_owned())] {
-            reads.extend(path.parent().map(Path::to_owned));
-        }
+        reads.extend(directories(path));
     }
-    // certbot keeps the files in archive/ and links to them from live/.
     // Without `state` the server goes on, so it need not be there.
     let state = Some(config.state.clone()).filter(|path| path.exists());
     let spool = config.outgoing.as_ref().map(|outgoing| outgoing.spool.clone());
@@ -96,12 +94,7 @@ pub fn access(config: &Config, file: &Path, keys: bool) -> Access {
     let mut connects = BTreeSet::new();
     for route in config.outgoing.iter().flat_map(|outgoing| outgoing.routes.values()) {
         connects.insert(route.url.port);
-        let files = [&route.password_file, &route.ca].into_iter().flatten();
-        for file in files {
-            for path in [file.clone(), file.canonicalize().unwrap_or_else(|_| file.clone())] {
-                reads.extend(path.parent().map(Path::to_owned));
-            }
-        }
+        reads.extend([&route.password_file, &route.ca].into_iter().flatten().flat_map(|file| directories(file)));
     }
     if !config.local.is_empty() {
         // The file is replaced when a user is added, so its directory is named.
