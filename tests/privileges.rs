@@ -1,7 +1,6 @@
 //! Started as root: what is given up, what is kept, and that a renewed key is taken up all the same.
 
 mod common;
-#[allow(dead_code, reason = "the resolver's tests use the rest")]
 #[path = "common/names.rs"]
 mod names;
 
