@@ -7,6 +7,7 @@ pub mod keys;
 pub mod load;
 pub mod modes;
 pub mod outgoing;
+mod post;
 pub mod privileges;
 pub mod readiness;
 mod reload;

@@ -5,17 +5,18 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 
 use super::boot::Boot;
+use super::post::Post;
 use super::watch::{Stamp, stamp};
 use crate::config::Config;
 use crate::config::outgoing::{self, AfterCrash, NextHop};
@@ -24,22 +25,17 @@ use crate::conn::outbox::{Accepted, Outbox};
 use crate::journal;
 use crate::mail::durable::Faults;
 use crate::net::stop::Stop;
-use crate::policy::Destination as Place;
 use crate::queue::control;
 use crate::queue::dispatcher::{Dispatcher, Queue, QueueFull, Routing, Start};
-use crate::queue::letter::Letter;
 use crate::queue::operate;
 use crate::queue::reporter::Mailer;
 use crate::queue::schedule::{Destination, Rate, RouteSettings, Settings};
-use crate::queue::signature;
-use crate::queue::spool::{Envelope, Found, QueuedRecipient, Spool, SpoolError};
+use crate::queue::spool::{Envelope, Found, Spool, SpoolError};
 use crate::relay::direct::Direct;
 use crate::relay::pool::{self, Shared};
 use crate::relay::resolve::RESOLV_CONF;
 use crate::relay::route::Hop;
 use crate::relay::servers::Servers;
-use crate::smtp::address::{Address, ForwardPath, ReversePath};
-use crate::smtp::command::Body;
 
 /// A spool that is open, before there are threads.
 pub struct Opened {
@@ -66,14 +62,6 @@ pub struct Outgoing {
     socket: PathBuf,
     boot: Boot,
     mailer: Arc<dyn Mailer>,
-}
-
-/// Letters into mailboxes here, or into the queue.
-pub(super) struct Post {
-    context: Weak<Context>,
-    /// Stands in From where no domain gives a better one.
-    own: Address,
-    queue: Arc<OnceLock<Arc<Queue>>>,
 }
 
 /// Where the system's authorities are looked for a change; other systems take one up at a restart.
@@ -407,96 +395,6 @@ fn serve_control(path: &Path, queue: &Arc<Queue>) -> io::Result<()> {
         }
     };
     thread::Builder::new().name("control".into()).spawn(run).map(drop)
-}
-
-impl Mailer for Post {
-    fn hostname(&self) -> String {
-        self.context.upgrade().map(|context| context.snapshot().config.hostname.clone()).unwrap_or_default()
-    }
-
-    fn from(&self) -> Address {
-        let domain = self.context.upgrade().and_then(|context| context.snapshot().config.domains.first().cloned());
-        domain.and_then(|domain| Address::parse(&format!("postmaster@{domain}")).ok()).unwrap_or_else(|| self.own.clone())
-    }
-
-    fn deliver(&self, to: &Address, letter: &Letter) -> Result<String, String> {
-        let context = self.context.upgrade().ok_or("the server is being stopped")?;
-        let snapshot = context.snapshot();
-        let path = ForwardPath::Mailbox(to.clone());
-        let places = snapshot.policy.recipient(true, &path).map_err(|refused| refused.text())?;
-        let mut said = Vec::new();
-        for place in places {
-            said.push(match place {
-                Place::Mailbox(mailbox) => store(&context, &snapshot, &mailbox.mailbox, letter)?,
-                Place::Remote(address) => self.enqueue(&snapshot, address, letter)?,
-            });
-        }
-        Ok(said.join(","))
-    }
-
-    fn postmaster(&self) -> Address {
-        let context = self.context.upgrade();
-        let configured = context.as_ref().and_then(|context| context.snapshot().config.outgoing.as_ref()?.postmaster.clone());
-        configured.unwrap_or_else(|| self.from())
-    }
-
-    fn reports_to(&self, login: &str, sender: &Address) -> Address {
-        let Some(context) = self.context.upgrade() else { return sender.clone() };
-        let snapshot = context.snapshot();
-        let is_local = snapshot.config.is_local(&sender.key());
-        if is_local || snapshot.policy.proves(login, sender) {
-            return sender.clone();
-        }
-        snapshot.policy.own_address(login).unwrap_or_else(|| self.postmaster())
-    }
-
-    fn address_of(&self, login: &str) -> Option<Address> {
-        self.context.upgrade()?.snapshot().policy.own_address(login)
-    }
-}
-
-impl Post {
-    /// Letters into mailboxes, and into the queue once there is one.
-    pub(super) fn new(context: &Arc<Context>, queue: Arc<OnceLock<Arc<Queue>>>) -> io::Result<Self> {
-        let own = format!("postmaster@{}", context.snapshot().config.hostname);
-        let own = Address::parse(&own).map_err(|_| io::Error::other(format!("{own} is no address; correct `hostname`")))?;
-        Ok(Self { context: Arc::downgrade(context), own, queue })
-    }
-
-    /// From the null sender, of no login.
-    fn enqueue(&self, snapshot: &Snapshot, to: Address, letter: &Letter) -> Result<String, String> {
-        let queue = self.queue.get().ok_or("the queue is not there yet")?;
-        let envelope = Envelope {
-            reverse_path: ReversePath::Null,
-            login: String::new(),
-            session: String::new(),
-            body: letter.eight_bit.then_some(Body::EightBitMime),
-            utf8: letter.utf8,
-            ret: None,
-            envid: None,
-            recipients: vec![QueuedRecipient { address: to, notify: None, orcpt: None }],
-        };
-        let mut draft = queue.spool().begin(&envelope).map_err(|error| error.to_string())?;
-        draft.write_all(&letter.text).map_err(|error| error.to_string())?;
-        if let Some(outgoing) = &snapshot.config.outgoing
-            && let Some(mut signer) = signature::begin(outgoing, &snapshot.keyring, &letter.text)
-        {
-            signer.update(&letter.text);
-            signature::sign(&mut draft, &signer, outgoing);
-        }
-        let id = draft.commit().map_err(|error| error.to_string())?.keep();
-        queue.accepted(id, envelope, None);
-        Ok(format!("queue:{id}"))
-    }
-}
-
-fn store(context: &Context, snapshot: &Snapshot, mailbox: &str, letter: &Letter) -> Result<String, String> {
-    let inbox = snapshot.config.maildir.of(mailbox);
-    let mut draft = context.store.begin(&inbox).map_err(|error| error.to_string())?;
-    let address = Address::parse(mailbox).map_err(|_| format!("{mailbox} is no address"))?;
-    draft.write_all(&letter.delivered_to(&address)).map_err(|error| error.to_string())?;
-    context.store.commit(draft, &[inbox]).map_err(|error| error.to_string())?;
-    Ok(mailbox.to_owned())
 }
 
 impl std::fmt::Debug for Outgoing {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::outgoing::Post;
+use super::post::Post;
 use crate::conn::context::Context;
 use crate::conn::sending::LimitReached;
 use crate::journal;
