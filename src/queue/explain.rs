@@ -264,20 +264,6 @@ fn by_status(stage: Stage, transient: bool, status: (u16, u16)) -> Explanation {
 mod tests {
     use super::*;
 
-    const STAGES: [Stage; 11] = [
-        Stage::Connect,
-        Stage::Tls,
-        Stage::Greeting,
-        Stage::Hello,
-        Stage::StartTls,
-        Stage::Auth,
-        Stage::Mail,
-        Stage::Recipient,
-        Stage::Data,
-        Stage::Dot,
-        Stage::End,
-    ];
-
     #[test]
     fn replies() {
         let rows = [
@@ -371,7 +357,7 @@ mod tests {
         let held = [HeldWhy::MayHaveArrived, HeldWhy::Operator, HeldWhy::NoResult].map(Cause::Held);
         let mut causes: Vec<Cause> = Reason::ALL.into_iter().map(Cause::Rests).chain(held).collect();
         causes.extend([Cause::Refused, Cause::Returned, Cause::Unfit(Unfit::TooLarge(1)), Cause::Unfit(Unfit::Utf8)]);
-        for stage in STAGES {
+        for stage in Stage::ALL {
             causes.extend(TROUBLES.map(|trouble| Cause::Trouble(stage, trouble)));
             for code in (400..600).filter(|code| code % 100 < 60) {
                 causes.push(Cause::Trouble(stage, Trouble::Reply { code, status: None }));

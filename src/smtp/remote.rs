@@ -67,6 +67,21 @@ impl RemoteReply {
 }
 
 impl Stage {
+    /// Every stage, in the order of a dialogue.
+    pub const ALL: [Self; 11] = [
+        Self::Connect,
+        Self::Tls,
+        Self::Greeting,
+        Self::Hello,
+        Self::StartTls,
+        Self::Auth,
+        Self::Mail,
+        Self::Recipient,
+        Self::Data,
+        Self::Dot,
+        Self::End,
+    ];
+
     /// The word for the log and for people.
     pub fn name(self) -> &'static str {
         match self {

@@ -97,19 +97,6 @@ const LIST_MAX: usize = 400;
 /// Octets of a host or a word, at most.
 const WORD_MAX: usize = 250;
 const NAME: &str = "Pillarbox-Log: ";
-const STAGES: [Stage; 11] = [
-    Stage::Connect,
-    Stage::Tls,
-    Stage::Greeting,
-    Stage::Hello,
-    Stage::StartTls,
-    Stage::Auth,
-    Stage::Mail,
-    Stage::Recipient,
-    Stage::Data,
-    Stage::Dot,
-    Stage::End,
-];
 
 impl Record {
     /// The record with the LF that it begins with.
@@ -187,7 +174,7 @@ impl Told {
         let (stage, text) = match text.strip_prefix("at=") {
             Some(rest) => {
                 let (name, rest) = rest.split_once(' ')?;
-                (STAGES.into_iter().find(|stage| stage.name() == name)?, rest)
+                (Stage::ALL.into_iter().find(|stage| stage.name() == name)?, rest)
             }
             None => (Stage::Dot, text),
         };
