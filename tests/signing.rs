@@ -282,6 +282,19 @@ fn a_key_that_changes_is_taken_up() {
     assert!(verifies(&record()) && record() != old);
 }
 
+/// A file may be named more than once; a helper that reads it as root answers for each.
+#[test]
+fn one_key_signs_for_two_domains() {
+    let second = "\n[[dkim.\"shop.example\"]]\nselector = \"rsa\"\nkey = \"{place}/rsa.pem\"";
+    let signing = Signing::start(&["rsa"], second);
+    let shop = CONTENTS[0].to_vec();
+    let shop = String::from_utf8(shop).unwrap().replace("From: alice@example.org", "From: alice@shop.example");
+    for (message, domain) in signing.hand_in(&[CONTENTS[0], shop.as_bytes()]).iter().zip(["example.org", "shop.example"]) {
+        let text = String::from_utf8_lossy(&message.content).into_owned();
+        assert!(text.contains(&format!("d={domain};")), "{text}");
+    }
+}
+
 /// The verb makes keys that the server signs with, and says what DNS has.
 #[test]
 fn keys_are_made_and_listed() {

@@ -129,9 +129,14 @@ impl KeySource {
             }
         };
         let mut rest = &text[..];
-        let mut parts: Vec<Option<io::Result<Held>>> = helper.paths.iter().map(|_| Some(take_part(&mut rest))).collect();
-        let lost = || Err(io::ErrorKind::UnexpectedEof.into());
-        paths.iter().map(|path| helper.place(path).and_then(|at| parts[at].take()).unwrap_or_else(lost)).collect()
+        let parts: Vec<io::Result<Held>> = helper.paths.iter().map(|_| take_part(&mut rest)).collect();
+        // One file may be named more than once: a key that signs for two domains.
+        let part = |path: &PathBuf| match helper.place(path).map(|at| &parts[at]) {
+            Some(Ok(held)) => Ok(held.clone()),
+            Some(Err(error)) => Err(io::Error::new(error.kind(), error.to_string())),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        };
+        paths.iter().map(part).collect()
     }
 
     /// What of the files changes when they are written; `None` if the helper does not say in time.
