@@ -295,7 +295,9 @@ fn names_to_sign(present: &[(String, &[u8])], fields: Fields) -> Vec<String> {
         let count = present.iter().filter(|(known, _)| known == name).count() + oversigned;
         names.extend(std::iter::repeat_n((*name).to_owned(), count));
     }
-    let further = present.iter().filter(|(name, _)| SIGNED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)));
+    // A name may hold a semicolon (RFC 5322 section 3.6.8), which would end the list.
+    let is_further = |name: &str| SIGNED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !name.contains(';');
+    let further = present.iter().filter(|(name, _)| is_further(name));
     names.extend(further.map(|(name, _)| name.clone()));
     names
 }
@@ -426,7 +428,7 @@ mod tests {
     #[test]
     fn what_is_signed() {
         let header =
-            b"From: a@b.example\nX-Other: 1\nTo: c@d.example\nList-Id: <l>\nDate: now\nContent-Type: text/plain\nTo: e\n";
+            b"From: a@b.example\nX-Other: 1\nTo: c@d.example\nList-Id: <l>\nList-X;l=1: y\nDate: now\nContent-Type: text/plain\nTo: e\n";
         let names = |fields| names_to_sign(&fields_of(header), fields).join(":");
         assert_eq!(names(Fields::All), "from:from:reply-to:to:to:to:cc:subject:date:date:list-id:content-type");
         assert_eq!(names(Fields::WithoutId), "from:from:reply-to:to:to:to:cc:subject:list-id:content-type");
