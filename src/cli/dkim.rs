@@ -84,7 +84,13 @@ fn add(arguments: &Arguments, domain: &str) -> Outcome {
     }
     say("; publish in DNS:");
     made.iter().for_each(|key| say(record(key)));
-    say("\n# then put into pillarbox.toml, and restart the server:\n[dkim]");
+    if config.dkim.is_empty() {
+        say("\n# then put into pillarbox.toml, and restart the server:\n[dkim]");
+    } else {
+        say(format_args!(
+            "\n# then put below [dkim] in pillarbox.toml, for a line of {domain} that is there, and restart the server:"
+        ));
+    }
     let lines: Vec<String> =
         keys.iter().map(|key| format!("{{ selector = {:?}, key = \"{}\" }}", key.selector, key.key.display())).collect();
     say(format_args!("{domain:?} = [{}]", lines.join(", ")));
@@ -101,7 +107,10 @@ fn record(key: &SigningKey) -> String {
 /// Makes the file durable; an error if there is one of this name.
 fn write_key(path: &Path, text: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
-    DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+    if !directory.exists() {
+        DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+        directory.parent().map_or(Ok(()), |above| File::open(above)?.sync_all())?;
+    }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     let written = file.write_all(text).and_then(|()| file.sync_all()).and_then(|()| File::open(directory)?.sync_all());
     written.inspect_err(|_| drop(fs::remove_file(path)))
