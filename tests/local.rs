@@ -60,6 +60,7 @@ fn with_socket(entries: &[&str]) -> Setup {
 fn a_message_comes_in_and_the_socket_is_taken_up_again_after_a_restart() {
     let mut server = with_socket(&["\"{place}/run/submit\""]).start();
     let path = server.dir.path().join("run/submit");
+    server.wait_for_log(&[&format!("started service=local address={}", path.display())]);
     let data = fs::symlink_metadata(&path).unwrap();
     assert!(data.file_type().is_socket());
     assert_eq!(data.permissions().mode() & 0o777, 0o666);

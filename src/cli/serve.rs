@@ -234,15 +234,15 @@ fn bind_local(entry: &LocalSocket) -> Result<Listening, String> {
     };
     let bound = local::bind(&entry.path, entry.mode, group);
     let socket = bound.map_err(|error| format!("{error}; {}", cure(&error)))?;
-    Ok(Listening::Unix(socket, entry.login.as_deref().map(Into::into)))
+    Ok(Listening::Unix { socket, path: Some(entry.path.clone()), login: entry.login.as_deref().map(Into::into) })
 }
 
 /// A local socket that was handed over, with the login of its entry in [listen].
 fn of_entry(socket: Listening, config: &Config) -> Listening {
-    let Listening::Unix(socket, _) = socket else { return socket };
-    let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
+    let Listening::Unix { socket, path, .. } = socket else { return socket };
     let entry = config.local.iter().find(|entry| Some(&entry.path) == path.as_ref());
-    Listening::Unix(socket, entry.and_then(|entry| entry.login.as_deref()).map(Into::into))
+    let login = entry.and_then(|entry| entry.login.as_deref()).map(Into::into);
+    Listening::Unix { socket, path, login }
 }
 
 fn cure(error: &std::io::Error) -> &'static str {
@@ -256,7 +256,7 @@ fn cure(error: &std::io::Error) -> &'static str {
 fn named(socket: Listening, name: Option<&str>, wanted: Option<Service>) -> Result<Listener, Failure> {
     let service = match &socket {
         Listening::Tcp(socket) => role(name, socket.local_addr().ok(), wanted)?,
-        Listening::Unix(..) => Service::Local,
+        Listening::Unix { .. } => Service::Local,
     };
     Ok(Listener { socket, service })
 }

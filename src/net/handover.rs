@@ -8,6 +8,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 
 use listenfd::ListenFd;
 use socket2::{Domain, SockRef, Socket, Type};
@@ -40,7 +41,9 @@ pub fn inherited() -> io::Result<Inherited> {
         let Some(fd) = take(&mut handed, index)? else { continue };
         let name = names.split(':').nth(index).filter(|name| !name.is_empty()).map(str::to_owned);
         if is_local(&fd)? {
-            listeners.push((Listening::Unix(UnixListener::from(fd), None), name));
+            let socket = UnixListener::from(fd);
+            let path = socket.local_addr()?.as_pathname().map(Path::to_owned);
+            listeners.push((Listening::Unix { socket, path, login: None }, name));
             continue;
         }
         if !is_listening(&fd)? {

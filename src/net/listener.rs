@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind, PipeReader, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,8 +44,15 @@ pub struct Listener {
 pub enum Listening {
     /// TCP.
     Tcp(TcpListener),
-    /// A local socket, and the login of everyone that may open it, if it is one's alone.
-    Unix(UnixListener, Option<Arc<str>>),
+    /// A local socket.
+    Unix {
+        /// The socket; the name that it was bound to may be one that it had for a moment.
+        socket: UnixListener,
+        /// Where callers find it, if it has a path.
+        path: Option<PathBuf>,
+        /// The login of everyone that may open it, if it is one's alone.
+        login: Option<Arc<str>>,
+    },
 }
 
 /// The shortest and the longest pause after a failed accept(2).
@@ -141,20 +149,16 @@ fn turn_away(mut socket: &Socket, text: Option<Vec<u8>>) {
 impl Listening {
     /// Where it listens, for people.
     pub fn name(&self) -> String {
-        let unknown = |error: io::Error| error.to_string();
         match self {
-            Self::Tcp(socket) => socket.local_addr().map_or_else(unknown, |address| address.to_string()),
-            Self::Unix(socket, _) => match socket.local_addr() {
-                Ok(address) => address.as_pathname().map_or_else(|| "unnamed".to_owned(), |path| path.display().to_string()),
-                Err(error) => unknown(error),
-            },
+            Self::Tcp(socket) => socket.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string()),
+            Self::Unix { path, .. } => path.as_ref().map_or_else(|| "unnamed".to_owned(), |path| path.display().to_string()),
         }
     }
 
     fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         match self {
             Self::Tcp(socket) => socket.set_nonblocking(nonblocking),
-            Self::Unix(socket, _) => socket.set_nonblocking(nonblocking),
+            Self::Unix { socket, .. } => socket.set_nonblocking(nonblocking),
         }
     }
 
@@ -162,7 +166,7 @@ impl Listening {
     fn accept(&self) -> io::Result<(Socket, Peer)> {
         match self {
             Self::Tcp(socket) => socket.accept().map(|(socket, peer)| (socket.into(), peer.into())),
-            Self::Unix(socket, login) => {
+            Self::Unix { socket, login, .. } => {
                 let (socket, _) = socket.accept()?;
                 let uid = getsockopt(&socket, sockopt::PeerCredentials)?.uid();
                 Ok((socket.into(), Peer { address: address_of_uid(uid), local_login: login.clone() }))
@@ -175,7 +179,7 @@ impl AsFd for Listening {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(socket) => socket.as_fd(),
-            Self::Unix(socket, _) => socket.as_fd(),
+            Self::Unix { socket, .. } => socket.as_fd(),
         }
     }
 }
