@@ -265,6 +265,28 @@ fn a_domain_that_goes_while_it_rests_fails_its_messages() {
     assert_eq!(world.count(|action| matches!(action, Action::Fail { .. })), 0);
 }
 
+/// A probe that had no place at the server has learnt nothing: no rest begins, and one that there is keeps its reason.
+#[test]
+fn a_probe_without_a_result_blames_no_domain() {
+    let mut world = World::new(settings(), 4, |asked| match asked.id {
+        Some(_) => (1, code(Stage::Mail, 421)),
+        None => (1, Reply::No(Stage::Connect, Trouble::Internal)),
+    });
+    world.accept("shop", &[Destination::mx("full.example")]);
+    world.run(HOUR);
+    assert!(world.count(|action| matches!(action, Action::Probe { .. })) > 0);
+    assert!(world.count(|action| matches!(action, Action::Wait { .. })) > 0);
+    assert_eq!(world.count(|action| matches!(action, Action::RouteRests { .. })), 0);
+    let mut world = World::new(settings(), 4, |asked| match asked.id {
+        Some(_) => (1, Reply::No(Stage::Connect, Trouble::Dropped)),
+        None => (1, Reply::No(Stage::Connect, Trouble::Internal)),
+    });
+    world.accept("shop", &[Destination::mx("full.example")]);
+    world.run(HOUR);
+    let reasons: Vec<_> = world.schedule.routes().into_iter().filter_map(|route| route.rest.map(|rest| rest.reason)).collect();
+    assert_eq!(reasons, [Reason::Connect]);
+}
+
 #[test]
 fn a_wrong_password_is_tried_once_an_hour_or_when_it_has_changed() {
     let refused = || status(Stage::Auth, 535, (5, 7, 8));

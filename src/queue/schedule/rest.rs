@@ -29,6 +29,14 @@ impl Schedule {
                 self.unpark(number, false);
                 self.well(number);
             }
+            // Nothing was learnt of a route: one that rests goes on, one that does not has no fault.
+            Err((_, Trouble::Internal)) if hop.destination.kind == Kind::Mx => {
+                if hop.rest.is_some() {
+                    self.rest_again(number)
+                } else {
+                    self.unpark(number, true)
+                }
+            }
             Err((stage, trouble)) => {
                 let reason = match divide(hop.destination.kind, stage, trouble, Transaction::default()) {
                     Fault::Route(reason) => reason,
