@@ -391,6 +391,24 @@ fn sources_and_hosts_that_are_named() {
     });
 }
 
+/// Sources of IPv6 alone: what has only IPv4 cannot be reached, for good, as the other way round.
+#[test]
+fn sources_of_one_family() {
+    Network::run(|network| {
+        let names = NameServer::start(vec![
+            ("four.example", hosts(vec![there(0)])),
+            ("both.example", hosts(vec![there(0), Record::Aaaa(THERE[6].parse::<Ipv6Addr>().unwrap())])),
+        ]);
+        let six = MailServer::on(network.listen(THERE[6], 25), StartTls::None);
+        let server = setup(&names, "[outgoing.routes.mx]\nsource = [\"2001:67c::1\"]\n").start();
+        send(&server, &["x@four.example"]);
+        send(&server, &["x@both.example"]);
+        six.wait(1);
+        assert!(reports(&server, 1)[0].contains("Status: 5.4.4\n"), "{}", server.log_text());
+        assert!(!server.log_text().contains("state=resting"), "{}", server.log_text());
+    });
+}
+
 /// Debian's Exim and Postfix as the servers of two domains, each in a root of its own: Exim verifies every signature, 8-bit and
 /// UTF-8 included; Postfix takes mail by TLS and makes one recipient wait. `tests/interop/mx` makes the roots and runs this.
 #[test]

@@ -73,6 +73,7 @@ impl Direct {
         let own = Own {
             names: vec![config.hostname.clone()],
             addresses: config.listen.iter().map(|(address, _)| address.ip().to_canonical()).collect(),
+            ipv4: hop.source.is_empty() || hop.source.iter().any(IpAddr::is_ipv4),
             ipv6: hop.source.iter().any(IpAddr::is_ipv6),
             named: outgoing.routes.values().map(|route| route.url.host.clone()).collect(),
         };
