@@ -324,6 +324,52 @@ fn one_host_of_many_domains_has_few_connections() {
     });
 }
 
+/// A server that is full is passed over; where it is the only one the message waits, and its domain does not rest.
+#[test]
+fn a_full_server_holds_no_courier_and_rests_no_domain() {
+    Network::run(|network| {
+        let first = ["h0.example", "h1.example", "h2.example", "h3.example", "h4.example"];
+        let mut rows: Vec<(&'static str, Behaviour)> = first.iter().map(|name| (*name, mx(&[(10, "a.example")]))).collect();
+        rows.extend([
+            ("two.example", mx(&[(10, "a.example"), (20, "b.example")])),
+            ("only.example", mx(&[(10, "a.example")])),
+            ("a.example", hosts(vec![there(0)])),
+            ("b.example", hosts(vec![there(1)])),
+        ]);
+        let names = NameServer::start(rows);
+        let a = MailServer::on(network.listen(THERE[0], 25), StartTls::None);
+        let b = MailServer::on(network.listen(THERE[1], 25), StartTls::None);
+        a.rule(|line, _| {
+            if line.starts_with("DATA") {
+                thread::sleep(Duration::from_secs(12));
+            }
+            None
+        });
+        let server = setup(&names, "").start();
+        for name in first {
+            send(&server, &[&format!("x@{name}")]);
+        }
+        let begun = Instant::now();
+        while a.count("DATA") < first.len() {
+            assert!(begun.elapsed() < PATIENCE, "{}", server.log_text());
+            thread::sleep(Duration::from_millis(5));
+        }
+        let begun = Instant::now();
+        send(&server, &["x@two.example"]);
+        b.wait(1);
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+        let id = send(&server, &["x@only.example"]);
+        server.wait_for_log(&["deferred", &format!("id={id}"), "a.example[203.0.113.11]"]);
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert!(!server.log_text().contains("state=resting"), "{}", server.log_text());
+        // Nor does the address rest: what comes next goes there.
+        a.wait(first.len());
+        a.rule(|_, _| None);
+        run(&server, &["queue", "try", "--all", "--yes"]);
+        a.wait(first.len() + 1);
+    });
+}
+
 /// A source of IPv6 makes IPv6 be used; a host that a route names may have an address that is not public.
 #[test]
 fn sources_and_hosts_that_are_named() {
@@ -342,6 +388,24 @@ fn sources_and_hosts_that_are_named() {
         send(&server, &["x@private.example"]);
         assert_eq!(six.wait(1)[0].from.to_string(), "2001:67c::1");
         assert_eq!(inside.wait(1)[0].rcpt, ["RCPT TO:<x@private.example>"]);
+    });
+}
+
+/// Sources of IPv6 alone: what has only IPv4 cannot be reached, for good, as the other way round.
+#[test]
+fn sources_of_one_family() {
+    Network::run(|network| {
+        let names = NameServer::start(vec![
+            ("four.example", hosts(vec![there(0)])),
+            ("both.example", hosts(vec![there(0), Record::Aaaa(THERE[6].parse::<Ipv6Addr>().unwrap())])),
+        ]);
+        let six = MailServer::on(network.listen(THERE[6], 25), StartTls::None);
+        let server = setup(&names, "[outgoing.routes.mx]\nsource = [\"2001:67c::1\"]\n").start();
+        send(&server, &["x@four.example"]);
+        send(&server, &["x@both.example"]);
+        six.wait(1);
+        assert!(reports(&server, 1)[0].contains("Status: 5.4.4\n"), "{}", server.log_text());
+        assert!(!server.log_text().contains("state=resting"), "{}", server.log_text());
     });
 }
 

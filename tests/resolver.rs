@@ -146,8 +146,13 @@ fn servers_of_a_domain() {
         ("empty.example", Behaviour::Records(vec![])),
     ]);
     let resolver = Resolver::with_server(server.address);
-    let own =
-        Own { names: vec!["mx.example".into()], addresses: vec!["9.9.9.9".parse().unwrap()], ipv6: false, named: Vec::new() };
+    let own = Own {
+        names: vec!["mx.example".into()],
+        addresses: vec!["9.9.9.9".parse().unwrap()],
+        ipv4: true,
+        ipv6: false,
+        named: Vec::new(),
+    };
     let find = |domain: &str| {
         mx::find(&resolver, domain, &own, soon())
             .map(|found| found.into_iter().map(|to| to.host).collect::<Vec<_>>())

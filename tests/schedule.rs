@@ -235,6 +235,58 @@ fn a_dead_domain_is_logged_and_not_told() {
     assert_eq!(world.count(|action| matches!(action, Action::Tell { .. })), 0);
 }
 
+/// A domain rests and then says for good that it takes nothing: every message that waited fails, whatever was the probe.
+#[test]
+fn a_domain_that_goes_while_it_rests_fails_its_messages() {
+    let finals = [Trouble::NameUnknown, Trouble::NoMail, Trouble::Loop, Trouble::NotRoutable];
+    let rests = [
+        (Stage::Connect, Trouble::Dropped),
+        (Stage::Connect, Trouble::NameUnresolved),
+        (Stage::Mail, Trouble::Reply { code: 503, status: None }),
+    ];
+    for (gone, first) in finals.into_iter().flat_map(|gone| rests.map(|first| (gone, first))) {
+        let mut world = World::new(settings(), 4, move |asked| {
+            let (stage, trouble) = if asked.time < 10 * MINUTE { first } else { (Stage::Connect, gone) };
+            (1, Reply::No(stage, trouble))
+        });
+        for _ in 0..20 {
+            world.accept("shop", &[Destination::mx("gone.example")]);
+        }
+        world.run(10 * MINUTE);
+        assert_eq!(world.count(|action| matches!(action, Action::Fail { .. })), 0, "{first:?}");
+        world.run(2 * HOUR);
+        assert_eq!(world.count(|action| matches!(action, Action::Fail { .. })), 20, "{first:?}, {gone:?}");
+        assert_eq!(world.schedule.counts(), Counts::default(), "{first:?}, {gone:?}");
+    }
+    // The same of a smarthost is the operator's to mend.
+    let mut world = World::new(settings(), 4, |_| (1, Reply::No(Stage::Connect, Trouble::NameUnknown)));
+    world.accept("shop", &[provider()]);
+    world.run(DAY);
+    assert_eq!(world.count(|action| matches!(action, Action::Fail { .. })), 0);
+}
+
+/// A probe that had no place at the server has learnt nothing: no rest begins, and one that there is keeps its reason.
+#[test]
+fn a_probe_without_a_result_blames_no_domain() {
+    let mut world = World::new(settings(), 4, |asked| match asked.id {
+        Some(_) => (1, code(Stage::Mail, 421)),
+        None => (1, Reply::No(Stage::Connect, Trouble::Internal)),
+    });
+    world.accept("shop", &[Destination::mx("full.example")]);
+    world.run(HOUR);
+    assert!(world.count(|action| matches!(action, Action::Probe { .. })) > 0);
+    assert!(world.count(|action| matches!(action, Action::Wait { .. })) > 0);
+    assert_eq!(world.count(|action| matches!(action, Action::RouteRests { .. })), 0);
+    let mut world = World::new(settings(), 4, |asked| match asked.id {
+        Some(_) => (1, Reply::No(Stage::Connect, Trouble::Dropped)),
+        None => (1, Reply::No(Stage::Connect, Trouble::Internal)),
+    });
+    world.accept("shop", &[Destination::mx("full.example")]);
+    world.run(HOUR);
+    let reasons: Vec<_> = world.schedule.routes().into_iter().filter_map(|route| route.rest.map(|rest| rest.reason)).collect();
+    assert_eq!(reasons, [Reason::Connect]);
+}
+
 #[test]
 fn a_wrong_password_is_tried_once_an_hour_or_when_it_has_changed() {
     let refused = || status(Stage::Auth, 535, (5, 7, 8));

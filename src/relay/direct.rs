@@ -3,7 +3,11 @@
 //! One pass tries [`ADDRESSES_MAX`] addresses, and goes on after a server that answers but does not serve once:
 //! [`SESSIONS_MAX`] sessions. Addresses that failed rest, unless there are no others. TLS is taken where it is offered,
 //! whatever the certificate; a handshake that fails is followed by one connection in the clear to the same address.
+//!
+//! An address that has as many connections as it may have is passed over; where no other serves, a place there is waited for,
+//! for [`PLACE_MAX`]. None by then says nothing of the server: the message waits, and neither domain nor address rests.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,8 +58,12 @@ pub enum Unreached {
 pub const ADDRESSES_MAX: usize = 5;
 /// Servers in one pass that answer.
 pub const SESSIONS_MAX: usize = 2;
-/// How long name servers may take in one pass, and how long a place is waited for.
+/// How long name servers may take in one pass.
 const WAIT_MAX: Duration = Duration::from_secs(20);
+/// How long places are waited for in one pass: the courier is wanted elsewhere.
+const PLACE_MAX: Duration = Duration::from_secs(5);
+/// What is said of an address that was full all that time.
+const BUSY: &str = "this server has as many connections there as it may have";
 
 impl Direct {
     /// As a configuration says; `None` if it sends nothing by MX.
@@ -65,6 +73,7 @@ impl Direct {
         let own = Own {
             names: vec![config.hostname.clone()],
             addresses: config.listen.iter().map(|(address, _)| address.ip().to_canonical()).collect(),
+            ipv4: hop.source.is_empty() || hop.source.iter().any(IpAddr::is_ipv4),
             ipv6: hop.source.iter().any(IpAddr::is_ipv6),
             named: outgoing.routes.values().map(|route| route.url.host.clone()).collect(),
         };
@@ -76,23 +85,42 @@ impl Direct {
         let deadline = Instant::now() + WAIT_MAX;
         let name = punycode::to_ascii(domain).ok_or(Unreached::NoServer(NoServer::NoDomain))?;
         let found = mx::find(&self.resolver, &name, &self.own(), deadline).map_err(Unreached::NoServer)?;
-        let mut sessions = 0;
-        let mut last = None;
-        for place in self.in_order(found) {
+        let (mut sessions, mut last, mut full) = (0, None, Vec::new());
+        let mut places: VecDeque<(Exchanger, bool)> = self.in_order(found).into_iter().map(|place| (place, false)).collect();
+        let mut until = Instant::now();
+        loop {
+            if places.is_empty() && !full.is_empty() {
+                places.extend(full.drain(..).map(|place| (place, true)));
+                until = Instant::now() + PLACE_MAX;
+            }
+            let Some((place, again)) = places.pop_front() else { break };
             let host = format!("{}[{}]", place.host, place.address);
-            let failure = match self.open(&place, stop) {
-                Ok((courier, place)) => {
-                    let downgraded = self.servers.is_downgraded(domain, courier.tls().is_some());
-                    if downgraded {
-                        journal::notice("tls", format!("{domain} had TLS before, {host} has it not; mail goes in the clear"));
-                    }
-                    return Ok(Reached { courier, place, downgraded });
+            let failure = match self.servers.take(place.address, until, stop) {
+                None if stop.is_stopped() => Failure { stage: Stage::Connect, fault: Fault::Stopped },
+                None if again => Failure { stage: Stage::Connect, fault: Fault::Local(BUSY.to_owned()) },
+                None => {
+                    full.push(place);
+                    continue;
                 }
-                Err(failure) => failure,
+                Some(taken) => match self.open(&place, stop) {
+                    Ok(courier) => {
+                        let downgraded = self.servers.is_downgraded(domain, courier.tls().is_some());
+                        if downgraded {
+                            let text = format!("{domain} had TLS before, {host} has it not; mail goes in the clear");
+                            journal::notice("tls", text);
+                        }
+                        return Ok(Reached { courier, place: taken, downgraded });
+                    }
+                    Err(failure) => failure,
+                },
             };
             let over = failure.fault == Fault::Stopped;
             sessions += usize::from(failure.stage > Stage::Connect);
-            last = Some(Unreached::Failed(host, failure));
+            // What is full may well serve: while one is, nothing is known of the domain.
+            let busy = matches!(&last, Some(Unreached::Failed(_, Failure { fault: Fault::Local(_), .. })));
+            if over || !busy {
+                last = Some(Unreached::Failed(host, failure));
+            }
             if over || sessions == SESSIONS_MAX {
                 break;
             }
@@ -111,11 +139,7 @@ impl Direct {
         well
     }
 
-    fn open(&self, place: &Exchanger, stop: &Arc<Stop>) -> Result<(Courier, Place), Failure> {
-        let Some(taken) = self.servers.take(place.address, Instant::now() + WAIT_MAX, stop) else {
-            let fault = if stop.is_stopped() { Fault::Stopped } else { Fault::Timeout };
-            return Err(Failure { stage: Stage::Connect, fault });
-        };
+    fn open(&self, place: &Exchanger, stop: &Arc<Stop>) -> Result<Courier, Failure> {
         let connected = match self.session(place, true, stop) {
             // RFC 7435: something is better than nothing, and a message that never arrives protects no one.
             Err(failure) if is_handshake(&failure) => {
@@ -130,7 +154,7 @@ impl Direct {
             Err(failure) if failure.fault == Fault::Stopped => {}
             Err(_) => self.servers.fail(place.address),
         }
-        connected.map(|courier| (courier, taken))
+        connected
     }
 
     fn session(&self, place: &Exchanger, secured: bool, stop: &Arc<Stop>) -> Result<Courier, Failure> {

@@ -33,6 +33,8 @@ pub struct Own {
     pub names: Vec<String>,
     /// The addresses of this server.
     pub addresses: Vec<IpAddr>,
+    /// True if mail may leave by IPv4.
+    pub ipv4: bool,
     /// True if mail may leave by IPv6.
     pub ipv6: bool,
     /// Hosts that the operator has named in a route: they may have addresses that are not public.
@@ -69,7 +71,7 @@ pub fn find(resolver: &Resolver, domain: &str, own: &Own, deadline: Instant) -> 
     let mut found = Vec::new();
     let (mut unknown, mut ours) = (None, false);
     for host in hosts {
-        for kind in [Kind::A, Kind::Aaaa].into_iter().filter(|kind| *kind == Kind::A || own.ipv6) {
+        for kind in [own.ipv4.then_some(Kind::A), own.ipv6.then_some(Kind::Aaaa)].into_iter().flatten() {
             match resolver.look_up(&host, kind, deadline) {
                 Err(DnsError::BadName(_)) => {}
                 Err(error) => unknown = Some(error),

@@ -64,12 +64,16 @@ impl Servers {
         }
     }
 
-    /// An address did not serve: it rests.
+    /// An address did not serve: it rests. Connections that fail together are one failure: what began before it rests, or
+    /// is tried though it does, makes the rest no longer.
     pub fn fail(&self, address: IpAddr) {
         let now = Instant::now();
         let mut known = self.known();
         shorten(&mut known.failed, |(until, _)| *until > now);
         let (until, times) = known.failed.entry(address).or_insert((now, 0));
+        if *until > now {
+            return;
+        }
         *until = now + REST_MIN.saturating_mul(1 << (*times).min(6)).min(REST_MAX);
         *times += 1;
     }
@@ -169,12 +173,16 @@ mod tests {
         let servers = Servers::default();
         let rest = || {
             servers.fail(HERE);
-            let until = servers.known().failed[&HERE].0;
-            (until - Instant::now()).as_secs_f64().round()
+            // Five connections that fail at one moment.
+            (1..PER_ADDRESS).for_each(|_| servers.fail(HERE));
+            let now = Instant::now();
+            let until = std::mem::replace(&mut servers.known().failed.get_mut(&HERE).unwrap().0, now);
+            (until - now).as_secs_f64().round()
         };
         assert!(!servers.rests(HERE));
         let rests: Vec<f64> = (0..9).map(|_| rest()).collect();
         assert_eq!(rests, [60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 3600.0, 3600.0, 3600.0]);
+        servers.fail(HERE);
         assert!(servers.rests(HERE));
         servers.succeed(HERE);
         assert!(!servers.rests(HERE));

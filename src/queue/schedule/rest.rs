@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use super::hop::{Kept, Rest};
 use super::table::{NONE, State, Time};
 use super::turn::{Courier, Sending, Task};
-use super::{Action, Fault, Now, Reason, Schedule, Stage, Timer, Transaction, Trouble, divide};
+use super::{Action, Fault, Kind, Now, Reason, Schedule, Stage, Timer, Transaction, Trouble, Verdict, divide};
 use crate::queue::QueueId;
 
 impl Schedule {
@@ -23,6 +23,19 @@ impl Schedule {
             Ok(()) => {
                 self.unpark(number, true);
                 self.well(number);
+            }
+            // A verdict that each message gets by itself, at once: resting any longer would only keep it from them.
+            Err((stage, trouble)) if is_final(hop.destination.kind, stage, trouble) => {
+                self.unpark(number, false);
+                self.well(number);
+            }
+            // Nothing was learnt of a route: one that rests goes on, one that does not has no fault.
+            Err((_, Trouble::Internal)) if hop.destination.kind == Kind::Mx => {
+                if hop.rest.is_some() {
+                    self.rest_again(number)
+                } else {
+                    self.unpark(number, true)
+                }
             }
             Err((stage, trouble)) => {
                 let reason = match divide(hop.destination.kind, stage, trouble, Transaction::default()) {
@@ -374,6 +387,12 @@ impl Schedule {
     pub(super) fn waiting(&self, number: u32) -> u32 {
         self.hops[number].flows.iter().map(|flow| self.flows[*flow].parts).sum()
     }
+}
+
+/// True for what a domain's own records say for good: it does not exist, takes no mail, or has no server to send to.
+pub(super) fn is_final(kind: Kind, stage: Stage, trouble: Trouble) -> bool {
+    let verdict = divide(kind, stage, trouble, Transaction::default());
+    kind == Kind::Mx && stage == Stage::Connect && verdict == Fault::Message(Verdict::Fail)
 }
 
 const MINUTE: Time = 60;

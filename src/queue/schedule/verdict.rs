@@ -1,5 +1,6 @@
 //! What came of a transaction: a verdict for every recipient, and what it says about the route.
 
+use super::rest::is_final;
 use super::table::{NONE, State, Time};
 use super::turn::Sending;
 use super::{
@@ -52,7 +53,12 @@ impl Schedule {
         }
         if sending.probe && rested && split.reason.is_none() {
             self.hops[sending.via].tried = Some(self.clock.now);
-            self.rest_again(sending.via);
+            let kind = self.hops[sending.via].destination.kind;
+            if done.others.is_some_and(|(stage, trouble)| is_final(kind, stage, trouble)) {
+                self.well(sending.via);
+            } else {
+                self.rest_again(sending.via);
+            }
         }
         self.after_attempt(message, id, waits);
         // Until here the attempt counts, which keeps its flow and its hop from being let go.
