@@ -78,6 +78,19 @@ fn an_answer_is_kept_as_long_as_it_holds_and_no_failure_is() {
     assert_eq!(resolver.look_up("broken.example", Kind::A, soon()).unwrap().records, [address(5)]);
 }
 
+/// What is very long is asked for again, since the table is bounded by answers.
+#[test]
+fn an_answer_of_many_records_is_not_kept() {
+    for (count, asked) in [(100, 2), (101, 4)] {
+        let server = NameServer::start(vec![("many.example", Behaviour::Truncated((0..count).map(a).collect()))]);
+        let resolver = Resolver::with_server(server.address);
+        for _ in 0..2 {
+            assert_eq!(resolver.look_up("many.example", Kind::A, soon()).unwrap().records.len(), usize::from(count));
+        }
+        assert_eq!(server.asked.load(Ordering::Relaxed), asked, "{count} records");
+    }
+}
+
 #[test]
 fn silence_and_garbage_end_at_the_deadline() {
     let server = NameServer::start(vec![("silent.example", Behaviour::Silence), ("garbage.example", Behaviour::Garbage)]);
