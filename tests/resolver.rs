@@ -78,6 +78,19 @@ fn an_answer_is_kept_as_long_as_it_holds_and_no_failure_is() {
     assert_eq!(resolver.look_up("broken.example", Kind::A, soon()).unwrap().records, [address(5)]);
 }
 
+/// What is very long is asked for again, since the table is bounded by answers.
+#[test]
+fn an_answer_of_many_records_is_not_kept() {
+    for (count, asked) in [(100, 2), (101, 4)] {
+        let server = NameServer::start(vec![("many.example", Behaviour::Truncated((0..count).map(a).collect()))]);
+        let resolver = Resolver::with_server(server.address);
+        for _ in 0..2 {
+            assert_eq!(resolver.look_up("many.example", Kind::A, soon()).unwrap().records.len(), usize::from(count));
+        }
+        assert_eq!(server.asked.load(Ordering::Relaxed), asked, "{count} records");
+    }
+}
+
 #[test]
 fn silence_and_garbage_end_at_the_deadline() {
     let server = NameServer::start(vec![("silent.example", Behaviour::Silence), ("garbage.example", Behaviour::Garbage)]);
@@ -126,7 +139,13 @@ fn authentic_is_what_a_trusted_server_calls_so() {
 /// From domain to servers: what is final has a status, what is not known yet has none.
 #[test]
 fn servers_of_a_domain() {
+    const NONE: [&str; 21] = [
+        "a.none", "b.none", "c.none", "d.none", "e.none", "f.none", "g.none", "h.none", "i.none", "j.none", "k.none", "l.none",
+        "m.none", "n.none", "o.none", "p.none", "q.none", "r.none", "s.none", "t.none", "u.none",
+    ];
     let public = |last| Record::A(Ipv4Addr::new(9, 9, 9, last));
+    let of =
+        |rows: &[(u16, &'static str)]| Behaviour::Records(rows.iter().map(|(number, host)| Record::Mx(*number, host)).collect());
     let server = NameServer::start(vec![
         ("two.example", Behaviour::Records(vec![Record::Mx(20, "b.example"), Record::Mx(10, "a.example")])),
         ("a.example", Behaviour::Records(vec![public(1)])),
@@ -144,6 +163,15 @@ fn servers_of_a_domain() {
         ("alias.example", Behaviour::Records(vec![public(9)])),
         ("literal.example", Behaviour::Records(vec![Record::Mx(10, "9.9.9.9")])),
         ("empty.example", Behaviour::Records(vec![])),
+        // This server by another name: its equals and all that is worse are left out.
+        ("middle.example", of(&[(10, "a.example"), (20, "b.example"), (20, "alias.example"), (30, "bare.example")])),
+        ("first.example", of(&[(10, "a.example"), (10, "alias.example"), (20, "b.example")])),
+        ("unsure.example", of(&[(5, "broken.example"), (10, "alias.example"), (20, "b.example")])),
+        ("equal.example", of(&[(10, "broken.example"), (10, "alias.example")])),
+        ("routed.example", of(&[(10, "named.example"), (20, "b.example")])),
+        ("named.example", Behaviour::Records(vec![public(9)])),
+        ("many.example", Behaviour::Records((0..21).map(|n| Record::Mx(n, NONE[usize::from(n)])).collect())),
+        ("fewer.example", Behaviour::Records((0..20).map(|n| Record::Mx(n, NONE[usize::from(n)])).collect())),
     ]);
     let resolver = Resolver::with_server(server.address);
     let own = Own {
@@ -151,7 +179,7 @@ fn servers_of_a_domain() {
         addresses: vec!["9.9.9.9".parse().unwrap()],
         ipv4: true,
         ipv6: false,
-        named: Vec::new(),
+        named: vec!["named.example".into()],
     };
     let find = |domain: &str| {
         mx::find(&resolver, domain, &own, soon())
@@ -159,7 +187,7 @@ fn servers_of_a_domain() {
             .map_err(|no| no.status())
     };
     type Row<'a> = (&'a str, Result<&'a [&'a str], Option<(u8, u16, u16)>>);
-    let rows: [Row<'_>; 13] = [
+    let rows: [Row<'_>; 20] = [
         ("two.example", Ok(&["a.example", "b.example", "b.example"])),
         ("bare.example", Ok(&["bare.example"])),
         ("half.example", Ok(&["a.example"])),
@@ -173,6 +201,13 @@ fn servers_of_a_domain() {
         ("hidden.example", Err(Some((5, 4, 6)))),
         ("broken.example", Err(None)),
         ("mute.example", Err(None)),
+        ("middle.example", Ok(&["a.example"])),
+        ("first.example", Err(Some((5, 4, 6)))),
+        ("unsure.example", Err(None)),
+        ("equal.example", Err(Some((5, 4, 6)))),
+        ("routed.example", Ok(&["named.example", "b.example", "b.example"])),
+        ("many.example", Err(None)),
+        ("fewer.example", Err(Some((5, 4, 4)))),
     ];
     for (domain, want) in rows {
         let want = want.map(|hosts| hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>());

@@ -56,8 +56,15 @@ pub struct Answer {
 /// What a message turned out to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// The name is an alias of this one, whose records are not in the message.
-    Alias(String),
+    /// The name is an alias of another one, whose records are not in the message.
+    Alias {
+        /// The other one.
+        target: String,
+        /// For how long it is.
+        ttl: Duration,
+        /// As in [`Answer::authenticated`].
+        authenticated: bool,
+    },
     /// The answer.
     Answer(Answer),
     /// The server could not tell; the response code's word.
@@ -162,7 +169,8 @@ fn read_message(octets: &[u8], id: u16, name: &str, kind: Kind) -> Option<Readin
         let negative = negative_ttl(&message);
         // No word of the alias's target: the resolver has not looked.
         if exists && negative.is_none() && owner != text_of(&asked) {
-            return Some(Reading::Alias(owner));
+            let ttl = Duration::from_secs(u64::from(ttl.unwrap_or(0))).min(TTL_MAX);
+            return Some(Reading::Alias { target: owner, ttl, authenticated: header.ad() });
         }
         ttl = Some(negative.unwrap_or(NEGATIVE_TTL).min(ttl.unwrap_or(u32::MAX)));
     }
@@ -323,7 +331,7 @@ mod tests {
                 "alias alone",
                 answer("a.x", Kind::A, Rcode::NOERROR, &[("a.x", 5, Alias("b.x"))], None),
                 Kind::A,
-                Reading::Alias("b.x".into()),
+                Reading::Alias { target: "b.x".into(), ttl: Duration::from_secs(5), authenticated: false },
             ),
             (
                 "alias to nothing",

@@ -67,38 +67,58 @@ pub fn find(resolver: &Resolver, domain: &str, own: &Own, deadline: Instant) -> 
     if !answer.exists {
         return Err(NoServer::NoDomain);
     }
-    let hosts = hosts(domain, &answer, own, random)?;
-    let mut found = Vec::new();
-    let (mut unknown, mut ours) = (None, false);
-    for host in hosts {
+    let Hosts { hosts, cut } = hosts(domain, &answer, own, random)?;
+    let mut found: Vec<(u16, Exchanger)> = Vec::new();
+    let (mut unknown, mut ours): (Option<(u16, DnsError)>, bool) = (None, false);
+    let mut best_of_ours = None;
+    for (preference, host) in hosts {
+        // All equals are looked at: one of them may be this server.
+        if best_of_ours.is_some() || (found.len() >= PLACES_MAX && found.last().is_some_and(|(last, _)| *last < preference)) {
+            break;
+        }
         for kind in [own.ipv4.then_some(Kind::A), own.ipv6.then_some(Kind::Aaaa)].into_iter().flatten() {
             match resolver.look_up(&host, kind, deadline) {
                 Err(DnsError::BadName(_)) => {}
-                Err(error) => unknown = Some(error),
+                Err(error) => drop(unknown.get_or_insert((preference, error))),
                 Ok(answer) => {
                     let mut addresses: Vec<IpAddr> = answer.records.iter().filter_map(Data::address).collect();
                     shuffle(&mut addresses, random);
                     ours |= addresses.iter().any(|address| own.has(*address));
+                    if addresses.iter().any(|address| own.is_reached_at(&host, *address)) {
+                        best_of_ours = Some(preference);
+                    }
                     let usable = addresses.into_iter().filter(|address| own.may_connect_to(&host, *address));
-                    found.extend(usable.map(|address| Exchanger { host: host.clone(), address }));
+                    found.extend(usable.map(|address| (preference, Exchanger { host: host.clone(), address })));
                 }
             }
         }
-        if found.len() >= PLACES_MAX {
-            break;
-        }
+    }
+    // RFC 5321 section 5.1, as for a host with our name: our equals would send it back to us.
+    if let Some(preference) = best_of_ours {
+        found.retain(|(other, _)| *other < preference);
+        unknown = unknown.filter(|(other, _)| *other < preference);
     }
     found.truncate(PLACES_MAX);
     match (found.is_empty(), unknown) {
-        (false, _) => Ok(found),
-        (true, Some(error)) => Err(NoServer::Unknown(error)),
+        (false, _) => Ok(found.into_iter().map(|(_, place)| place).collect()),
+        (true, Some((_, error))) => Err(NoServer::Unknown(error)),
         (true, None) if ours => Err(NoServer::Loop),
+        // One of the others may have an address.
+        (true, None) if cut => Err(NoServer::Unknown(DnsError::Failed("more mail servers than are looked at".to_owned()))),
         (true, None) => Err(NoServer::NoAddress),
     }
 }
 
+/// The hosts to look up, each with its preference.
+#[derive(Debug, PartialEq, Eq)]
+struct Hosts {
+    hosts: Vec<(u16, String)>,
+    /// There are more.
+    cut: bool,
+}
+
 /// The hosts to look up for a domain with this answer to its MX question. `random` gives a number below its argument.
-fn hosts(domain: &str, answer: &Answer, own: &Own, mut random: impl FnMut(usize) -> usize) -> Result<Vec<String>, NoServer> {
+fn hosts(domain: &str, answer: &Answer, own: &Own, mut random: impl FnMut(usize) -> usize) -> Result<Hosts, NoServer> {
     let mut by_preference: BTreeMap<u16, Vec<String>> = BTreeMap::new();
     for record in &answer.records {
         if let Data::Exchange(preference, host) = record {
@@ -106,29 +126,31 @@ fn hosts(domain: &str, answer: &Answer, own: &Own, mut random: impl FnMut(usize)
         }
     }
     if by_preference.is_empty() {
-        return if own.is_named(domain) { Err(NoServer::Loop) } else { Ok(vec![domain.to_owned()]) };
+        let hosts = vec![(0, domain.to_owned())];
+        return if own.is_named(domain) { Err(NoServer::Loop) } else { Ok(Hosts { hosts, cut: false }) };
     }
     // RFC 7505 section 3: the null MX stands alone; beside others it means nothing.
     if answer.records.len() == 1 && by_preference.values().flatten().all(String::is_empty) {
         return Err(NoServer::NullMx);
     }
     let mut hosts = Vec::new();
-    for (_, mut equals) in by_preference {
+    for (preference, mut equals) in by_preference {
         // RFC 5321 section 5.1: ourselves, our equals and all that is worse are left out.
         if equals.iter().any(|host| own.is_named(host)) {
-            return if hosts.is_empty() { Err(NoServer::Loop) } else { Ok(hosts) };
+            if hosts.is_empty() {
+                return Err(NoServer::Loop);
+            }
+            break;
         }
         equals.retain(|host| !host.is_empty());
         equals.sort_unstable();
         equals.dedup();
         shuffle(&mut equals, &mut random);
-        hosts.extend(equals);
-        if hosts.len() >= HOSTS_MAX {
-            hosts.truncate(HOSTS_MAX);
-            break;
-        }
+        hosts.extend(equals.into_iter().map(|host| (preference, host)));
     }
-    if hosts.is_empty() { Err(NoServer::NoAddress) } else { Ok(hosts) }
+    let cut = hosts.len() > HOSTS_MAX;
+    hosts.truncate(HOSTS_MAX);
+    if hosts.is_empty() { Err(NoServer::NoAddress) } else { Ok(Hosts { hosts, cut }) }
 }
 
 /// Fisher and Yates.
@@ -158,10 +180,19 @@ impl Own {
         !address.is_loopback() && self.addresses.contains(&address)
     }
 
+    /// True if a host of this address is this server. A private address may be another machine's as well, in its network; and
+    /// what a route names is meant.
+    fn is_reached_at(&self, host: &str, address: IpAddr) -> bool {
+        self.has(address) && is_public(address) && !self.is_meant(host)
+    }
+
+    fn is_meant(&self, host: &str) -> bool {
+        self.named.iter().any(|name| name.eq_ignore_ascii_case(host))
+    }
+
     fn may_connect_to(&self, host: &str, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        let named = self.named.iter().any(|name| name.eq_ignore_ascii_case(host));
-        named || (is_public(address) && !self.addresses.contains(&address))
+        self.is_meant(host) || (is_public(address) && !self.addresses.contains(&address))
     }
 }
 
@@ -258,6 +289,10 @@ mod tests {
         Answer { records, exists: true, authenticated: false, ttl: Duration::ZERO }
     }
 
+    fn names(found: Result<Hosts, NoServer>) -> Result<Vec<String>, NoServer> {
+        found.map(|found| found.hosts.into_iter().map(|(_, host)| host).collect())
+    }
+
     #[test]
     fn hosts_of_a_domain() {
         let own = Own { names: vec!["mx.own.example".into()], ..Own::default() };
@@ -278,12 +313,15 @@ mod tests {
         ];
         for (what, records, want) in rows {
             let want = want.map(|hosts| hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>());
-            assert_eq!(hosts("d.example", &answer(records), &own, |_| 0), want, "{what}");
+            assert_eq!(names(hosts("d.example", &answer(records), &own, |_| 0)), want, "{what}");
         }
         assert_eq!(hosts("mx.own.example", &answer(&[]), &own, |_| 0), Err(NoServer::Loop));
         let many: Vec<(u16, String)> = (0..4000).map(|n| (n, format!("h{n}.x"))).collect();
         let many: Vec<(u16, &str)> = many.iter().map(|(n, host)| (*n, host.as_str())).collect();
-        assert_eq!(hosts("d.example", &answer(&many), &own, |_| 0).unwrap().len(), HOSTS_MAX);
+        for (count, cut) in [(HOSTS_MAX, false), (HOSTS_MAX + 1, true), (4000, true)] {
+            let found = hosts("d.example", &answer(&many[..count]), &own, |_| 0).unwrap();
+            assert_eq!((found.hosts.len(), found.cut), (HOSTS_MAX, cut), "{count}");
+        }
     }
 
     #[test]
@@ -291,7 +329,7 @@ mod tests {
         let own = Own::default();
         let first = |number: usize| {
             let equals = answer(&[(10, "a.x"), (10, "b.x"), (10, "c.x")]);
-            hosts("d.example", &equals, &own, |below| number % below).unwrap()[0].clone()
+            names(hosts("d.example", &equals, &own, |below| number % below)).unwrap()[0].clone()
         };
         let firsts: std::collections::BTreeSet<String> = (0..6).map(first).collect();
         assert!(firsts.len() > 1, "{firsts:?}");

@@ -50,6 +50,8 @@ const TRIES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(5)];
 const TCP_MAX: Duration = Duration::from_secs(10);
 /// Answers that are kept.
 const CACHE_MAX: usize = 10_000;
+/// Records of an answer that is kept, at most, so that the table is bounded in octets as well.
+const KEPT_RECORDS_MAX: usize = 100;
 /// Where the name servers of this host are named.
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 const DNS_PORT: u16 = 53;
@@ -98,11 +100,18 @@ impl Resolver {
             return Ok(answer);
         }
         let mut asked = key.0.clone();
+        // An answer holds as long as the aliases that led to it, and is as authentic as they are.
+        let (mut least, mut trusted) = (Duration::MAX, self.trusted);
         for _ in 0..ALIASES_MAX {
             match self.ask(&asked, kind, deadline)? {
-                Reading::Alias(target) => asked = target,
+                Reading::Alias { target, ttl, authenticated } => {
+                    asked = target;
+                    least = least.min(ttl);
+                    trusted &= authenticated;
+                }
                 Reading::Answer(mut answer) => {
-                    answer.authenticated &= self.trusted;
+                    answer.authenticated &= trusted;
+                    answer.ttl = answer.ttl.min(least);
                     self.keep(key, &answer);
                     return Ok(answer);
                 }
@@ -124,7 +133,7 @@ impl Resolver {
                 Ok(None) => return Err(DnsError::BadName(name.to_owned())),
                 Ok(Some(Reading::Truncated)) => match ask_over_tcp(server, name, kind, deadline) {
                     Ok(Reading::Failed(word)) => error = DnsError::Failed(word),
-                    Ok(reading @ (Reading::Alias(_) | Reading::Answer(_))) => return Ok(reading),
+                    Ok(reading @ (Reading::Alias { .. } | Reading::Answer(_))) => return Ok(reading),
                     Ok(Reading::Foreign | Reading::Truncated) => error = DnsError::Failed("malformed answer".to_owned()),
                     Err(failure) => error = DnsError::of(&failure),
                 },
@@ -142,6 +151,9 @@ impl Resolver {
     }
 
     fn keep(&self, key: (String, Kind), answer: &Answer) {
+        if answer.records.len() > KEPT_RECORDS_MAX {
+            return;
+        }
         let now = Instant::now();
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.len() >= CACHE_MAX {
@@ -241,3 +253,48 @@ impl fmt::Display for DnsError {
 }
 
 impl std::error::Error for DnsError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers from names that begin with `a`, `b` and `c`: aliases of the next, and an address; each with its TTL and AD bit.
+    fn name_server(rows: [(u8, bool); 3]) -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 512];
+            for (number, (ttl, authentic)) in rows.into_iter().enumerate() {
+                let (_, from) = socket.recv_from(&mut buffer).unwrap();
+                // The question is `a.x`, IN A: 9 octets after the header.
+                let mut answer = buffer[..21].to_vec();
+                answer[2..12].copy_from_slice(&[0x81, if authentic { 0xa0 } else { 0x80 }, 0, 1, 0, 1, 0, 0, 0, 0]);
+                let kind = if number == 2 { 1 } else { 5 };
+                answer.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, ttl]);
+                if number == 2 {
+                    answer.extend([0, 4, 192, 0, 2, 1]);
+                } else {
+                    answer.extend([0, 5, 1, buffer[13] + 1, 1, b'x', 0]);
+                }
+                socket.send_to(&answer, from).unwrap();
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn an_answer_is_worth_what_its_aliases_are() {
+        let rows = [
+            ([(60, true), (60, true), (60, true)], 60, true),
+            ([(5, true), (60, true), (60, true)], 5, true),
+            ([(60, true), (7, false), (60, true)], 7, false),
+            ([(60, false), (60, true), (9, true)], 9, false),
+            ([(60, true), (60, true), (60, false)], 60, false),
+        ];
+        for (hops, ttl, authentic) in rows {
+            let resolver = Resolver::with_server(name_server(hops));
+            let answer = resolver.look_up("a.x", Kind::A, Instant::now() + LOOKUP_MAX).unwrap();
+            assert_eq!((answer.ttl.as_secs(), answer.authenticated, answer.records.len()), (ttl, authentic, 1), "{hops:?}");
+        }
+    }
+}
