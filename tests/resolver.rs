@@ -136,6 +136,22 @@ fn authentic_is_what_a_trusted_server_calls_so() {
     assert!(!untrusted.look_up("plain.example", Kind::A, soon()).unwrap().authenticated);
 }
 
+/// However many names stay without an answer, the one that has one is found.
+#[test]
+fn names_without_an_answer_leave_time_for_others() {
+    let exchangers = [(1, "a.silent.example"), (2, "b.silent.example"), (20, "live.example")];
+    let server = NameServer::start(vec![
+        ("slow.example", Behaviour::Records(exchangers.map(|(preference, host)| Record::Mx(preference, host)).to_vec())),
+        ("a.silent.example", Behaviour::Silence),
+        ("b.silent.example", Behaviour::Silence),
+        ("live.example", Behaviour::Records(vec![Record::A([9, 1, 1, 1].into())])),
+    ]);
+    let resolver = Resolver::with_server(server.address);
+    let own = Own { names: Vec::new(), addresses: Vec::new(), ipv4: true, ipv6: false, named: Vec::new() };
+    let found = mx::find(&resolver, "slow.example", &own, Instant::now() + Duration::from_secs(3)).unwrap();
+    assert_eq!(found.into_iter().map(|to| to.host).collect::<Vec<_>>(), ["live.example"]);
+}
+
 /// From domain to servers: what is final has a status, what is not known yet has none.
 #[test]
 fn servers_of_a_domain() {

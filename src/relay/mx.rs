@@ -71,13 +71,17 @@ pub fn find(resolver: &Resolver, domain: &str, own: &Own, deadline: Instant) -> 
     let mut found: Vec<(u16, Exchanger)> = Vec::new();
     let (mut unknown, mut ours): (Option<(u16, DnsError)>, bool) = (None, false);
     let mut best_of_ours = None;
-    for (preference, host) in hosts {
+    let count = hosts.len();
+    for (at, (preference, host)) in hosts.into_iter().enumerate() {
+        // A name without an answer takes its share of the time, not that of the others.
+        let now = Instant::now();
+        let until = now + deadline.saturating_duration_since(now) / u32::try_from(count - at).unwrap_or(u32::MAX);
         // All equals are looked at: one of them may be this server.
         if best_of_ours.is_some() || (found.len() >= PLACES_MAX && found.last().is_some_and(|(last, _)| *last < preference)) {
             break;
         }
         for kind in [own.ipv4.then_some(Kind::A), own.ipv6.then_some(Kind::Aaaa)].into_iter().flatten() {
-            match resolver.look_up(&host, kind, deadline) {
+            match resolver.look_up(&host, kind, until) {
                 Err(DnsError::BadName(_)) => {}
                 Err(error) => drop(unknown.get_or_insert((preference, error))),
                 Ok(answer) => {
