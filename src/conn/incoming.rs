@@ -242,6 +242,8 @@ impl Incoming {
             let session_id = self.id.split('.').next().unwrap_or_default();
             let mut envelope = outbox::envelope(session, session_id, elsewhere).ok_or(Refusal::Internal)?;
             self.rewrite_sender(&mut envelope, around);
+            // What a client declares for every message must not keep one from a server that lacks it.
+            envelope.utf8 &= !header.is_ascii();
             let draft = outbox.spool().begin(&envelope).map_err(outbox::refused)?;
             // One id for all copies: a missing Message-ID is made of it.
             self.id = draft.id().to_string();

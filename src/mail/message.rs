@@ -155,6 +155,11 @@ impl Header {
         Some(&text[memchr::memchr(b':', text)? + 1..])
     }
 
+    /// True if no field has an octet above 127, so that its message needs no SMTPUTF8 (RFC 6531 section 3.2).
+    pub fn is_ascii(&self) -> bool {
+        self.section.is_ascii()
+    }
+
     /// Has [`Self::write`] put `value` into the From field, which is added if it is missing.
     pub fn set_author(&mut self, value: String) {
         self.author = Some(value);

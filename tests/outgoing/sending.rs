@@ -265,6 +265,9 @@ fn utf8_addresses() {
     assert!(report.contains("Status: 5.6.7") && report.contains("Final-Recipient: utf-8; jürgen@bücher.example"), "{report}");
     wait_until_sent(&server);
     assert!(hop.taken_count() == 1 && !hop.heard().join("\n").contains("jürgen"));
+    // A client may declare it for every message.
+    submit(&mut client, "<alice@example.org> SMTPUTF8", &["<b@there.example>"], plain("declared").as_bytes());
+    assert!(!hop.wait_for_messages(2).remove(1).mail.contains("SMTPUTF8"));
 }
 
 /// RET, ENVID, NOTIFY and ORCPT are handed on to a next hop that knows them, and only to it.
