@@ -1,6 +1,7 @@
 //! Connections to the servers that a recipient's domain names.
 //!
-//! One pass tries [`ADDRESSES_MAX`] addresses, and goes on after a server that answers but does not serve once:
+//! One pass tries [`ADDRESSES_MAX`](super::servers::ADDRESSES_MAX) addresses, and goes on after a server that answers but
+//! does not serve once:
 //! [`SESSIONS_MAX`] sessions. Addresses that failed rest, unless there are no others. TLS is taken where it is offered,
 //! whatever the certificate; a handshake that fails is followed by one connection in the clear to the same address.
 //!
@@ -54,8 +55,6 @@ pub enum Unreached {
     Failed(String, Failure),
 }
 
-/// Addresses that are tried in one pass.
-pub const ADDRESSES_MAX: usize = 5;
 /// Servers in one pass that answer.
 pub const SESSIONS_MAX: usize = 2;
 /// How long name servers may take in one pass.
@@ -86,7 +85,8 @@ impl Direct {
         let name = punycode::to_ascii(domain).ok_or(Unreached::NoServer(NoServer::NoDomain))?;
         let found = mx::find(&self.resolver, &name, &self.own(), deadline).map_err(Unreached::NoServer)?;
         let (mut sessions, mut last, mut full) = (0, None, Vec::new());
-        let mut places: VecDeque<(Exchanger, bool)> = self.in_order(found).into_iter().map(|place| (place, false)).collect();
+        let mut places: VecDeque<(Exchanger, bool)> =
+            self.servers.of_a_pass(found).into_iter().map(|place| (place, false)).collect();
         let mut until = Instant::now();
         loop {
             if places.is_empty() && !full.is_empty() {
@@ -126,17 +126,6 @@ impl Direct {
             }
         }
         Err(last.unwrap_or(Unreached::NoServer(NoServer::NoAddress)))
-    }
-
-    /// Five at most, those that failed lately only where there are no others.
-    fn in_order(&self, found: Vec<Exchanger>) -> Vec<Exchanger> {
-        let (resting, mut well): (Vec<Exchanger>, Vec<Exchanger>) =
-            found.into_iter().partition(|place| self.servers.rests(place.address));
-        if well.is_empty() {
-            well = resting;
-        }
-        well.truncate(ADDRESSES_MAX);
-        well
     }
 
     fn open(&self, place: &Exchanger, stop: &Arc<Stop>) -> Result<Courier, Failure> {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::mx::Exchanger;
 use crate::net::stop::Stop;
 
 /// What is known of all servers.
@@ -32,6 +33,10 @@ pub struct Place {
     address: IpAddr,
 }
 
+/// Addresses that are tried in one pass.
+pub const ADDRESSES_MAX: usize = 5;
+/// Those among them that are left to addresses which have not failed, where there are more than that.
+const UNTRIED: usize = 2;
 /// Connections to one address at once, whatever domains it serves.
 pub const PER_ADDRESS: usize = 5;
 /// The longest sleep without asking whether everything is stopped.
@@ -86,6 +91,24 @@ impl Servers {
     /// True if an address has failed and is not due.
     pub fn rests(&self, address: IpAddr) -> bool {
         self.known().failed.get(&address).is_some_and(|(until, _)| *until > Instant::now())
+    }
+
+    /// The addresses of one pass, in their order: five at most, those that rest only where there are no others. However many
+    /// fail, one that has not is tried before they are due for the second time.
+    pub fn of_a_pass(&self, found: Vec<Exchanger>) -> Vec<Exchanger> {
+        let (resting, mut well): (Vec<Exchanger>, Vec<Exchanger>) =
+            found.into_iter().partition(|place| self.rests(place.address));
+        if well.is_empty() {
+            well = resting;
+        }
+        if well.len() > ADDRESSES_MAX {
+            let others = well.split_off(ADDRESSES_MAX - UNTRIED);
+            let (failed, untried): (Vec<Exchanger>, Vec<Exchanger>) =
+                others.into_iter().partition(|place| self.known().failed.contains_key(&place.address));
+            well.extend(untried.into_iter().chain(failed));
+            well.truncate(ADDRESSES_MAX);
+        }
+        well
     }
 
     /// Remembers whether a domain has TLS; true if it had, and has not now.
@@ -186,6 +209,24 @@ mod tests {
         assert!(servers.rests(HERE));
         servers.succeed(HERE);
         assert!(!servers.rests(HERE));
+    }
+
+    #[test]
+    fn many_that_fail_hide_no_other() {
+        let servers = Servers::default();
+        let address = |last| IpAddr::from([192, 0, 2, last]);
+        let found = || (0..9).map(|last| Exchanger { host: "mx.example".to_owned(), address: address(last) }).collect();
+        let pass = || servers.of_a_pass(found()).into_iter().map(|place| place.address).collect::<Vec<_>>();
+        let fail = |addresses: Vec<IpAddr>| {
+            addresses.iter().for_each(|address| servers.fail(*address));
+            // All are due again when the next pass begins.
+            servers.known().failed.values_mut().for_each(|(until, _)| *until = Instant::now());
+        };
+        assert_eq!(pass(), [0, 1, 2, 3, 4].map(address));
+        fail(pass());
+        assert_eq!(pass(), [0, 1, 2, 5, 6].map(address));
+        fail(pass());
+        assert_eq!(pass(), [0, 1, 2, 7, 8].map(address));
     }
 
     #[test]
