@@ -172,6 +172,10 @@ fn read_message(octets: &[u8], id: u16, name: &str, kind: Kind) -> Option<Readin
             let ttl = Duration::from_secs(u64::from(ttl.unwrap_or(0))).min(TTL_MAX);
             return Some(Reading::Alias { target: owner, ttl, authenticated: header.ad() });
         }
+        // An authority knows and a resolver has looked; anything else that has nothing says nothing.
+        if exists && negative.is_none() && !header.ra() && !header.aa() {
+            return Some(Reading::Failed("this name server looks up nothing for others".to_owned()));
+        }
         ttl = Some(negative.unwrap_or(NEGATIVE_TTL).min(ttl.unwrap_or(u32::MAX)));
     }
     let ttl = Duration::from_secs(u64::from(ttl.unwrap_or(0))).min(TTL_MAX);
@@ -272,6 +276,7 @@ mod tests {
         message.header_mut().set_id(ID);
         message.header_mut().set_qr(true);
         message.header_mut().set_rcode(rcode);
+        message.header_mut().set_ra(true);
         let mut message = message.question();
         message.push((name(asked), kind.rtype())).unwrap();
         let mut message = message.answer();
@@ -347,6 +352,16 @@ mod tests {
             ),
             ("no such name", answer("a.x", Kind::Mx, Rcode::NXDOMAIN, &[], Some(30)), Kind::Mx, none(false, 30)),
             ("none of this kind", answer("a.x", Kind::Mx, Rcode::NOERROR, &[], Some(90)), Kind::Mx, none(true, 90)),
+            (
+                "nothing, from a server that looks up nothing",
+                {
+                    let mut octets = answer("a.x", Kind::Mx, Rcode::NOERROR, &[], None);
+                    octets[3] &= !0x80;
+                    octets
+                },
+                Kind::Mx,
+                Reading::Failed("this name server looks up nothing for others".into()),
+            ),
             ("failure", answer("a.x", Kind::Mx, Rcode::SERVFAIL, &[], None), Kind::Mx, Reading::Failed("SERVFAIL".into())),
             (
                 "null MX",

@@ -140,6 +140,7 @@ fn answers(query: &[u8], table: &Table, tcp: bool, count: usize) -> Vec<Vec<u8>>
         answer.header_mut().set_id(id);
         answer.header_mut().set_qr(true);
         answer.header_mut().set_ad(true);
+        answer.header_mut().set_ra(true);
         answer.header_mut().set_tc(truncated);
         answer.header_mut().set_rcode(code);
         let mut answer = answer.question();
