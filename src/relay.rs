@@ -2,7 +2,7 @@
 //!
 //! 1. [`route`] makes a [`Hop`](route::Hop) of a smarthost's settings; [`mx`] finds the servers of a recipient's domain by
 //!    [`resolve`] and [`dns`]; [`names`] asks the system's resolver for a smarthost's addresses.
-//!    [`direct`] connects to those, with what [`servers`] remembers of them; [`punycode`] is for international names.
+//!    [`direct`] connects to those, with what [`servers`] remembers of them.
 //! 2. [`courier`] drives one connection: over a [`line`](mod@line) it does what [`smtp::client`](crate::smtp::client) asks and reports what came.
 //! 3. [`results`] says that in the words of [`queue::schedule`](crate::queue::schedule), which decides what follows.
 
@@ -13,7 +13,6 @@ pub mod line;
 pub mod mx;
 pub mod names;
 pub mod pool;
-pub mod punycode;
 pub mod resolve;
 pub mod results;
 pub mod route;

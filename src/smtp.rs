@@ -11,6 +11,7 @@ pub mod data;
 pub mod dsn;
 pub mod encoder;
 pub mod event;
+pub mod punycode;
 pub mod remote;
 pub mod reply;
 pub mod reply_reader;

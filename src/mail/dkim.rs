@@ -17,6 +17,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
+use crate::smtp::punycode;
+
+/// A domain as a signature and DNS have it (RFC 8616 section 4): lower case, international labels as `xn--`.
+pub fn ascii_domain(domain: &str) -> String {
+    punycode::to_ascii(&domain.to_lowercase()).unwrap_or_else(|| domain.to_lowercase())
+}
+
 /// One key that signs for a domain.
 pub struct SigningKey {
     domain: String,
@@ -134,7 +141,7 @@ impl SigningKey {
     }
 
     fn new(domain: &str, selector: &str, pair: Pair) -> Self {
-        Self { domain: domain.to_ascii_lowercase(), selector: selector.to_ascii_lowercase(), pair }
+        Self { domain: ascii_domain(domain), selector: selector.to_ascii_lowercase(), pair }
     }
 
     /// The domain that is signed for, `d=`.
@@ -432,6 +439,18 @@ mod tests {
         let names = |fields| names_to_sign(&fields_of(header), fields).join(":");
         assert_eq!(names(Fields::All), "from:from:reply-to:to:to:to:cc:subject:date:date:list-id:content-type");
         assert_eq!(names(Fields::WithoutId), "from:from:reply-to:to:to:to:cc:subject:list-id:content-type");
+    }
+
+    #[test]
+    fn an_international_domain_is_written_as_dns_has_it() {
+        let (key, _) = SigningKey::generate("B\u{fc}cher.example", "pb1", Algorithm::Ed25519).unwrap();
+        assert_eq!(key.record_name(), "pb1._domainkey.xn--bcher-kva.example");
+        let field = key.sign(b"From: a@b.example\n", &BodyHasher::new().finish(), 1, Fields::All).unwrap();
+        assert!(field.contains(" d=xn--bcher-kva.example;"), "{field}");
+        let keyring = crate::mail::signing::Keyring::new([key]);
+        for from in ["b\u{fc}cher.example", "XN--bcher-kva.example"] {
+            assert_eq!(keyring.of(from).len(), 1, "{from}");
+        }
     }
 
     #[test]

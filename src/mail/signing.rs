@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::dkim::{self, BodyHasher, Fields, SigningKey};
+use super::dkim::{self, BodyHasher, Fields, SigningKey, ascii_domain};
 use super::from::{self, Author};
 
 /// The keys of all domains.
@@ -43,7 +43,7 @@ impl Keyring {
 
     /// The keys that sign for a domain.
     pub fn of(&self, domain: &str) -> &[SigningKey] {
-        self.0.get(&domain.to_lowercase()).map_or(&[], Vec::as_slice)
+        self.0.get(&ascii_domain(domain)).map_or(&[], Vec::as_slice)
     }
 }
 

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use super::courier::Courier;
 use super::mx::{self, Exchanger, NoServer, Own};
-use super::punycode;
 use super::resolve::Resolver;
 use super::route::Hop;
 use super::servers::{Place, Servers};
@@ -24,6 +23,7 @@ use crate::journal;
 use crate::net::connector::TrustError;
 use crate::net::stop::Stop;
 use crate::smtp::client::{Failure, Fault};
+use crate::smtp::punycode;
 use crate::smtp::remote::Stage;
 
 /// How to reach any domain.
