@@ -200,7 +200,7 @@ pub const RESOLVER_SILENT: Explanation = row(
     Side::Route,
     "The address of the server could not be found in the DNS.",
     WAIT,
-    "Look for a mistyped letter in the route's `url`, and whether the DNS servers in /etc/resolv.conf answer.",
+    "See whether the DNS servers in /etc/resolv.conf answer. If the route has a `url`, look for a mistyped letter in it.",
 );
 pub const SENSELESS: Explanation = row(
     Side::Route,

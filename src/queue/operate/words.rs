@@ -266,12 +266,15 @@ fn next(view: &View<'_>, group: &Group) -> String {
             }
             WaitsFor::Person => String::new(),
             WaitsFor::Result => "It is being sent at this moment.".to_owned(),
-            WaitsFor::Route { next, .. } => format!(
-                "{so_far} The route rests, which is no fault of the message; it keeps its place. The route is tried {}, and \
-                 the message goes out when it works; `pillarbox routes try {}` tries it now.{over}",
-                at(next),
-                group.route
-            ),
+            WaitsFor::Route { next, .. } => {
+                // Servers that are found by MX rest by domain, of which there may be several here.
+                let verb = if group.route == "mx" { format!("queue try {id}") } else { format!("routes try {}", group.route) };
+                format!(
+                    "{so_far} The route rests, which is no fault of the message; it keeps its place. The route is tried {}, and \
+                     the message goes out when it works; `pillarbox {verb}` tries it now.{over}",
+                    at(next)
+                )
+            }
             WaitsFor::Time(time) => {
                 format!("{so_far} It is tried again {}; `pillarbox queue try {id}` tries it now.{over}", at(time))
             }
