@@ -1,10 +1,12 @@
 //! The stub resolver against a name server that answers well, wrongly, late, cut, or not at all.
 
+mod common;
 #[path = "common/names.rs"]
 mod names;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::{Child, Command};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -134,6 +136,45 @@ fn authentic_is_what_a_trusted_server_calls_so() {
     assert!(Resolver::with_server(server.address).look_up("plain.example", Kind::A, soon()).unwrap().authenticated);
     let untrusted = Resolver::with_servers(&[server.address]);
     assert!(!untrusted.look_up("plain.example", Kind::A, soon()).unwrap().authenticated);
+}
+
+/// A name server that others wrote.
+#[test]
+fn dnsmasq_answers() {
+    if !common::require(&["dnsmasq"]) {
+        return;
+    }
+    let port = common::free_port();
+    let _dnsmasq = Ended(
+        Command::new("dnsmasq")
+            .args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--pid-file="])
+            .args(["--listen-address=127.0.0.1", "--bind-interfaces", "--local=/example/", "--user=root"])
+            .args(["--mx-host=shop.example,b.example,20", "--mx-host=shop.example,a.example,10"])
+            .args(["--host-record=a.example,9.1.1.1", "--host-record=b.example,9.1.1.2", "--cname=alias.example,a.example"])
+            .arg(format!("--port={port}"))
+            .spawn()
+            .unwrap(),
+    );
+    let resolver = Resolver::with_server(([127, 0, 0, 1], port).into());
+    let own = Own { names: Vec::new(), addresses: Vec::new(), ipv4: true, ipv6: false, named: Vec::new() };
+    let find = |domain: &str| mx::find(&resolver, domain, &own, soon()).map_err(|no| no.status());
+    let hosts = |domain| find(domain).map(|found| found.into_iter().map(|to| to.host).collect::<Vec<_>>());
+    let begun = Instant::now();
+    while find("gone.example") == Err(None) && begun.elapsed() < Duration::from_secs(20) {}
+    assert_eq!(find("gone.example"), Err(Some((5, 1, 2))));
+    assert_eq!(hosts("shop.example"), Ok(vec!["a.example".to_owned(), "b.example".to_owned()]));
+    assert_eq!(find("alias.example").unwrap()[0].address, IpAddr::from([9, 1, 1, 1]));
+    assert_eq!(find("elsewhere.test"), Err(None), "refused: it asks no other server");
+}
+
+/// A process that ends with its test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// However many names stay without an answer, the one that has one is found.
