@@ -138,6 +138,31 @@ fn authentic_is_what_a_trusted_server_calls_so() {
     assert!(!untrusted.look_up("plain.example", Kind::A, soon()).unwrap().authenticated);
 }
 
+/// `explain` goes on to the servers that mail for an address elsewhere would be sent to.
+#[test]
+fn explain_names_the_servers_of_a_domain() {
+    let names = NameServer::start(vec![
+        ("shop.example", Behaviour::Records(vec![Record::Mx(10, "a.example"), Record::Mx(20, "b.example")])),
+        ("a.example", Behaviour::Records(vec![Record::A([9, 1, 1, 1].into())])),
+        ("b.example", Behaviour::Records(vec![Record::A([9, 1, 1, 2].into())])),
+    ]);
+    let outgoing = format!(
+        "[outgoing]\nvia = \"mx\"\nspool = \"{{place}}/spool\"\npostmaster = \"me@elsewhere.example\"\nresolver = \"{}\"\n",
+        names.address
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let config = common::Setup { outgoing, ..common::Setup::default() }.write(dir.path());
+    let explain = |to: &str| {
+        let words = ["explain", "--login", "alice@example.org", "--from", "alice@example.org", "--to", to];
+        let output = Command::new(env!("CARGO_BIN_EXE_pillarbox")).arg("-c").arg(&config).args(words).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = explain("x@shop.example");
+    assert!(text.contains("\nmx: a.example[9.1.1.1]\nmx: b.example[9.1.1.2]\n") && text.contains("\naccepted\n"), "{text}");
+    let text = explain("x@gone.example");
+    assert!(text.contains("\nmx: there is no such domain\n"), "{text}");
+}
+
 /// A name server that others wrote.
 #[test]
 fn dnsmasq_answers() {

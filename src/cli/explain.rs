@@ -115,7 +115,7 @@ fn message(snapshot: &Snapshot, service: Option<Service>, login: Option<&str>, f
     let remote = destinations.iter().find_map(|to| if let Destination::Remote(address) = to { Some(address) } else { None });
     match (remote, &snapshot.config.outgoing) {
         (Some(address), Some(outgoing)) => {
-            if let Err(refused) = onward::way(outgoing, &sender, address) {
+            if let Err(refused) = onward::way(&snapshot.config, outgoing, &sender, address) {
                 return refuse("RCPT", &refused);
             }
         }

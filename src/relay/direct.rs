@@ -79,11 +79,15 @@ impl Direct {
         Ok(Some(Self { resolver: Resolver::configured(config), hop, own, servers: Arc::clone(servers) }))
     }
 
+    /// The servers of a domain, in the order in which they are tried.
+    pub fn find(&self, domain: &str, deadline: Instant) -> Result<Vec<Exchanger>, NoServer> {
+        let name = punycode::to_ascii(domain).ok_or(NoServer::NoDomain)?;
+        mx::find(&self.resolver, &name, &self.own(), deadline)
+    }
+
     /// A connection to a server of a domain.
     pub fn connect(&self, domain: &str, stop: &Arc<Stop>) -> Result<Reached, Unreached> {
-        let deadline = Instant::now() + WAIT_MAX;
-        let name = punycode::to_ascii(domain).ok_or(Unreached::NoServer(NoServer::NoDomain))?;
-        let found = mx::find(&self.resolver, &name, &self.own(), deadline).map_err(Unreached::NoServer)?;
+        let found = self.find(domain, Instant::now() + WAIT_MAX).map_err(Unreached::NoServer)?;
         let (mut sessions, mut last, mut full) = (0, None, Vec::new());
         let mut places: VecDeque<(Exchanger, bool)> =
             self.servers.of_a_pass(found).into_iter().map(|place| (place, false)).collect();
