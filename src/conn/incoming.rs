@@ -273,9 +273,10 @@ impl Incoming {
                 drop(self.text.splice(..used, top));
             }
             (Some(draft), Some((queued, _))) => {
+                // The copy that stays comes first: the other one's author replaces the header's.
+                draft.write_all(&top(true)).map_err(|error| storage_refused(error.into()))?;
                 let top_of_queued = top(false);
                 self.signer = signer(&top_of_queued);
-                draft.write_all(&top(true)).map_err(|error| storage_refused(error.into()))?;
                 queue(queued, self.signer.as_mut(), &top_of_queued)?;
                 drop(self.text.drain(..used));
             }
