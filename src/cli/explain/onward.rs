@@ -42,7 +42,7 @@ pub(super) fn way(config: &Config, outgoing: &Outgoing, sender: &ReversePath, re
     Ok(())
 }
 
-/// Says which servers a domain has, in the order in which they are tried. DNS is asked; nobody is connected to.
+/// Says which servers a domain has, in the order in which they are tried. DNS is asked; no connection is made.
 fn servers(config: &Config, domain: &str) {
     let direct = match Direct::new(config, &Arc::default()) {
         Ok(Some(direct)) => direct,
