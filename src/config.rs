@@ -64,7 +64,7 @@ pub struct Config {
 pub struct LocalSocket {
     /// Where it is.
     pub path: PathBuf,
-    /// The login of everyone that may open it, if it is one's alone.
+    /// The login that all its callers have, if it is for one alone.
     pub login: Option<String>,
     /// Its mode.
     pub mode: u32,

@@ -1,4 +1,4 @@
-//! The log: one function an event, and nobody else formats a log line.
+//! The log: one function an event, and nothing else formats a log line.
 //!
 //! A line is `event key=value …`. A value that holds anything but plain printable characters is quoted and escaped: a
 //! `=` always, a blank wherever it may come from a client. So no client can forge a key, a word or a line, for a reader

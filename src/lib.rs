@@ -1,6 +1,6 @@
 //! Pillarbox, a mail submission server.
 //!
-//! What a message goes through on its way in, one line a station:
+//! What a message goes through on its way in, one line a step:
 //!
 //! 1. [`net::listener`] accepts the connection, [`net::admission`] gives it a slot or turns it away, and a worker of
 //!    [`net::pool`] takes it up.

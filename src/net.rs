@@ -1,4 +1,4 @@
-//! Connections: how they come in, who may hold how many, and how octets cross them under deadlines.
+//! Connections: how they come in, how many a network may hold, and how octets cross them under deadlines.
 //!
 //! Nothing here knows what the octets mean beyond lines and octet counts. The acceptors never do TLS and never block
 //! on a client; every wait of a worker has a deadline that sits beneath TLS.

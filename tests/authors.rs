@@ -1,4 +1,4 @@
-//! The sender fields of a submitted message: what honest programs write is taken, and what is taken shows no other
+//! The sender fields of a submitted message: what ordinary programs write is taken, and what is taken shows no other
 //! sender than the login under any reader that is at hand.
 
 mod common;
@@ -467,7 +467,7 @@ fn mix() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Accepted From fields of a random search, each once, beside those that honest programs write.
+/// Accepted From fields of a random search, each once, beside those that ordinary programs write.
 fn accepted(tries: usize) -> Vec<Vec<u8>> {
     let mut runner = TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() });
     let strategy = mix();

@@ -83,7 +83,7 @@ fn users_and_aliases_are_taken_up_by_themselves_and_a_bad_file_is_not() {
     client.say("RCPT TO:<info@example.org>", "250");
 }
 
-/// What a truncating editor, a full disk or a mistake leaves in place of the users file locks nobody out.
+/// What a truncating editor, a full disk or a mistake leaves in place of the users file locks no login out.
 #[test]
 fn what_is_no_whole_users_file_is_refused_and_the_next_good_one_is_not() {
     let server = Setup::default().start();

@@ -45,7 +45,7 @@ fn against_the_binary() {
     each_case(|case| if case.fault.is_some() || case.outbox.is_some() || case.caller.is_some() { Ok(()) } else { live(case) });
 }
 
-/// What no transcript can bring about is shown by a live test that names it.
+/// What no transcript can bring about is shown by a test of the binary that names it.
 #[test]
 fn every_verb_and_every_refusal_is_in_a_transcript() {
     let all: Vec<Item> = cases().into_iter().flat_map(|case| case.items).collect();
@@ -82,7 +82,7 @@ struct Case {
     fault: Option<Fault>,
     /// Mail for other domains goes into a spool of the test's own, in memory alone.
     outbox: Option<Outgoing>,
-    /// Who calls on a local socket, by uid, name and the socket's login; in memory alone.
+    /// The caller on a local socket, by uid, name and the socket's login; in memory alone.
     caller: Option<(u32, Option<String>, Option<String>)>,
     folders: Vec<String>,
     items: Vec<Item>,

@@ -271,7 +271,7 @@ fn run(tool: &str, path: &Path) {
 #[test]
 fn a_maildir_that_is_not_ours() {
     if !nix::unistd::geteuid().is_root() {
-        skipped("needs root, so that the server is somebody else");
+        skipped("needs root, so that the server is another user");
         return;
     }
     let server = Setup { services: vec!["smtp"], ..Setup::default() }.start();

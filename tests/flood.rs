@@ -86,7 +86,7 @@ fn recipients_without_end_are_one_line_and_end_the_session() {
     lines.extend(b"RCPT TO:<bob@example.org>\r\n".repeat(50_000));
     let said = say(&mut connect(&server, [127, 0, 8, 1]), &lines);
     assert_eq!(said.matches("\r\n250 2.1.5 ").count(), 100);
-    assert_eq!(said.matches("\r\n452 4.5.3 ").count(), 1000, "an honest server may send a long list");
+    assert_eq!(said.matches("\r\n452 4.5.3 ").count(), 1000, "an ordinary server may send a long list");
     assert!(said.trim_end().rsplit("\r\n").next().unwrap().starts_with("421 4.7.0 Too many errors"), "{said}");
     assert_heard(&server, [127, 0, 8, 2]);
     let log = wait_until(&server, "no end", |log| lines_of(log, "127.0.8.1").iter().any(|line| line.contains(" disconnect ")));

@@ -497,14 +497,14 @@ fn mutt_and_python_read_the_maildir() {
         "muttrc",
         format!("set folder={0}\nset mbox_type=Maildir\nset quit=yes\n", maildir.display()).as_bytes(),
     );
-    // exec: behind a shell that waits for it, mutt would be in the background of its terminal, and stopped for ever.
+    // exec: under a shell that waits for it, mutt would be in the background of its terminal, and stopped for ever.
     let command = format!("exec mutt -n -F {} -R -f {} -e 'push <quit>'", rc.display(), maildir.display());
     let mut script = Command::new("script");
     let output = finish(script.args(["-qec", &command, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::null()));
     assert!(String::from_utf8_lossy(&output.stdout).contains("for mutt"), "{}", said(&output));
 }
 
-/// What a client has signed still verifies after the road.
+/// What a client has signed still verifies where it is stored.
 #[test]
 fn dkim() {
     let Some(python) = python_with("dkim") else { return };

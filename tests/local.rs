@@ -77,7 +77,7 @@ fn a_message_comes_in_and_the_socket_is_taken_up_again_after_a_restart() {
             caller.say("QUIT", "221");
             server.signal(Signal::SIGKILL);
             server.wait(PATIENCE);
-            assert!(UnixStream::connect(&path).is_err() && path.exists(), "it was left behind");
+            assert!(UnixStream::connect(&path).is_err() && path.exists(), "it was not removed");
             server.restart();
         }
     }

@@ -164,7 +164,7 @@ fn inetd() {
         let mut text = String::new();
         let _ = place.client(local(broken)).tcp().read_to_string(&mut text);
         assert_eq!(text, "", "{wait}: an error of the start is for the log");
-        // With wait the server ends when nobody comes, and is started anew.
+        // With wait the server ends when no client comes, and is started anew.
         if wait == "wait" {
             thread::sleep(Duration::from_millis(2500));
             place.deliver_tls(local(port));

@@ -218,7 +218,7 @@ fn replies_that_are_not_read() {
     gets_through(Stage::ReadsNothing);
 }
 
-/// One application with all workers of its share, and a modem: honest, slow, and alone.
+/// One application with all workers of its share, and a slow client; no other connection waits.
 #[test]
 fn where_none_waits_the_slow_survive() {
     let setup = Setup::default().limit("workers = 4").limit("idle = \"2s\"").limit("data_rate = 500");
@@ -279,7 +279,7 @@ fn a_connection_waits_until_a_thread_can_be_started() {
     let limit = |most: &str| {
         let mut command = Command::new("setpriv");
         if nix::unistd::geteuid().is_root() {
-            // Whoever the server is may change its limits, even where root may not.
+            // The server's user may change its limits, even where root may not.
             let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
             command.args([&format!("--reuid={}", nobody.uid), &format!("--regid={}", nobody.gid), "--clear-groups"]);
         }
@@ -466,7 +466,7 @@ fn a_flood_ends_with_the_session() {
     let server = Setup::default().limit("login = \"1s\"").start();
     let mut tcp = from([127, 0, 3, 20], server.address("submission"));
     tcp.set_write_timeout(Some(PATIENCE)).unwrap();
-    // Whoever speaks before the greeting is turned away for that.
+    // A client that speaks before the greeting is turned away for that.
     let mut greeting = [0; 3];
     tcp.read_exact(&mut greeting).unwrap();
     assert_eq!(greeting, *b"220");
@@ -495,7 +495,7 @@ fn a_panic_costs_one_session() {
         assert!(step != DeliveryStep::Write || !first.swap(false, Ordering::SeqCst), "a defect, injected");
         Ok(())
     });
-    // One worker: if the panic took it along, nobody would serve the second session.
+    // One worker: if the panic ended it, nothing would serve the second session.
     let (dir, server, address) = in_process(&Setup::default().limit("workers = 1"), faults);
     let mut replies = Vec::new();
     for _ in 0..2 {

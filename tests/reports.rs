@@ -223,7 +223,7 @@ fn mutt_lists_them() {
     let dir = maildir();
     let rc = dir.path().join("muttrc");
     fs::write(&rc, format!("set folder={0}\nset mbox_type=Maildir\nset quit=yes\n", dir.path().display())).unwrap();
-    // exec: behind a shell that waits for it, mutt would be in the background of its terminal, and stopped for ever.
+    // exec: under a shell that waits for it, mutt would be in the background of its terminal, and stopped for ever.
     let command = format!("exec mutt -n -F {} -R -f {} -e 'push <quit>'", rc.display(), dir.path().display());
     let mut script = Command::new("script");
     script.args(["-qec", &command, "/dev/null"]).env("TERM", "xterm").env("COLUMNS", "120").stdin(Stdio::null());

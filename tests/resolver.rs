@@ -105,7 +105,7 @@ fn silence_and_garbage_end_at_the_deadline() {
     }
 }
 
-/// The first name server is dead, another one answers: the lookup takes one limit longer.
+/// The first name server is down, another one answers: the lookup takes one limit longer.
 #[test]
 fn the_next_server_is_asked() {
     let server = NameServer::start(vec![("plain.example", Behaviour::Records(vec![a(1)]))]);

@@ -173,7 +173,7 @@ fn a_courier_stays_while_no_other_login_waits() {
     assert_eq!(world.begun(id), [1], "the next free moment is another login's");
 }
 
-/// Ten thousand for a dead route beside a live one: the live one as if alone, nothing for any message of the dead one.
+/// Ten thousand for a route that is down: another goes on as if alone, and nothing is written for any message of the first.
 #[test]
 fn a_dead_route_costs_its_messages_nothing_and_others_no_time() {
     let mut settings = settings();
@@ -591,7 +591,7 @@ fn once_more_without_parameters_and_no_more() {
     assert_eq!(world.count(|action| matches!(action, Action::Fail { .. })), 1);
 }
 
-/// A transaction that says nothing of anybody is not repeated at once for ever.
+/// A transaction without a result for any recipient is not repeated at once for ever.
 #[test]
 fn an_attempt_without_any_result_waits() {
     let mut world = World::new(settings(), 4, |_| (0, Reply::Each(Vec::new())));
@@ -691,7 +691,7 @@ fn late_messages_of_a_resting_route_are_one_notice_a_login() {
     assert_eq!(world.count(|action| matches!(action, Action::Late { id: late, reason: Some(_), .. } if *late == id)), 1);
 }
 
-/// Messages of a dead route are returned at the end, at a bounded rate, and only while probes are being made.
+/// Messages of a route that is down are returned at the end, at a bounded rate, and only while probes are being made.
 #[test]
 fn what_waits_for_a_resting_route_is_returned_at_a_bounded_rate() {
     let mut world = World::new(settings(), 4, |_| (1, Reply::No(Stage::Connect, Trouble::Dropped)));
@@ -887,7 +887,7 @@ fn a_pair_takes_less_than_a_hundred_octets() {
     }
 }
 
-/// Five days of mail for good, slow, greylisting, dead and refusing destinations: every message has one end.
+/// Five days of mail for good, slow, greylisting, unreachable and refusing destinations: every message has one end.
 #[test]
 fn five_days_pass() {
     let messages = std::env::var("PILLARBOX_SCHEDULE_MESSAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000);
@@ -927,7 +927,7 @@ fn five_days_pass() {
     assert_eq!(world.schedule.routes().len(), 1, "destinations are let go: {:?}", world.schedule.routes());
 }
 
-/// Probes of dead destinations hold few couriers, and never two turns in a row while a login waits.
+/// Probes of destinations that are down hold few couriers, and never two turns in a row while a login waits.
 #[test]
 fn probes_leave_the_couriers_to_mail() {
     for (couriers, most) in [(1, 1), (8, 2)] {

@@ -1,4 +1,5 @@
-//! The shape of the tree: who may import whom, who may name which crate, and that the manual says what the code does.
+//! The shape of the tree: which module may import which, which file may name which crate, and that the manual says what
+//! the code does.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -61,7 +62,7 @@ fn module(file: &str) -> &str {
 
 #[test]
 fn imports_point_down_only() {
-    // Who may name whom, of our own modules.
+    // Which of our own modules may name which.
     let allowed: [(&str, &[&str]); 13] = [
         ("main", &["cli", "journal"]),
         ("cli", &["server", "conn", "relay", "queue", "net", "auth", "mail", "policy", "journal", "config", "smtp", "problem"]),
@@ -173,7 +174,7 @@ fn manual(page: &str) -> String {
     read(&format!("man/{page}")).replace("\\-", "-").replace("\\&", "")
 }
 
-/// The items of a list in a section: what stands behind `.It` with this macro.
+/// The items of a list in a section: what follows `.It` with this macro.
 fn items<'a>(page: &'a str, section: &str, item: &str) -> Vec<&'a str> {
     let start = page.find(&format!(".Sh {section}\n")).unwrap_or_else(|| panic!("no section {section}"));
     let body = &page[start + 4..];

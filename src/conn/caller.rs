@@ -1,4 +1,4 @@
-//! Who hands in mail at a local socket: what the kernel says of the caller, as a login.
+//! The caller at a local socket: what the kernel says of it, as a login.
 //!
 //! A user with a row in `[unix_users]`, or one that may open a socket with a `login`, is that login. Every other is USER@hostname
 //! and writes to mailboxes here alone. USER@hostname is the caller's own address in either case, and so is USER at the host's own
@@ -34,7 +34,7 @@ impl Caller {
     /// The caller with this uid and, by /etc/passwd, this name; `socket_login` is the login of the socket, if it has one.
     pub fn new(uid: u32, name: Option<String>, socket_login: Option<&str>, snapshot: &Snapshot) -> Result<Self, Refusal> {
         let config = &snapshot.config;
-        // All users of other namespaces look alike, and like nobody here.
+        // All users of other namespaces look alike, and like no user here.
         let name = name.filter(|_| uid != OVERFLOW_UID);
         let own = |user: &str| Address::parse(&format!("{user}@{}", config.hostname)).ok();
         let (user, address) = match name.and_then(|name| own(&name).map(|address| (name, address))) {

@@ -1,8 +1,8 @@
 //! One fsync of a directory for all deliveries that wait for it.
 //!
-//! Whoever comes while enough of them run waits for the next one: it starts after they came, so it covers what they have
-//! linked. All of them leave with its outcome, an error included. Each waiter sleeps on a waiter of its own and is woken
-//! once, when there is something for it: woken all together they would only queue for one lock.
+//! A delivery that comes while enough of them run waits for the next one: it starts after the delivery came, so it covers
+//! what that has linked. All that wait leave with its outcome, an error included. Each waits on a condition variable of
+//! its own and is woken once, when there is something for it: woken all together they would only queue for one lock.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,11 +14,11 @@ pub(super) struct GroupSync(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     running: usize,
-    /// Who came while so many were running.
+    /// Those that came while so many were running.
     waiting: Vec<Arc<Waiter>>,
 }
 
-/// Where one waiter sleeps.
+/// What one caller waits on.
 #[derive(Debug, Default)]
 struct Waiter {
     outcome: Mutex<Option<Outcome>>,
@@ -38,7 +38,7 @@ enum Outcome {
 const AT_ONCE: usize = 2;
 
 impl GroupSync {
-    /// Gives the outcome of an fsync that started after this call: of `fsync`, or of somebody else's.
+    /// Gives the outcome of an fsync that started after this call: of `fsync`, or of another caller's.
     pub(super) fn sync(&self, fsync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let mut state = lock(&self.0);
         if state.running < AT_ONCE {

@@ -134,7 +134,7 @@ impl Header {
         self.section.extend_from_slice(tail);
     }
 
-    /// True if there are more Received fields than any road has stations (RFC 5321 section 6.3).
+    /// True if there are more Received fields than any path has hops (RFC 5321 section 6.3).
     pub fn loops(&self) -> bool {
         self.named("received").count() > RECEIVED_MAX
     }

@@ -1,6 +1,6 @@
 //! TLS towards a server elsewhere. TLS 1.3 and 1.2, nothing older (RFC 8996). The certificate is verified against the host's
-//! name (RFC 6125), by the system's authorities or by those of a file; a client that asks for none is another
-//! ([`TlsClient::unverified`]), for servers that are found by MX.
+//! name (RFC 6125), by the system's authorities or by those of a file, unless the client is
+//! [`TlsClient::unverified`], for servers that are found by MX.
 
 use std::fmt;
 use std::io;

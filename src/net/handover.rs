@@ -23,7 +23,7 @@ pub enum Inherited {
     Connection(TcpStream),
     /// Listening sockets, with the names that the manager gave them.
     Listeners(Vec<(Listening, Option<String>)>),
-    /// inetd's `wait`: a listening socket to be given up when nobody comes.
+    /// inetd's `wait`: a listening socket to be given up when no client comes.
     Lent(TcpListener),
     /// Nothing: bind the configured addresses.
     Nothing,
@@ -82,7 +82,7 @@ fn take(handed: &mut ListenFd, index: usize) -> io::Result<Option<OwnedFd>> {
         .or_else(|_| handed.take_custom::<OwnedFd>(index, AF_UNIX, SOCK_STREAM, "stream socket"))
 }
 
-/// What a local port is for, where nobody says otherwise.
+/// What a local port is for, unless its name says otherwise.
 pub fn service_of_port(port: u16) -> Option<Service> {
     match port {
         25 => Some(Service::Smtp),

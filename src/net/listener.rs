@@ -50,7 +50,7 @@ pub enum Listening {
         socket: UnixListener,
         /// Where callers find it, if it has a path.
         path: Option<PathBuf>,
-        /// The login of everyone that may open it, if it is one's alone.
+        /// The login that all its callers have, if it is for one alone.
         login: Option<Arc<str>>,
     },
 }

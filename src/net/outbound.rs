@@ -352,7 +352,7 @@ mod tests {
                 assert_eq!(outbound.read(&mut [0; 8]).unwrap(), 3);
             }
         }
-        // Whoever waits already is reached as well.
+        // A read that waits already is reached as well.
         let stop = Arc::default();
         let (mut outbound, _server) = pair(&stop);
         outbound.wait(HOUR, false);

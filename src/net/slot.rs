@@ -48,7 +48,7 @@ pub struct Slot {
 pub struct Peer {
     /// The client's address; for a user of this machine, the one that stands for its uid.
     pub address: SocketAddr,
-    /// The login of everyone that may open the local socket it came by.
+    /// The login of the local socket that it came by, if that has one.
     pub local_login: Option<Arc<str>>,
 }
 
@@ -127,7 +127,7 @@ impl Slot {
         self.opened
     }
 
-    /// The login that whoever may open the local socket has, if it is one's alone.
+    /// The login of the local socket that it came by, if that has one.
     pub fn local_login(&self) -> Option<&str> {
         self.local_login.as_deref()
     }

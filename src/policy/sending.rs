@@ -134,7 +134,7 @@ impl Limit {
 }
 
 impl SendingLimits {
-    /// The limits of a login, and behind them the [`TALLIES`].
+    /// The limits of a login, followed by the [`TALLIES`].
     pub fn and_tallies(&self, login: &str) -> Vec<Limit> {
         self.of(login).iter().copied().chain(TALLIES).collect()
     }

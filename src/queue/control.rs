@@ -200,7 +200,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(ask(dir.path(), &Request::Routes, |_| {}).unwrap(), None);
         drop(UnixListener::bind(dir.path().join(NAME)).unwrap());
-        assert_eq!(ask(dir.path(), &Request::Routes, |_| {}).unwrap(), None, "a socket that was left behind");
+        assert_eq!(ask(dir.path(), &Request::Routes, |_| {}).unwrap(), None, "a socket that is left over");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! From the stage of the dialogue and what was answered, or from what went wrong without an answer, follow: what
 //! happened, on whose side the fault is, what the sender can do and what the operator can do. Nothing of a server's own
-//! text comes through here; who shows it shows it as a quotation. Where nothing is known a sentence says that, and
+//! text comes through here; where it is shown, it is a quotation. Where nothing is known a sentence says that, and
 //! nothing is guessed.
 
 mod rows;

@@ -2,8 +2,8 @@
 //!
 //! [`serve`] answers one request with the help of a [`Desk`]. A running server is one, and [`Offline`] is another, which
 //! works on the spool itself under its lock while no server runs. What is shown comes from the files, with what the running
-//! server knows beside them: a route that rests is in no file. A verb is done for every message that is meant, and what
-//! became of each is said; an id that is wrong keeps the others from nothing.
+//! server knows besides: a route that rests is in no file. A verb is done for every message that is meant, and what
+//! became of each is said; an id that is wrong does not stop the others.
 
 mod offline;
 mod rows;

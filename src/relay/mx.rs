@@ -1,8 +1,8 @@
 //! From a recipient's domain to the servers that take its mail (RFC 5321 section 5).
 //!
 //! Exchangers go by preference, equals in random order; A and AAAA of the domain itself serve only where it has no MX at all.
-//! Ourselves, and what is no better than we are, is left out. Addresses that no mail server of somebody else's has
-//! (loopback, private, link-local, multicast, our own) are never connected to. What is final has an enhanced status code in
+//! Ourselves, and what is no better than we are, is left out. Addresses that no other mail server has (loopback,
+//! private, link-local, multicast, our own) are never connected to. What is final has an enhanced status code in
 //! [`NoServer`]; what the name servers could not tell is [`NoServer::Unknown`], a fault of the route.
 
 use std::collections::BTreeMap;
@@ -210,7 +210,7 @@ pub fn local_addresses() -> Vec<IpAddr> {
     interfaces.filter_map(|interface| of(interface.address?)).map(|address| address.to_canonical()).collect()
 }
 
-/// True if an address may be that of a mail server of somebody else's (RFC 6890 and its registries).
+/// True if an address may be that of another mail server (RFC 6890 and its registries).
 pub fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => is_public_v4(v4),

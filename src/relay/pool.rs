@@ -334,7 +334,7 @@ fn outgoing(message: &QueuedMessage, job: &Job, signatures: &str) -> Message {
             envid: envelope.envid.clone(),
         },
         size: message.text.octets + message.text.lines + signed,
-        // RFC 4954 section 5: what is not known for certain is said to be nobody's.
+        // RFC 4954 section 5: what is not known for certain is given as `<>`.
         auth: Some(if envelope.login.contains('@') { envelope.login.clone() } else { String::new() }),
         plain: job.plain,
     }

@@ -69,7 +69,7 @@ pub fn snapshot(config: Config, keys: &KeySource) -> Result<Snapshot, Vec<Proble
     }
 }
 
-/// Puts parts together; aliases that loop and an outgoing side that could tell nobody are refused here, where the users
+/// Puts parts together; aliases that loop and an outgoing side without anyone to report to are refused here, where the users
 /// are known, and then all that is wrong with the aliases is named.
 pub fn assemble(config: Config, users: Arc<Users>, aliases: Aliases, secrets: Secrets) -> Result<Snapshot, Vec<Problem>> {
     let policy = policy(&config, users.logins(), aliases.clone());

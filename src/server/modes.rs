@@ -73,6 +73,6 @@ mod tests {
         assert!(readable[1].contains("key.pem"), "{readable:?}");
         assert_eq!(found(0o666).len(), names.len());
         chmod(dir.path(), 0o700);
-        assert_eq!(found(0o666), Vec::<String>::new(), "nobody gets there");
+        assert_eq!(found(0o666), Vec::<String>::new(), "no other user gets there");
     }
 }

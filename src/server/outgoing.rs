@@ -273,7 +273,7 @@ pub fn prepare(config: &Config) -> io::Result<()> {
     }
 }
 
-/// Where recipients go. Mail from nobody goes as mail from anybody else without a row in `[outgoing.from]`.
+/// Where recipients go. Mail from the null reverse path goes as mail from a sender without a row in `[outgoing.from]`.
 fn routing(config: outgoing::Outgoing) -> Arc<Routing> {
     Arc::new(move |envelope: &Envelope, at: usize| {
         let recipient = &envelope.recipients.get(at)?.address;
@@ -363,7 +363,7 @@ fn changed(files: &mut HashMap<String, (PathBuf, Stamp)>) -> Vec<String> {
 
 /// Serves the control socket until the process ends, each caller on a thread of its own.
 fn serve_control(path: &Path, queue: &Arc<Queue>) -> io::Result<()> {
-    // The lock of the spool is ours: a socket that is there was left behind.
+    // The lock of the spool is ours: a socket that is there is left over.
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}

@@ -1,10 +1,10 @@
 //! Message content as it crosses the wire, to message content as it is stored.
 //!
 //! Only CR LF "." CR LF ends DATA (RFC 5321 section 4.1.1.4). Lines leave with LF alone, leading dots are unstuffed
-//! (section 4.5.2). A bare CR, a bare LF or a NUL makes the whole message refused, because whoever relays it later
-//! could see another end than we do (SMTP smuggling, CVE-2023-51764 and its kin): the decoder remembers where the
-//! first one stood, gives nothing out any more, and reads on to the true end. What stands behind a false end is
-//! therefore content, never a command.
+//! (section 4.5.2). A bare CR, a bare LF or a NUL makes the whole message refused, because a server that relays it
+//! later could see another end than we do (SMTP smuggling, CVE-2023-51764 and its kin): the decoder remembers where the
+//! first one stood, gives nothing out any more, and reads on to the true end. What follows a false end is therefore
+//! content, never a command.
 
 use std::fmt;
 
@@ -53,7 +53,7 @@ pub struct Fault {
 /// Octets that no message may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// A CR without an LF behind it.
+    /// A CR without an LF after it.
     BareCr,
     /// An LF without a CR before it.
     BareLf,
@@ -63,11 +63,11 @@ pub enum FaultKind {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Behind a CR within a line.
+    /// After a CR within a line.
     Cr,
-    /// Behind a dot that began a line.
+    /// After a dot that began a line.
     Dot,
-    /// Behind a dot that began a line, and a CR.
+    /// After a dot that began a line, and a CR.
     DotCr,
     /// At the start of a line; the content starts as if a CRLF had gone before it.
     LineStart,

@@ -35,7 +35,7 @@ pub enum Event<'a> {
     BareLineEnd,
     /// A chunk that is not the last has been read, or could not be kept.
     Chunk(Result<(), Refused>),
-    /// A line without its CRLF; `more` if input waits behind it.
+    /// A line without its CRLF; `more` if input waits after it.
     Line {
         /// The line.
         line: &'a [u8],
@@ -77,7 +77,7 @@ pub enum Receipt {
 pub struct Step {
     /// What to say, if anything.
     pub answer: Option<Answer>,
-    /// What to do behind it.
+    /// What to do after it.
     pub next: Next,
 }
 

@@ -338,7 +338,7 @@ impl Refusal {
         Self::Utf8,
     ];
 
-    /// True if the session goes no further behind this reply.
+    /// True if the session ends after this reply.
     pub fn closes(self) -> bool {
         self.parts().code == 421
             || matches!(

@@ -139,7 +139,7 @@ impl RemoteReply {
     }
 }
 
-/// Makes text from a stranger fit for a log, a file and a terminal: what is no UTF-8 becomes `?`, controls and characters
+/// Makes foreign text fit for a log, a file and a terminal: what is no UTF-8 becomes `?`, controls and characters
 /// that are not seen become a space. At most `max` octets of it are kept.
 pub fn safe_text(octets: &[u8], max: usize) -> String {
     let mut text = String::with_capacity(octets.len().min(max));

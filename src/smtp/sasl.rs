@@ -1,6 +1,6 @@
 //! The two SASL mechanisms, PLAIN (RFC 4616) and LOGIN, as far as SMTP carries them (RFC 4954).
 //!
-//! What a client answers is turned into [`Credentials`] or an error; nobody is asked whether they are right. Everything
+//! What a client answers is turned into [`Credentials`] or an error; whether they are right is not asked here. Everything
 //! that held a password is wiped when it is dropped, and [`Credentials`] show no password when they are printed.
 
 use std::fmt;
@@ -15,9 +15,9 @@ pub const SASL_LINE_MAX: usize = 12_288;
 /// A login and its password, as a client gave them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// Who the client says it is.
+    /// The login that the client gives (RFC 4616: authcid).
     pub login: String,
-    /// What it says to prove it.
+    /// The password that it gives.
     pub password: Zeroizing<Vec<u8>>,
     /// True if it asks to act as another than `login` (an authorization identity, RFC 4616 section 2), which is never right.
     pub foreign: bool,
@@ -73,7 +73,7 @@ impl Exchange {
         }
     }
 
-    /// The text behind `334 `. Some clients compare these to the letter.
+    /// The text after `334 `. Some clients compare these to the letter.
     pub fn challenge(&self) -> &'static str {
         match self {
             Self::Plain => "",

@@ -3,7 +3,7 @@
 //! It is told what happened ([`Event`]) and answers what to say and what to do next ([`Step`]). What is slow or can
 //! fail (password hash, disk, TLS, the policy's tables) leaves as a [`Next`] and comes back as an event. It guarantees
 //! that no order of commands reaches a mailbox past the rules of its port: which verb is legal when stands in one
-//! table, [`rules`]; what a state knows lives in the state.
+//! table, [`rules`]; the data of a state is part of the state.
 
 use std::mem;
 
@@ -33,7 +33,7 @@ pub struct Session {
     pub(super) deferrals: u32,
 }
 
-/// Refusals that are not the client's fault after which the session ends. Honest servers send long lists of recipients
+/// Refusals that are not the client's fault after which the session ends. Ordinary servers send long lists of recipients
 /// without having read LIMITS.
 const DEFERRALS_MAX: u32 = 1000;
 

@@ -269,7 +269,7 @@ pub fn table() {
             let plan = Plan { connections, size, each, time: SLICE, ..Plan::default() };
             let (mut ours, mut alone, mut cpu) = (Outcome::default(), Outcome::default(), Duration::ZERO);
             let dir = tempfile::tempdir().unwrap();
-            // The disk is not the same from second to second: both in slices, one behind the other.
+            // The disk is not the same from second to second: both in slices, by turns.
             for _ in 0..SLICES {
                 let before = crate::cpu(&server);
                 ours += run(server.address("submissions"), &plan);

@@ -1,4 +1,4 @@
-//! The road through: what is accepted for other domains and handed on to a next hop, and a queue whose next hop is dead.
+//! Relaying: what is accepted for other domains and handed on to a next hop, and a queue whose next hop is down.
 //!
 //! The next hop is a server of our own: TLS from the first octet, a login that is always right, no file. It counts.
 
@@ -185,7 +185,7 @@ fn dead() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 
-/// Accepting into a Maildir, into the spool with a dead next hop, and through to a live one, in turns.
+/// Accepting into a Maildir, into the spool with a next hop that is down, and through to one that is up, in turns.
 pub fn table() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("a port").port();
@@ -225,7 +225,7 @@ fn in_turns(server: &Server, slices: usize) -> (Outcome, Outcome) {
     (maildir, spool)
 }
 
-/// A queue of many messages with a dead next hop: filled, its memory, a start, and a start with the next hop alive.
+/// A queue of many messages whose next hop is down: filled, its memory, a start, and a start with the next hop up.
 pub fn queue(count: u64) {
     let port = dead();
     let mut server = setup(port, 16).start();

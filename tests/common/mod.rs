@@ -1,4 +1,4 @@
-//! What the live tests share: a server of their own, and a client that says exactly what it is told.
+//! What the tests of the built binary share: a server of their own, and a client that says exactly what it is told.
 
 #![allow(dead_code, reason = "each test uses its part")]
 
@@ -295,7 +295,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Behind a wrapper, the server is its child, and would outlive it.
+        // Under a wrapper, the server is its child, and would outlive it.
         let pid = self.pid();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
         for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
@@ -364,7 +364,7 @@ fn started(line: &str) -> Option<(String, SocketAddr)> {
     Some((service.to_owned(), address.trim().parse().ok()?))
 }
 
-/// As root, the server becomes `nobody`, who must be able to read and write its directory.
+/// As root, the server becomes `nobody`, which must be able to read and write its directory.
 pub fn give_to_nobody(dir: &Path) {
     if !nix::unistd::geteuid().is_root() {
         return;

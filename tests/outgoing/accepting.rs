@@ -123,7 +123,7 @@ pub fn mount_tmpfs(at: &Path, options: &str) -> bool {
 #[test]
 fn the_spool_cannot_be_written() {
     if !nix::unistd::geteuid().is_root() {
-        skipped("needs root, so that the server is somebody else");
+        skipped("needs root, so that the server is another user");
         return;
     }
     let hop = Hop::new();

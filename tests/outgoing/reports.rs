@@ -134,7 +134,7 @@ fn no_report_of_a_report() {
 #[test]
 fn a_report_that_cannot_be_delivered() {
     if !nix::unistd::geteuid().is_root() {
-        skipped("needs root, so that the server is somebody else");
+        skipped("needs root, so that the server is another user");
         return;
     }
     for both in [false, true] {

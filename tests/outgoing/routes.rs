@@ -293,7 +293,7 @@ fn a_submission_route_without_starttls() {
     assert!(heard.iter().all(|line| line.starts_with("EHLO") || line == "QUIT"), "{heard:?}");
 }
 
-/// A dead route with thousands of messages beside a live one: nothing is written for them, and the live one goes on.
+/// A route that is down with thousands of messages, beside a working one: nothing is written for them, and the other goes on.
 #[test]
 fn ten_thousand_for_a_dead_route() {
     let dead = Hop::new();

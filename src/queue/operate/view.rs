@@ -1,4 +1,4 @@
-//! One message as an operator sees it: its file, and what the running server knows beside that.
+//! One message as an operator sees it: its file, and what the running server knows besides.
 
 use super::Desk;
 use crate::queue::QueueId;

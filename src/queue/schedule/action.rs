@@ -91,7 +91,7 @@ pub struct Rate {
 pub struct Queued {
     /// Its id.
     pub id: QueueId,
-    /// Whose it is; mail from nobody's login has the empty one.
+    /// Whose it is; mail that no login handed in has the empty one.
     pub login: Arc<str>,
     /// Seconds since 1970 of its arrival, or of the last release: its age counts from here.
     pub since: u64,

@@ -70,9 +70,9 @@ pub enum Fault {
     Pair,
     /// The recipient's alone.
     Recipient(Verdict),
-    /// Nobody's: these recipients go in the next transaction.
+    /// On no side: these recipients go in the next transaction.
     RestNext,
-    /// Nobody's: the same once more, MAIL without parameters.
+    /// On no side: the same once more, MAIL without parameters.
     RetryWithoutParameters,
     /// The route's.
     Route(Reason),

@@ -1,4 +1,4 @@
-//! The operator's verbs. One on a message that is being sent is applied when that attempt is finished.
+//! The operator's verbs. A verb on a message that is being sent is applied when that attempt is finished.
 
 use super::table::{Late, NONE, SCANNED, State, WARNED};
 use super::{Action, Answer, HeldWhy, Now, Reason, Schedule, Verb};

@@ -1,4 +1,4 @@
-//! Whose turn it is.
+//! Which login, destination and message comes next.
 //!
 //! A free courier goes first to the login with the fewest couriers at work, then to its longest-unserved destination,
 //! then to its oldest message. With A logins that have something to send and k couriers, a login's first message begins
