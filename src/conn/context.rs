@@ -55,7 +55,7 @@ pub struct Context {
     pub sending: Arc<Sending>,
     zone: TimeZone,
     messages: AtomicU64,
-    /// StoredCallback of every file in which a message was stored.
+    /// Called with every file in which a message was stored.
     stored: Option<Box<StoredCallback>>,
 }
 

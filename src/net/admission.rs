@@ -273,7 +273,7 @@ impl Admission {
 }
 
 impl Inner {
-    /// Finds a place for a newcomer of a network that holds so many connections with it; gives the one that loses it, if one does.
+    /// Finds a place for a new connection of a network that holds so many with it; gives the one that loses it, if one does.
     fn place(
         &mut self,
         class: Class,

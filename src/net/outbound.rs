@@ -219,7 +219,7 @@ impl Socket {
         Ok(recv(self.tcp.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?)
     }
 
-    /// Does `once` as often as it takes to move something, blocking as long as the patience allows.
+    /// Does `once` as often as it takes to move something, blocking as long as the deadline allows.
     fn transfer(&mut self, side: Side, mut once: impl FnMut(i32, MsgFlags) -> nix::Result<usize>) -> io::Result<usize> {
         loop {
             let now = Instant::now();

@@ -1,4 +1,4 @@
-//! One word to everything that sends: no new work begins, and what is in its content may end until a deadline.
+//! The stop flag of everything that sends: once it is set no new work begins, and what is in its content may end until a deadline.
 //!
 //! The waits of [`outbound`](super::outbound), [`dial`](super::dial) and the lookups of names ask it every half second.
 

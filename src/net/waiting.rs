@@ -30,7 +30,7 @@ pub struct WaitingList<T> {
     len: usize,
 }
 
-/// Those of one network, the first in front.
+/// Those of one network, the first at the front.
 #[derive(Debug)]
 struct Line<T> {
     standing: Standing,

@@ -194,7 +194,7 @@ fn ended() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, format!("the key helper has ended: {CURE}"))
 }
 
-/// The helper's whole life.
+/// Answers questions until the server has closed the link.
 pub fn help(paths: &[PathBuf]) -> io::Result<()> {
     let confinement = confinement::confine(paths);
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);

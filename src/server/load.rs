@@ -88,7 +88,7 @@ pub fn policy<'a>(config: &Config, logins: impl Iterator<Item = &'a str>, aliase
     Policy::new(&config.domains, logins, aliases, &config.senders).with_outgoing(config.outgoing.is_some())
 }
 
-/// What forbids sending with this configuration: what this version cannot do, and a postmaster that is nobody.
+/// What forbids sending with this configuration: what this version cannot do, and a postmaster without a mailbox.
 pub fn outgoing_problems(config: &Config, policy: &Policy) -> Vec<Problem> {
     let Some(outgoing) = &config.outgoing else { return Vec::new() };
     let postmaster = outgoing.postmaster_problem(policy).map(|text| ("outgoing.postmaster".to_owned(), text));
