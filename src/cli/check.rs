@@ -3,7 +3,9 @@
 //! It is stricter than `serve`: what a server starts with and then refuses mail or logins for is an error too. `serve`
 //! says those once at its start ([`advice`]).
 
+mod direct;
 mod probe;
+mod records;
 mod routes;
 mod spool;
 
@@ -117,7 +119,7 @@ fn everything(config: &Config, file: &Path, offline: bool, report: &mut Report) 
         sending(config, outgoing, users.is_ok() && aliases.is_ok(), &policy, report);
         spool::look(&outgoing.spool, account.as_ref(), report);
         if !offline {
-            routes::rows(config).into_iter().for_each(|(level, text)| report.0.push(("routes", level, text)));
+            report.0.extend(routes::rows(config));
         }
     }
     if let Ok(users) = &users {

@@ -2,8 +2,9 @@
 //!
 //! `add` writes a key file that only its owner can read, next to the configuration, and never over one that is there. It
 //! changes no other file: what is to be published and what is to be written into pillarbox.toml is printed. `list` changes
-//! nothing.
+//! nothing, and prints once more what is still to be published.
 
+use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -14,7 +15,7 @@ use super::{Arguments, Exit, Failure, Outcome, say, tell};
 use crate::config::{Config, DkimKey};
 use crate::mail::dkim::{Algorithm, SigningKey};
 use crate::relay::dns::{Data, Kind};
-use crate::relay::resolve::Resolver;
+use crate::relay::resolve::{DnsError, Resolver};
 use crate::server::keys::KeySource;
 use crate::server::load;
 use crate::smtp::address;
@@ -116,11 +117,12 @@ fn write_key(path: &Path, text: &[u8]) -> io::Result<()> {
     written.inspect_err(|_| drop(fs::remove_file(path)))
 }
 
-/// A line for each key: domain, selector, kind, what DNS has, file. Exit 78 if one cannot be used.
+/// A line for each key: domain, selector, kind, what DNS has, file; then the records that DNS has not. Exit 78 if a key
+/// cannot be used.
 fn list(arguments: &Arguments) -> Outcome {
     let config = arguments.load()?;
     let (resolver, deadline) = (Resolver::configured(&config), Instant::now() + DNS_MAX);
-    let mut exit = Exit::Ok;
+    let (mut exit, mut unpublished) = (Exit::Ok, Vec::new());
     for (domain, key) in config.dkim.iter().flat_map(|(domain, keys)| keys.iter().map(move |key| (domain, key))) {
         match read_one(&config, domain, key) {
             Ok(read) => {
@@ -128,8 +130,12 @@ fn list(arguments: &Arguments) -> Outcome {
                     Algorithm::Ed25519 => "ed25519",
                     Algorithm::Rsa => "rsa",
                 };
-                let state = published(&resolver, &read, deadline);
-                say(format_args!("{domain:<24} {:<12} {kind:<8} {state:<40} {}", key.selector, key.key.display()));
+                let state = Published::of(&read, &resolver, deadline);
+                let shown = state.to_string();
+                say(format_args!("{domain:<24} {:<12} {kind:<8} {shown:<40} {}", key.selector, key.key.display()));
+                if matches!(state, Published::Missing | Published::Other) {
+                    unpublished.push(read);
+                }
             }
             Err(why) => {
                 exit = Exit::Config;
@@ -137,38 +143,69 @@ fn list(arguments: &Arguments) -> Outcome {
             }
         }
     }
+    if !unpublished.is_empty() {
+        say("\n; publish in DNS:");
+        unpublished.iter().for_each(|key| say(record(key)));
+    }
     if config.dkim.values().all(Vec::is_empty) {
         tell("no key is configured: mail is sent unsigned; make one with `pillarbox dkim add DOMAIN`");
     }
     Ok(exit)
 }
 
-fn read_one(config: &Config, domain: &str, key: &DkimKey) -> Result<SigningKey, String> {
+/// One key of the configuration.
+pub(super) fn read_one(config: &Config, domain: &str, key: &DkimKey) -> Result<SigningKey, String> {
     let one = Config { dkim: [(domain.to_owned(), vec![key.clone()])].into(), ..config.clone() };
     let keyring = load::keyring(&one, &KeySource::default())
         .map_err(|refused| refused.problems().iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
     keyring.into_keys().next().ok_or_else(|| "cannot be read".to_owned())
 }
 
-/// Whether the key's record is in DNS, in words.
-fn published(resolver: &Resolver, key: &SigningKey, deadline: Instant) -> String {
-    let answer = match resolver.look_up(&key.record_name(), Kind::Txt, deadline) {
-        Err(error) => return format!("DNS not known ({error})"),
-        Ok(answer) => answer,
-    };
-    let tag = |text: &[u8], wanted: &str| {
-        let text = String::from_utf8_lossy(text).replace(char::is_whitespace, "");
-        text.split(';').find_map(|tag| tag.strip_prefix(wanted).map(str::to_owned))
-    };
-    let own = tag(key.record().as_bytes(), "p=");
-    let found: Vec<Option<String>> = answer
-        .records
-        .iter()
-        .filter_map(|record| if let Data::Text(text) = record { Some(tag(text, "p=")) } else { None })
-        .collect();
-    match (found.contains(&own), found.is_empty()) {
-        (true, _) => "is in DNS".to_owned(),
-        (false, true) => "is not in DNS".to_owned(),
-        (false, false) => "DNS has another key".to_owned(),
+/// What DNS has under the name of a key's record.
+#[derive(Debug)]
+pub(super) enum Published {
+    /// The key.
+    Here,
+    /// No text.
+    Missing,
+    /// Text without the key.
+    Other,
+    /// It cannot be said.
+    Unknown(DnsError),
+}
+
+impl Published {
+    /// Asks by `deadline`.
+    pub(super) fn of(key: &SigningKey, resolver: &Resolver, deadline: Instant) -> Self {
+        let answer = match resolver.look_up(&key.record_name(), Kind::Txt, deadline) {
+            Err(error) => return Self::Unknown(error),
+            Ok(answer) => answer,
+        };
+        let tag = |text: &[u8], wanted: &str| {
+            let text = String::from_utf8_lossy(text).replace(char::is_whitespace, "");
+            text.split(';').find_map(|tag| tag.strip_prefix(wanted).map(str::to_owned))
+        };
+        let own = tag(key.record().as_bytes(), "p=");
+        let found: Vec<Option<String>> = answer
+            .records
+            .iter()
+            .filter_map(|record| if let Data::Text(text) = record { Some(tag(text, "p=")) } else { None })
+            .collect();
+        match (found.contains(&own), found.is_empty()) {
+            (true, _) => Self::Here,
+            (false, true) => Self::Missing,
+            (false, false) => Self::Other,
+        }
+    }
+}
+
+impl fmt::Display for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Here => f.write_str("is in DNS"),
+            Self::Missing => f.write_str("is not in DNS"),
+            Self::Other => f.write_str("DNS has another key"),
+            Self::Unknown(error) => write!(f, "DNS not known ({error})"),
+        }
     }
 }

@@ -173,15 +173,16 @@ impl Outgoing {
         }
     }
 
-    /// True if mail from an address of this domain may take this route: by a table, by [`Self::via`], or after another that
-    /// rests.
-    pub fn may_carry(&self, route: &str, domain: &str) -> bool {
+    /// True if mail from an address of this domain may be sent on to there: by a table, by [`Self::via`], or after a route
+    /// that rests.
+    pub fn may_carry(&self, wanted: &NextHop, domain: &str) -> bool {
         let begins = |hop: &NextHop| {
             let mut next = Some(hop);
-            while let Some(NextHop::Route(name)) = next {
-                if name == route {
+            while let Some(hop) = next {
+                if hop == wanted {
                     return true;
                 }
+                let NextHop::Route(name) = hop else { break };
                 next = self.routes.get(name).and_then(|route| route.then.as_ref());
             }
             false

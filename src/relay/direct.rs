@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::courier::Courier;
+use super::line::{Line, fault_of};
 use super::mx::{self, Exchanger, NoServer, Own};
 use super::resolve::Resolver;
 use super::route::Hop;
@@ -21,10 +22,12 @@ use super::servers::{Place, Servers};
 use crate::config::Config;
 use crate::journal;
 use crate::net::connector::TrustError;
+use crate::net::dial::dial;
+use crate::net::outbound::Outbound;
 use crate::net::stop::Stop;
 use crate::smtp::client::{Failure, Fault};
 use crate::smtp::punycode;
-use crate::smtp::remote::Stage;
+use crate::smtp::remote::{RemoteReply, Stage};
 
 /// How to reach any domain.
 #[derive(Debug)]
@@ -83,6 +86,24 @@ impl Direct {
     pub fn find(&self, domain: &str, deadline: Instant) -> Result<Vec<Exchanger>, NoServer> {
         let name = punycode::to_ascii(domain).ok_or(NoServer::NoDomain)?;
         mx::find(&self.resolver, &name, &self.own(), deadline)
+    }
+
+    /// What a server says first, by `until`, over a connection from `source` or any address. It hears QUIT alone, and nothing
+    /// is remembered of it.
+    pub fn greeting(
+        &self,
+        place: &Exchanger,
+        source: Option<IpAddr>,
+        until: Instant,
+        stop: &Arc<Stop>,
+    ) -> Result<RemoteReply, Failure> {
+        let left = || until.saturating_duration_since(Instant::now());
+        let address = SocketAddr::new(place.address, self.hop.port);
+        let tcp =
+            dial(address, source, left(), stop).map_err(|error| Failure { stage: Stage::Connect, fault: fault_of(&error) })?;
+        let hop = self.hop.to(&place.host, false);
+        let mut line = Line::new(Outbound::new(tcp, Arc::clone(stop)), address, &hop, stop);
+        line.greeting(left()).map_err(|fault| Failure { stage: Stage::Greeting, fault })
     }
 
     /// A connection to a server of a domain.

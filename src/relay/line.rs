@@ -14,6 +14,7 @@ use crate::net::stop::{Stop, is_stop};
 use crate::net::tls::TlsInfo;
 use crate::smtp::client::{Client, Event, Fault, Next, Step, Wait};
 use crate::smtp::encoder::Encoder;
+use crate::smtp::remote::RemoteReply;
 use crate::smtp::reply_reader::{ReplyReader, Response};
 
 /// How long what may take. Shorter waits for the last reply make duplicates (RFC 5321 section 4.5.3.2.6, RFC 1047).
@@ -70,6 +71,16 @@ impl Line {
     pub(super) fn new(outbound: Outbound, peer: SocketAddr, hop: &Hop, stop: &Arc<Stop>) -> Self {
         let (reader, unread) = (ReplyReader::new(), Vec::new());
         Self { outbound, reader, unread, peer, host: hop.host.clone(), tls: None, timeouts: hop.timeouts, stop: Arc::clone(stop) }
+    }
+
+    /// What a server says first, after which it hears QUIT alone.
+    pub(super) fn greeting(&mut self, limit: Duration) -> Result<RemoteReply, Fault> {
+        self.outbound.wait(limit, false);
+        let greeting = self.reply();
+        if greeting.is_ok() {
+            self.bid_farewell(b"QUIT\r\n");
+        }
+        greeting.map(|response| response.reply)
     }
 
     /// Writes what a step says and waits for the reply that it wants.

@@ -92,6 +92,11 @@ impl Resolver {
         Self { servers, trusted, cache: Mutex::default() }
     }
 
+    /// The name servers that are asked, in turn.
+    pub fn servers(&self) -> &[SocketAddr] {
+        &self.servers
+    }
+
     /// What a name has of a kind; aliases are followed. `deadline` is kept, and so is [`LOOKUP_MAX`].
     pub fn look_up(&self, name: &str, kind: Kind, deadline: Instant) -> Result<Answer, DnsError> {
         let deadline = deadline.min(Instant::now() + LOOKUP_MAX);

@@ -1,4 +1,5 @@
-//! What `check` finds out from the next hops: each route is tried at once with all others, and sends nothing.
+//! What `check` finds out from the next hops: each route is tried at once with all others and with what there is to find out of
+//! sending by MX ([`direct`]), and sends nothing.
 //!
 //! A route has a row for each step, down to the first that fails: the name, the connection, the certificate, EHLO, AUTH, MAIL
 //! for each local domain whose mail may take it, RSET and QUIT. A step that fails is a warning with its cure, never an error:
@@ -8,10 +9,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Level;
+use super::{Level, direct};
 use crate::cli::queue::plain;
 use crate::config::Config;
-use crate::config::outgoing::{Outgoing, Route};
+use crate::config::outgoing::{NextHop, Outgoing, Route};
 use crate::net::dial::source_for;
 use crate::net::stop::Stop;
 use crate::relay::courier::Courier;
@@ -29,9 +30,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Days of a next hop's certificate below which there is a warning.
 const DAYS_MIN: u64 = 7;
 
-/// Tries every route; the rows are in the order of their names.
-pub(super) fn rows(config: &Config) -> Rows {
-    let Some(outgoing) = &config.outgoing else { return Rows::new() };
+/// Tries every route; the rows are in the order of their names, those of `mx` and of DNS after them.
+pub(super) fn rows(config: &Config) -> direct::Rows {
+    let Some(outgoing) = &config.outgoing else { return direct::Rows::new() };
     let stop = Arc::new(Stop::new());
     let end = Instant::now() + LIMIT;
     thread::scope(|scope| {
@@ -41,15 +42,19 @@ pub(super) fn rows(config: &Config) -> Rows {
             let attempt = Attempt { name, route, rows: Rows::new() };
             attempts.push((name, scope.spawn(move || attempt.run(config, outgoing, stop))));
         }
+        let direct = scope.spawn(move || direct::rows(config, outgoing, end));
         while Instant::now() < end && attempts.iter().any(|(_, attempt)| !attempt.is_finished()) {
             thread::sleep(Duration::from_millis(5));
         }
         stop.stop(Instant::now());
-        let mut rows = Rows::new();
+        let defect = |name: &str| (Level::Warning, format!("{name}: a defect of this program, please report it"));
+        let mut rows = direct::Rows::new();
         for (name, attempt) in attempts {
-            let defect = |_| vec![(Level::Warning, format!("{name}: a defect of this program, please report it"))];
-            rows.extend(attempt.join().unwrap_or_else(defect));
+            let found = attempt.join().unwrap_or_else(|_| vec![defect(name)]);
+            rows.extend(found.into_iter().map(|(level, text)| ("routes", level, text)));
         }
+        let found = direct.join().unwrap_or_else(|_| vec![("routes", Level::Warning, defect("mx").1)]);
+        rows.extend(found.into_iter().map(|(part, level, text)| (part, level, plain(&text))));
         rows
     })
 }
@@ -137,7 +142,8 @@ impl Attempt<'_> {
 
     /// Whether mail of the local domains is taken. False once the connection is of no use.
     fn mail(&mut self, config: &Config, outgoing: &Outgoing, courier: &mut Courier) -> bool {
-        let domains: Vec<&String> = config.domains.iter().filter(|domain| outgoing.may_carry(self.name, domain)).collect();
+        let this = NextHop::Route(self.name.to_owned());
+        let domains: Vec<&String> = config.domains.iter().filter(|domain| outgoing.may_carry(&this, domain)).collect();
         if domains.is_empty() {
             self.say(Level::Ok, "MAIL: not tried, no mail of a local domain takes this route");
         }

@@ -1,0 +1,196 @@
+//! The records of DNS by which other servers judge mail that comes from this host: the name of its address (PTR), which hosts
+//! send mail of a domain (SPF, RFC 7208), and the keys that sign (DKIM, RFC 6376).
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::Level;
+use crate::cli::dkim::{self, Published};
+use crate::config::outgoing::{NextHop, Outgoing};
+use crate::config::{Config, DkimKey};
+use crate::relay::dns::{Data, Kind, reverse_name};
+use crate::relay::mx::is_public;
+use crate::relay::resolve::{DnsError, Resolver};
+use crate::smtp::punycode;
+
+/// Asks name servers, by a deadline.
+pub(super) struct Records<'a> {
+    outgoing: &'a Outgoing,
+    resolver: Resolver,
+    /// The name that mail by MX is sent under.
+    helo: String,
+    end: Instant,
+}
+
+/// Names of an address that are looked up, at most (RFC 7208 section 4.6.4).
+const NAMES_MAX: usize = 10;
+/// Characters of a record that are shown, at most.
+const SHOWN_MAX: usize = 200;
+
+impl<'a> Records<'a> {
+    pub(super) fn new(config: &Config, outgoing: &'a Outgoing, end: Instant) -> Self {
+        let helo = outgoing.mx.as_ref().and_then(|mx| mx.helo.as_deref()).unwrap_or(&config.hostname);
+        let helo = punycode::to_ascii(helo).unwrap_or_else(|| helo.to_owned()).to_ascii_lowercase();
+        Self { outgoing, resolver: Resolver::configured(config), helo, end }
+    }
+
+    /// That it is not known, with the name servers that could not tell.
+    pub(super) fn unknown(&self, what: &str, error: &DnsError) -> String {
+        let asked: Vec<String> = self.resolver.servers().iter().map(ToString::to_string).collect();
+        let place = match self.outgoing.resolver {
+            Some(_) => "as `resolver`",
+            None => "in /etc/resolv.conf, or as `resolver`",
+        };
+        format!("{what}: not known, {error} (asked {}); try again later, or name another server {place}", asked.join(", "))
+    }
+
+    /// Whether an address of this host has a name, and names lead to it: that name and the one in EHLO.
+    pub(super) fn ptr(&self, address: IpAddr) -> Vec<(Level, String)> {
+        let helo = &self.helo;
+        if !is_public(address) {
+            let text = format!(
+                "PTR: not tried, {address} is a private address and the public one of this host is not known here; look it up \
+                 from outside, and see that its reverse DNS is {helo}"
+            );
+            return vec![(Level::Ok, text)];
+        }
+        let cure = format!("ask the provider of this host to set the reverse DNS of {address} to {helo}");
+        let names: Vec<String> = match self.resolver.look_up(&reverse_name(address), Kind::Ptr, self.end) {
+            Err(error) => return vec![(Level::Warning, self.unknown(&format!("PTR of {address}"), &error))],
+            Ok(answer) => answer.records.into_iter().filter_map(name).take(NAMES_MAX).collect(),
+        };
+        let back: Vec<Result<bool, DnsError>> = names.iter().map(|name| self.leads_to(name, address)).collect();
+        let confirmed = names.iter().zip(&back).find(|(_, back)| **back == Ok(true)).map(|(name, _)| name);
+        let shown = names.join(", ");
+        let row = match (confirmed, back.into_iter().find_map(Result::err)) {
+            (Some(name), _) => (Level::Ok, format!("PTR: {address} is {name}, and {name} is {address}")),
+            (None, Some(error)) => (Level::Warning, self.unknown(&format!("address of {shown}, the name of {address}"), &error)),
+            (None, None) if names.is_empty() => {
+                (Level::Warning, format!("PTR: {address} has no name, large receivers refuse its mail; {cure}"))
+            }
+            (None, None) => {
+                let cure = if names.contains(helo) { self.publish(address) } else { cure };
+                (Level::Warning, format!("PTR: {address} has the name {shown}, which does not lead back to it; {cure}"))
+            }
+        };
+        // Of the name in EHLO nothing more is to be said where it is the one that was looked up.
+        match confirmed == Some(helo) || (confirmed.is_none() && names.contains(helo)) {
+            true => vec![row],
+            false => vec![row, self.helo(address)],
+        }
+    }
+
+    /// Whether the name in EHLO has this address.
+    fn helo(&self, address: IpAddr) -> (Level, String) {
+        let helo = &self.helo;
+        match self.leads_to(helo, address) {
+            Ok(true) => (Level::Ok, format!("EHLO: {helo} is {address}")),
+            Ok(false) => {
+                let cure = self.publish(address);
+                (Level::Warning, format!("EHLO: the name {helo} does not lead to {address}, from which mail is sent; {cure}"))
+            }
+            Err(error) => (Level::Warning, self.unknown(&format!("address of {helo}, the name in EHLO"), &error)),
+        }
+    }
+
+    /// The cure where the name in EHLO has not this address.
+    fn publish(&self, address: IpAddr) -> String {
+        let kind = if address.is_ipv4() { "A" } else { "AAAA" };
+        format!("publish `{}. {kind} {address}`, or correct `hostname`, or `helo` in [outgoing.routes.mx]", self.helo)
+    }
+
+    /// What is no name has no address.
+    fn leads_to(&self, name: &str, address: IpAddr) -> Result<bool, DnsError> {
+        let kind = if address.is_ipv4() { Kind::A } else { Kind::Aaaa };
+        match self.resolver.look_up(name, kind, self.end) {
+            Ok(answer) => Ok(answer.records.contains(&Data::Address(address))),
+            Err(DnsError::BadName(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a domain says which hosts send its mail; `own` are the addresses that this host sends from.
+    pub(super) fn spf(&self, domain: &str, own: &[IpAddr]) -> (Level, String) {
+        let asked = punycode::to_ascii(domain).unwrap_or_else(|| domain.to_owned());
+        let found: Vec<String> = match self.resolver.look_up(&asked, Kind::Txt, self.end) {
+            Err(error) => return (Level::Warning, self.unknown(&format!("SPF of {domain}"), &error)),
+            Ok(answer) => answer.records.into_iter().filter_map(text).filter(|text| is_spf(text)).collect(),
+        };
+        match &found[..] {
+            [record] => (Level::Ok, format!("SPF of {domain}: {}", record.chars().take(SHOWN_MAX).collect::<String>())),
+            [] => {
+                let routes = self.outgoing.routes.keys().map(|name| NextHop::Route(name.clone()));
+                let by_others = routes.into_iter().any(|route| self.outgoing.may_carry(&route, domain));
+                let more = if by_others { ", with what the provider of each smarthost asks for before -all" } else { "" };
+                let record = format!("{asked}. TXT \"{}\"", to_publish(own));
+                let text =
+                    format!("SPF of {domain}: there is no record, large receivers distrust its mail; publish `{record}`{more}");
+                (Level::Warning, text)
+            }
+            many => {
+                let text = format!(
+                    "SPF of {domain}: {} records begin with v=spf1, which receivers take for an error (RFC 7208 section 4.5); make \
+                     one of them",
+                    many.len()
+                );
+                (Level::Warning, text)
+            }
+        }
+    }
+
+    /// Whether a key's record is there; nothing of a key that cannot be read, which is said elsewhere.
+    pub(super) fn dkim(&self, config: &Config, domain: &str, key: &DkimKey) -> Option<(Level, String)> {
+        let key = dkim::read_one(config, domain, key).ok()?;
+        let name = key.record_name();
+        let cure = "publish the record that `pillarbox dkim list` prints";
+        Some(match Published::of(&key, &self.resolver, self.end) {
+            Published::Here => (Level::Ok, format!("{name}: is in DNS")),
+            Published::Missing => (Level::Warning, format!("{name}: is not in DNS, so the signatures count for nothing; {cure}")),
+            Published::Other => (Level::Warning, format!("{name}: DNS has another key, so the signatures are wrong; {cure}")),
+            Published::Unknown(error) => (Level::Warning, self.unknown(&name, &error)),
+        })
+    }
+}
+
+/// RFC 7208 section 4.5: the version alone, or before a space.
+fn is_spf(text: &str) -> bool {
+    let version = text.split(' ').next().unwrap_or_default();
+    version.eq_ignore_ascii_case("v=spf1")
+}
+
+/// The hosts that take mail of the domain, and the addresses that mail is sent from, as far as they are known.
+fn to_publish(own: &[IpAddr]) -> String {
+    let known = own.iter().filter(|address| is_public(**address));
+    let terms: String = known.map(|address| format!("ip{}:{address} ", if address.is_ipv4() { 4 } else { 6 })).collect();
+    format!("v=spf1 mx {terms}-all")
+}
+
+fn name(data: Data) -> Option<String> {
+    if let Data::Name(name) = data { Some(name) } else { None }
+}
+
+fn text(data: Data) -> Option<String> {
+    if let Data::Text(text) = data { Some(String::from_utf8_lossy(&text).into_owned()) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_spf() {
+        for text in ["v=spf1", "v=spf1 -all", "V=SPF1 mx -all"] {
+            assert!(is_spf(text), "{text}");
+        }
+        for text in ["", "v=spf10 -all", "v=spf2.0/pra", " v=spf1", "spf1", "v=spf1\t-all", "v=DMARC1; p=none"] {
+            assert!(!is_spf(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_record_to_publish() {
+        let own: Vec<IpAddr> = ["10.0.0.5", "203.0.113.1", "2001:67c::1"].map(|address| address.parse().unwrap()).to_vec();
+        assert_eq!(to_publish(&own), "v=spf1 mx ip4:203.0.113.1 ip6:2001:67c::1 -all");
+        assert_eq!(to_publish(&own[..1]), "v=spf1 mx -all");
+    }
+}
