@@ -3,6 +3,8 @@
 //! The rows are those of Exim's tests of MX (0032, 0045, 0117, 0145, 0388, 0430, 0469, 0497) told anew: which server is
 //! taken, which address is not, what fails at once and what waits.
 
+#[path = "mx/checking.rs"]
+mod checking;
 mod common;
 #[path = "common/names.rs"]
 mod names;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use domain::base::iana::Rcode;
 use domain::base::{Message, MessageBuilder, Name, Rtype, StaticCompressor, Ttl};
-use domain::rdata::{A, Aaaa, Cname, Mx, Txt};
+use domain::rdata::{A, Aaaa, Cname, Mx, Ptr, Txt};
 
 /// One record of the table.
 #[derive(Clone, Debug)]
@@ -20,6 +20,7 @@ pub enum Record {
     Aaaa(Ipv6Addr),
     Cname(&'static str),
     Mx(u16, &'static str),
+    Ptr(&'static str),
     Txt(String),
 }
 
@@ -153,6 +154,9 @@ fn answers(query: &[u8], table: &Table, tcp: bool, count: usize) -> Vec<Vec<u8>>
                 (Record::Aaaa(address), Rtype::AAAA) => answer.push((asked, ttl, Aaaa::new(*address))).unwrap(),
                 (Record::Txt(text), Rtype::TXT) => {
                     answer.push((asked, ttl, Txt::<Vec<u8>>::build_from_slice(text.as_bytes()).unwrap())).unwrap();
+                }
+                (Record::Ptr(host), Rtype::PTR) => {
+                    answer.push((asked, ttl, Ptr::new(host.parse::<Name<Vec<u8>>>().unwrap()))).unwrap();
                 }
                 (Record::Cname(target), _) => {
                     answer.push((asked, ttl, Cname::new(target.parse::<Name<Vec<u8>>>().unwrap()))).unwrap();

@@ -88,7 +88,8 @@ impl Network {
     }
 }
 
-fn ip(words: &[&str]) {
+/// Calls ip(8) in the namespace of this thread.
+pub fn ip(words: &[&str]) {
     let output = super::finish(Command::new("ip").args(words));
     assert!(output.status.success(), "ip {words:?}: {}", super::said(&output));
 }
