@@ -340,6 +340,10 @@ fn keys_are_made_and_listed() {
         text.lines().find(|line| line.contains(&format!(" {selector} "))).unwrap_or_else(|| panic!("{text}")).to_owned()
     };
     assert!(listed("pb1").contains(" is in DNS ") && listed("pb2").contains(" DNS has another key "), "{}", listed("pb2"));
+    // What is still to be published is printed once more; what is in DNS is not.
+    let text = String::from_utf8(run(&["list"]).stdout).unwrap();
+    assert!(text.contains("\n\n; publish in DNS:\npb2._domainkey.example.org. IN TXT ( \"v=DKIM1; k=ed25519; p="), "{text}");
+    assert!(!text.contains("pb1._domainkey"), "{text}");
     names.set("pb1._domainkey.example.org", Behaviour::Records(Vec::new()));
     assert!(listed("pb1").contains(" is not in DNS "), "{}", listed("pb1"));
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();

@@ -36,12 +36,12 @@ impl World {
             (KEY, texts(&[&key.record()])),
         ]);
         let resolver = names.address.to_string();
-        let more = format!("[outgoing.to]\n\"{DOMAIN}\" = \"mx\"\n");
-        Self { names, far: far.clone(), pem: pem.to_string(), via: "mx", more, resolver, domains: vec!["example.org".to_owned()] }
+        let (more, domains) = (by_mx(&[DOMAIN]), vec!["example.org".to_owned()]);
+        Self { names, far: far.clone(), pem: pem.to_string(), via: "mx", more, resolver, domains }
     }
 
-    /// The rows of `check` about the routes and about keys in DNS, and all that it said.
-    fn check(&self, args: &[&str]) -> (Vec<String>, String) {
+    /// All that `check` said, with this exit status.
+    fn run(&self, args: &[&str], exit: i32) -> String {
         let dir = tempfile::tempdir().unwrap();
         let mut setup = setup(&self.names, &self.more);
         setup.outgoing = setup.outgoing.replace(&self.names.address.to_string(), &self.resolver);
@@ -55,8 +55,14 @@ impl World {
         give_to_nobody(dir.path());
         let output = finish(Command::new(env!("CARGO_BIN_EXE_pillarbox")).arg("-c").arg(&config).arg("check").args(args));
         let text = said(&output);
-        assert_eq!(output.status.code(), Some(0), "all of it is a warning:\n{text}");
+        assert_eq!(output.status.code(), Some(exit), "{text}");
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+        text
+    }
+
+    /// Its rows about the routes and about keys, all of which are warnings at worst, and all that it said.
+    fn check(&self, args: &[&str]) -> (Vec<String>, String) {
+        let text = self.run(args, 0);
         let of = |line: &&str| line.starts_with("routes ") || (line.starts_with("dkim ") && line.contains("_domainkey"));
         let rows = text.lines().filter(of).map(|line| line.split_ascii_whitespace().collect::<Vec<_>>().join(" "));
         (rows.collect(), text)
@@ -81,6 +87,12 @@ impl World {
 fn far(network: &Network) -> MailServer {
     ip(&["route", "add", "default", "via", THERE[0]]);
     MailServer::on(network.listen(THERE[0], 25), StartTls::None)
+}
+
+/// The section `[outgoing.to]` with these rows.
+fn by_mx(domains: &[&str]) -> String {
+    let rows: String = domains.iter().map(|domain| format!("{domain:?} = \"mx\"\n")).collect();
+    format!("[outgoing.to]\n{rows}")
 }
 
 fn texts(records: &[&str]) -> Behaviour {
@@ -184,6 +196,11 @@ fn what_is_wrong_in_dns_is_named_with_its_cure() {
                 vec!["SPF of example.org: 2 records...RFC 7208 section 4.5...make one of them"],
             ),
             (
+                "an SPF record for a domain that sends no mail",
+                |world| world.names.set("example.org", texts(&["v=spf1 -all"])),
+                vec!["SPF of example.org: `v=spf1 -all` lets no mail of this host pass; add ip4:203.0.113.1 after v=spf1"],
+            ),
+            (
                 "no key in DNS",
                 |world| world.names.set(KEY, hosts(Vec::new())),
                 vec!["pb1._domainkey.example.org: is not in DNS...publish the record that `pillarbox dkim list` prints"],
@@ -265,38 +282,59 @@ fn port_25_that_does_not_answer() {
     Network::run(|network| {
         let far = far(network);
         let world = World::new(&far);
+        let cure = "most likely the provider of this host blocks port 25; ask it to open it, or send by a smarthost";
         world.names.set("mx.far.example", hosts(vec![there(1)]));
-        let blocked = "routes warning mx: port 25: mx.far.example[203.0.113.12]: Connection refused";
-        world.warns(
-            "nothing listens",
-            &[&format!(
-                "{blocked}...most likely the provider of this host blocks port 25; ask it to open it, or send by a smarthost"
-            )],
-        );
+        let refused = "routes warning mx: port 25: mx.far.example[203.0.113.12]: Connection refused";
+        world.warns("nothing listens", &[&format!("{refused}...; {cure}")]);
         let _silent = network.listen(THERE[2], 25);
         world.names.set("mx.far.example", hosts(vec![there(2)]));
-        world.warns("silence", &["mx.far.example[203.0.113.13] takes the connection and says nothing; a firewall on the way...ask the provider of this host"]);
-        // One that answers is enough, of any domain; each of them is tried.
+        let mute = "mx.far.example[203.0.113.13] takes the connection and says nothing; a firewall on the way...ask the provider";
+        world.warns("silence", &[mute]);
+        world.names.set("mx.far.example", hosts(vec![there(0)]));
+        far.rule(|line, _| (line == "connect").then_some("554 5.7.1 \x1b]0;x\x07 203.0.113.1 is on a list"));
+        let listed =
+            "mx.far.example[203.0.113.11] greets with 554 5.7.1...is on a list; the port is open, and this host is not welcome";
+        world.warns("a refusal", &[listed]);
+        far.rule(|line, _| (line == "connect").then_some("HTTP/1.1 400 \x1b[31m"));
+        world.warns("another protocol", &["mx.far.example[203.0.113.11]: ...a firewall on the way"]);
+        // What comes from here is dropped.
+        network.there(|| ip(&["route", "add", "blackhole", "203.0.113.1/32"]));
+        world.warns("dropped", &[&format!("mx.far.example[203.0.113.11]: no answer in time; {cure}")]);
+    });
+}
+
+/// Servers of three domains are tried; one that answers is enough.
+#[test]
+fn servers_of_the_domains_that_go_by_mx() {
+    Network::run(|network| {
+        let far = far(network);
         let mut world = World::new(&far);
-        world.more = "[outgoing.to]\n\"a.example\" = \"mx\"\n\"*.example\" = \"mx\"\n\"far.example\" = \"mx\"\n".to_owned();
+        let _silent = network.listen(THERE[2], 25);
         world.names.set("a.example", hosts(vec![there(1), there(2)]));
-        world.warns("one of three", &[]);
-        world.more =
-            "[outgoing.to]\n\"a.example\" = \"mx\"\n\"b.example\" = \"mx\"\n\"c.example\" = \"mx\"\n\"far.example\" = \"mx\"\n"
-                .to_owned();
+        world.more = by_mx(&["*.example", "a.example", DOMAIN]);
+        world.warns("one of two", &[]);
+        world.names.set("b.example", Behaviour::Silence);
+        world.more = by_mx(&["a.example", "b.example", DOMAIN]);
+        world.warns("one has no answer", &["mail servers of b.example: not known, no name server answered in time"]);
         world.names.set("a.example", hosts(vec![there(1)]));
         world.names.set("b.example", hosts(vec![there(1)]));
-        world.names.set("c.example", hosts(vec![there(1)]));
-        world
-            .warns("three at most", &["a.example[203.0.113.12]: Connection...b.example[203.0.113.12]...c.example[203.0.113.12]"]);
-        // Without any the servers of a domain that is always there are tried.
-        world.more.clear();
+        world.names.set("c.example", hosts(vec![there(1), there(3), there(4)]));
+        world.more = by_mx(&["a.example", "b.example", "c.example", DOMAIN]);
         let (rows, text) = world.check(&[]);
-        assert!(rows[0].contains("mx: port 25: open; mx.far.example[203.0.113.11] answers"), "{text}");
-        world.far.rule(|line, _| (line == "connect").then_some("554 5.7.1 \x1b]0;gone\x07 203.0.113.1 is listed at bl.example"));
-        world.warns("a refusal", &["mx.far.example[203.0.113.11] greets with 554 5.7.1...is listed at bl.example; the port is open, and this host is not welcome"]);
-        world.far.rule(|line, _| (line == "connect").then_some("HTTP/1.1 400 \x1b[31m"));
-        world.warns("another protocol", &["mx.far.example[203.0.113.11]: ...a firewall on the way"]);
+        assert!(rows[0].starts_with("routes warning mx: port 25: a.example[203.0.113.12]: Connection refused"), "{text}");
+        assert_eq!((rows[0].matches("b.example[").count(), rows[0].matches("c.example[").count()), (1, 2), "{text}");
+        assert!(!rows[0].contains("far.example"), "three at most: {text}");
+        // Where none is named, it is a domain that always has servers.
+        world.more = "[outgoing.to]\n\"*.example\" = \"mx\"\n".to_owned();
+        world.names.set(DOMAIN, Behaviour::Code(Rcode::SERVFAIL));
+        let (rows, text) = world.check(&[]);
+        assert!(rows[0].starts_with("routes ok mx: port 25: open; mx.far.example[203.0.113.11] answers"), "{text}");
+        world.names.set("gmail.com", Behaviour::Code(Rcode::NXDOMAIN));
+        world.warns("no such domain", &["mail servers of gmail.com: there is no such domain; see whether the name servers"]);
+        // Without a route there is no address to ask about, either.
+        ip(&["route", "del", "default"]);
+        let gone = "mx: port 25: Network is unreachable (os error 101); see whether this host has a route to the internet";
+        world.warns("no route", &["mail servers of gmail.com: there is no such domain", gone]);
     });
 }
 
@@ -333,7 +371,7 @@ fn sources_are_tried_each() {
         ip(&["route", "replace", "203.0.113.0/24", "dev", "here", "src", "10.9.9.9"]);
         network.there(|| ip(&["route", "add", "10.9.9.9", "dev", "there"]));
         for more in ["", "[outgoing.routes.mx]\nsource = [\"10.9.9.9\"]\n"] {
-            world.more = format!("[outgoing.to]\n\"{DOMAIN}\" = \"mx\"\n{more}");
+            world.more = by_mx(&[DOMAIN]) + more;
             let (rows, text) = world.check(&[]);
             assert!(rows.iter().all(|row| row.contains(" ok ")), "{text}");
             assert!(rows[1].contains("mx: PTR: not tried, 10.9.9.9 is a private address"), "{text}");
@@ -347,13 +385,13 @@ fn foreign_text_does_not_reach_the_terminal_raw() {
     Network::run(|network| {
         let far = far(network);
         let world = World::new(&far);
-        world.names.set("example.org", texts(&["v=spf1 \x1b[31m\x07\u{9b}2J -all"]));
+        world.names.set("example.org", texts(&["v=spf1 mx \x1b[31m\x07\u{9b}2J -all"]));
         world.names.set(KEY, texts(&["v=DKIM1;\x1b[2J p=\x1b"]));
         world.names.set(PTR, hosts(vec![Record::Ptr("\\027[2J.example")]));
         world.far.rule(|line, _| (line == "connect").then_some("220 \x1b]0;x\x07\u{9b}2J hello"));
         let (rows, text) = world.check(&[]);
         assert!(rows[0].contains("open;") && rows[0].ends_with(" hello") && !text.contains('\x1b'), "{text:?}");
-        assert!(rows.iter().any(|row| row.contains("SPF of example.org: v=spf1 ") && row.ends_with("-all")), "{text}");
+        assert!(rows.iter().any(|row| row.contains("SPF of example.org: v=spf1 mx ") && row.ends_with("-all")), "{text}");
         assert!(rows.iter().any(|row| row.contains("has the name \\027[2j.example, which does not lead back")), "{text}");
     });
 }
@@ -370,9 +408,24 @@ fn keys_are_looked_for_whatever_the_route() {
         world.warns("a smarthost", &["next: connect at 127.0.0.1:1", "pb1._domainkey.example.org: is not in DNS"]);
         assert_eq!((world.names.asked.load(Ordering::Relaxed), world.far.count("connect")), (1, 0));
         // Mail for one domain goes by MX, so that its servers judge this host.
-        world.more.push_str("[outgoing.to]\n\"far.example\" = \"mx\"\n");
+        world.more.push_str(&by_mx(&[DOMAIN]));
         world.names.set("example.org", hosts(Vec::new()));
         let spf = "SPF of example.org: there is no record...-all\"`, with what the provider of each smarthost asks for";
         world.warns("both", &["next: connect at 127.0.0.1:1", spf, "pb1._domainkey.example.org: is not in DNS"]);
+        // Mail from a domain that never goes by MX needs no such record.
+        world.via = "mx";
+        world.domains.push("shop.example".to_owned());
+        world.more =
+            "[outgoing.from]\n\"shop.example\" = \"next\"\n[outgoing.routes.next]\nurl = \"smtps://127.0.0.1:1\"\n".to_owned();
+        let (rows, text) = world.check(&[]);
+        let spf: Vec<&String> = rows.iter().filter(|row| row.contains("SPF of ")).collect();
+        assert!(
+            matches!(&spf[..], [row] if row.contains("SPF of example.org: there is no record") && row.ends_with("-all\"`")),
+            "{text}"
+        );
+        // A key that cannot be used is named once.
+        world.pem = "no key".to_owned();
+        let text = world.run(&[], 78);
+        assert_eq!((text.matches("holds no PEM private key").count(), text.matches("_domainkey").count()), (1, 0), "{text}");
     });
 }

@@ -50,7 +50,7 @@ impl<'a> Records<'a> {
         if !is_public(address) {
             let text = format!(
                 "PTR: not tried, {address} is a private address and the public one of this host is not known here; look it up \
-                 from outside, and see that its reverse DNS is {helo}"
+                 from outside or at the provider, and see that its reverse DNS is {helo}"
             );
             return vec![(Level::Ok, text)];
         }
@@ -117,7 +117,19 @@ impl<'a> Records<'a> {
             Ok(answer) => answer.records.into_iter().filter_map(text).filter(|text| is_spf(text)).collect(),
         };
         match &found[..] {
-            [record] => (Level::Ok, format!("SPF of {domain}: {}", record.chars().take(SHOWN_MAX).collect::<String>())),
+            [record] => {
+                let cut = if record.chars().count() > SHOWN_MAX { "..." } else { "" };
+                let shown = record.chars().take(SHOWN_MAX).collect::<String>() + cut;
+                let excluded = own.iter().filter(|address| is_public(**address) && excludes(record, **address));
+                let terms: Vec<String> = excluded.map(|address| term(*address)).collect();
+                match terms.is_empty() {
+                    true => (Level::Ok, format!("SPF of {domain}: {shown}")),
+                    false => {
+                        let cure = format!("add {} after v=spf1", terms.join(" "));
+                        (Level::Warning, format!("SPF of {domain}: `{shown}` lets no mail of this host pass; {cure}"))
+                    }
+                }
+            }
             [] => {
                 let routes = self.outgoing.routes.keys().map(|name| NextHop::Route(name.clone()));
                 let by_others = routes.into_iter().any(|route| self.outgoing.may_carry(&route, domain));
@@ -161,8 +173,40 @@ fn is_spf(text: &str) -> bool {
 /// The hosts that take mail of the domain, and the addresses that mail is sent from, as far as they are known.
 fn to_publish(own: &[IpAddr]) -> String {
     let known = own.iter().filter(|address| is_public(**address));
-    let terms: String = known.map(|address| format!("ip{}:{address} ", if address.is_ipv4() { 4 } else { 6 })).collect();
+    let terms: String = known.map(|address| format!("{} ", term(*address))).collect();
     format!("v=spf1 mx {terms}-all")
+}
+
+/// The mechanism that lets an address pass (RFC 7208 section 5.6).
+fn term(address: IpAddr) -> String {
+    format!("ip{}:{address}", if address.is_ipv4() { 4 } else { 6 })
+}
+
+/// True if a record lets no mail of this address pass, as far as it says so without further questions.
+fn excludes(record: &str, address: IpAddr) -> bool {
+    record.split_ascii_whitespace().skip(1).all(|term| {
+        if term.starts_with(['-', '~', '?']) {
+            return true;
+        }
+        let term = term.strip_prefix('+').unwrap_or(term).to_ascii_lowercase();
+        let name = term.split([':', '/', '=']).next().unwrap_or_default();
+        match name {
+            "ip4" | "ip6" => !term.split_once(':').is_some_and(|(_, network)| contains(network, address)),
+            name => !["a", "all", "exists", "include", "mx", "ptr", "redirect"].contains(&name),
+        }
+    })
+}
+
+/// True if an address is in a network, `ADDRESS` or `ADDRESS/BITS`.
+fn contains(network: &str, address: IpAddr) -> bool {
+    let (first, bits) = network.split_once('/').map_or((network, None), |(first, bits)| (first, Some(bits)));
+    let (number, width) = match (first.parse(), address) {
+        (Ok(IpAddr::V4(first)), IpAddr::V4(address)) => (u128::from(first.to_bits() ^ address.to_bits()), 32),
+        (Ok(IpAddr::V6(first)), IpAddr::V6(address)) => (first.to_bits() ^ address.to_bits(), 128),
+        _ => return false,
+    };
+    let bits: u32 = bits.map_or(Ok(width), str::parse).unwrap_or(width).min(width);
+    number.checked_shr(width - bits).unwrap_or(0) == 0
 }
 
 fn name(data: Data) -> Option<String> {
@@ -184,6 +228,35 @@ mod tests {
         }
         for text in ["", "v=spf10 -all", "v=spf2.0/pra", " v=spf1", "spf1", "v=spf1\t-all", "v=DMARC1; p=none"] {
             assert!(!is_spf(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_lets_an_address_pass() {
+        let v4: IpAddr = "203.0.113.1".parse().unwrap();
+        let v6: IpAddr = "2001:67c::1".parse().unwrap();
+        let rows = [
+            ("v=spf1 -all", true, true),
+            ("v=spf1", true, true),
+            ("v=spf1 ~all exp=why.example", true, true),
+            ("v=spf1 -mx ?a ~include:x.example -all", true, true),
+            ("v=spf1 ip4:203.0.113.2 ip4:203.0.114.0/24 ip6:2001:67d::/32 -all", true, true),
+            ("v=spf1 ip4:203.0.113.1 -all", false, true),
+            ("v=spf1 +IP4:203.0.113.0/24 -all", false, true),
+            ("v=spf1 ip4:0.0.0.0/0 ip6:::/0 -all", false, false),
+            ("v=spf1 ip6:2001:67c::/32 -all", true, false),
+            ("v=spf1 ip4:203.0.113.1/33 ip4: ip4:x/8 -all", false, true),
+            ("v=spf1 mx -all", false, false),
+            ("v=spf1 a/24 -all", false, false),
+            ("v=spf1 A:mail.example.org -all", false, false),
+            ("v=spf1 include:x.example ~all", false, false),
+            ("v=spf1 exists:%{i}.x.example -all", false, false),
+            ("v=spf1 redirect=x.example", false, false),
+            ("v=spf1 +all", false, false),
+            ("v=spf1 unknown=x -all", true, true),
+        ];
+        for (record, excludes_v4, excludes_v6) in rows {
+            assert_eq!((excludes(record, v4), excludes(record, v6)), (excludes_v4, excludes_v6), "{record}");
         }
     }
 
