@@ -100,7 +100,7 @@ pub const OPTIONS: [(&str, &str, &str, &str); 19] = [
     ("", "all", "", "queue: every message"),
     ("", "yes", "", "queue: with --all, do not ask"),
     ("", "json", "", "queue, routes: an object of JSON a line"),
-    ("", "offline", "", "check: do not try the next hops"),
+    ("", "offline", "", "check: ask nothing of other hosts"),
     ("", "label", "TEXT", "user: which password of a login is meant"),
     ("", "selector", "S", "dkim: the name under which the key is published; pb1, pb2 … unless given"),
     ("", "ed25519", "", "dkim: make an Ed25519 key beside the RSA key"),

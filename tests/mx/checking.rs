@@ -366,6 +366,11 @@ fn sources_are_tried_each() {
              TXT \"v=spf1 mx ip4:203.0.113.1 ip6:2001:67c::1 -all\"`",
         ];
         assert_eq!(rows[..want.len()], want, "{text}");
+        // No server has an address of the family.
+        world.names.set("mx.far.example", hosts(vec![there(0)]));
+        let untried = "routes ok mx: port 25 from 2001:67c::1: not tried, no mail server of that family is known";
+        let (rows, text) = world.check(&[]);
+        assert_eq!(rows[3], untried, "{text}");
         let mut world = World::new(&far);
         ip(&["addr", "add", "10.9.9.9/32", "dev", "here"]);
         ip(&["route", "replace", "203.0.113.0/24", "dev", "here", "src", "10.9.9.9"]);

@@ -6,7 +6,7 @@
 //! by the caller's deadline.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -36,10 +36,11 @@ const ADDRESSES_MAX: usize = 2;
 /// How long name servers are asked for the servers of a domain, so that time is left to connect.
 const FIND_MAX: Duration = Duration::from_secs(5);
 /// Questions and connections at once.
-const THREADS: usize = 8;
-/// Addresses to which nothing is sent (RFC 5737, RFC 3849): the kernel says from where it would be.
-const ELSEWHERE: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+const THREADS: usize = 16;
+/// An address to which nothing is sent (RFC 5737): the kernel says from where it would be.
+const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+/// The port there (RFC 863).
+const DISCARD: u16 = 9;
 
 /// Everything, by `end`.
 pub(super) fn rows(config: &Config, outgoing: &Outgoing, end: Instant) -> Rows {
@@ -143,8 +144,7 @@ impl Port25<'_> {
         for source in sources {
             let ipv6 = source.is_some_and(|source: IpAddr| source.is_ipv6());
             let target = found.iter().flatten().map(|place| place.address).find(|address| address.is_ipv6() == ipv6);
-            let to = SocketAddr::new(target.unwrap_or(ELSEWHERE[usize::from(ipv6)]), self.outgoing.mx_port);
-            match (local_address(source, to), source) {
+            match (local_address(source, target), source) {
                 (Ok(local), _) => usable.push((source, local)),
                 (Err(error), Some(source)) if error.kind() == io::ErrorKind::AddrNotAvailable => {
                     let text =
@@ -153,8 +153,10 @@ impl Port25<'_> {
                 }
                 (Err(error), _) => {
                     let from = source.map(|source| format!(" from {source}")).unwrap_or_default();
-                    let text =
-                        format!("mx: port {}{from}: {error}; see whether this host has a route to the internet", to.port());
+                    let text = format!(
+                        "mx: port {}{from}: {error}; see whether this host has a route to the internet",
+                        self.outgoing.mx_port
+                    );
                     rows.push(("routes", Level::Warning, text));
                 }
             }
@@ -229,10 +231,12 @@ impl Port25<'_> {
     }
 }
 
-/// The address that a connection to `to` has here: `source`, or what the kernel chooses. Nothing is sent.
-fn local_address(source: Option<IpAddr>, to: SocketAddr) -> io::Result<IpAddr> {
-    let any = if to.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((source.unwrap_or(any), 0))?;
-    socket.connect(to)?;
+/// The address that a connection has here: `source`, or what the kernel chooses. An error if it cannot be used, or not to
+/// reach `to`. Nothing is sent.
+fn local_address(source: Option<IpAddr>, to: Option<IpAddr>) -> io::Result<IpAddr> {
+    let socket = UdpSocket::bind((source.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), 0))?;
+    if source.is_none() || to.is_some() {
+        socket.connect((to.unwrap_or(ELSEWHERE), DISCARD))?;
+    }
     Ok(socket.local_addr()?.ip())
 }

@@ -158,7 +158,9 @@ impl<'a> Records<'a> {
         Some(match Published::of(&key, &self.resolver, self.end) {
             Published::Here => (Level::Ok, format!("{name}: is in DNS")),
             Published::Missing => (Level::Warning, format!("{name}: is not in DNS, so the signatures count for nothing; {cure}")),
-            Published::Other => (Level::Warning, format!("{name}: DNS has another key, so the signatures are wrong; {cure}")),
+            Published::Other => {
+                (Level::Warning, format!("{name}: DNS has another key, or not all of it, so the signatures are wrong; {cure}"))
+            }
             Published::Unknown(error) => (Level::Warning, self.unknown(&name, &error)),
         })
     }
