@@ -175,25 +175,27 @@ fn what_is_wrong_in_dns_is_named_with_its_cure() {
                     world.names.set("mx.example.org", hosts(vec![there(0)]));
                 },
                 vec![
-                    "EHLO: the name mx.example.org does not lead to 203.0.113.1...publish `mx.example.org. A 203.0.113.1`...`helo`",
+                    "EHLO: the name mx.example.org does not lead to 203.0.113.1...publish in DNS `mx.example.org. A 203.0.113.1`...`helo`",
                 ],
             ),
             (
                 "the PTR is the name in EHLO, which leads elsewhere",
                 |world| world.names.set("mx.example.org", hosts(vec![there(0)])),
                 vec![
-                    "PTR: 203.0.113.1 has the name mx.example.org, which does not lead back...publish `mx.example.org. A 203.0.113.1`",
+                    "PTR: 203.0.113.1 has the name mx.example.org, which does not lead back...publish in DNS `mx.example.org. A 203.0.113.1`",
                 ],
             ),
             (
                 "no SPF",
                 |world| world.names.set("example.org", texts(&["v=spf10 is another version", "site-verification=x"])),
-                vec!["SPF of example.org: there is no record...publish `example.org. TXT \"v=spf1 mx ip4:203.0.113.1 -all\"`"],
+                vec![
+                    "SPF of example.org: there is no record...publish in DNS `example.org. TXT \"v=spf1 mx ip4:203.0.113.1 -all\"`",
+                ],
             ),
             (
                 "two SPF records",
                 |world| world.names.set("example.org", texts(&["v=spf1 mx -all", "v=spf1 -all"])),
-                vec!["SPF of example.org: 2 records...RFC 7208 section 4.5...make one of them"],
+                vec!["SPF of example.org: 2 records...RFC 7208 section 4.5...merge them into one"],
             ),
             (
                 "an SPF record for a domain that sends no mail",
@@ -203,12 +205,14 @@ fn what_is_wrong_in_dns_is_named_with_its_cure() {
             (
                 "no key in DNS",
                 |world| world.names.set(KEY, hosts(Vec::new())),
-                vec!["pb1._domainkey.example.org: is not in DNS...publish the record that `pillarbox dkim list` prints"],
+                vec!["pb1._domainkey.example.org: is not in DNS...publish in DNS the record that `pillarbox dkim list` prints"],
             ),
             (
                 "another key in DNS",
                 |world| world.names.set(KEY, texts(&["v=DKIM1; k=ed25519; p=AAAA"])),
-                vec!["pb1._domainkey.example.org: DNS has another key...publish the record that `pillarbox dkim list` prints"],
+                vec![
+                    "pb1._domainkey.example.org: DNS has another key...publish in DNS the record that `pillarbox dkim list` prints",
+                ],
             ),
             (
                 "a domain that does not exist",
@@ -360,9 +364,9 @@ fn sources_are_tried_each() {
             "routes ok mx: port 25 from 203.0.113.1: open; mx.far.example[203.0.113.11] answers: 220 mx.elsewhere.example ESMTP",
             "routes ok mx: PTR: 203.0.113.1 is out.example.org, and out.example.org is 203.0.113.1",
             "routes ok mx: port 25 from 2001:67c::1: open; mx.far.example[2001:67c::11] answers: 220 mx.elsewhere.example ESMTP",
-            "routes warning mx: PTR: 2001:67c::1 has the name out.example.org, which does not lead back to it; publish \
+            "routes warning mx: PTR: 2001:67c::1 has the name out.example.org, which does not lead back to it; publish in DNS \
              `out.example.org. AAAA 2001:67c::1`, or correct `hostname`, or `helo` in [outgoing.routes.mx]",
-            "routes warning mx: SPF of example.org: there is no record, large receivers distrust its mail; publish `example.org. \
+            "routes warning mx: SPF of example.org: there is no record, large receivers distrust its mail; publish in DNS `example.org. \
              TXT \"v=spf1 mx ip4:203.0.113.1 ip6:2001:67c::1 -all\"`",
         ];
         assert_eq!(rows[..want.len()], want, "{text}");

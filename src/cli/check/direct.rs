@@ -173,7 +173,8 @@ impl Port25<'_> {
         };
         let places: Vec<Exchanger> = found.iter().flat_map(of_family).collect();
         if places.is_empty() {
-            return (Level::Ok, format!("{name}: not tried, no mail server of that family is known"));
+            let of_family = if found.is_empty() { "" } else { " of that family" };
+            return (Level::Ok, format!("{name}: not tried, no mail server{of_family} is known"));
         }
         let stop = Arc::new(Stop::new());
         let outcomes: Vec<Result<String, Failure>> = thread::scope(|scope| {

@@ -96,7 +96,7 @@ impl<'a> Records<'a> {
     /// The cure where the name in EHLO has not this address.
     fn publish(&self, address: IpAddr) -> String {
         let kind = if address.is_ipv4() { "A" } else { "AAAA" };
-        format!("publish `{}. {kind} {address}`, or correct `hostname`, or `helo` in [outgoing.routes.mx]", self.helo)
+        format!("publish in DNS `{}. {kind} {address}`, or correct `hostname`, or `helo` in [outgoing.routes.mx]", self.helo)
     }
 
     /// What is no name has no address.
@@ -135,14 +135,15 @@ impl<'a> Records<'a> {
                 let by_others = routes.into_iter().any(|route| self.outgoing.may_carry(&route, domain));
                 let more = if by_others { ", with what the provider of each smarthost asks for before -all" } else { "" };
                 let record = format!("{asked}. TXT \"{}\"", to_publish(own));
-                let text =
-                    format!("SPF of {domain}: there is no record, large receivers distrust its mail; publish `{record}`{more}");
+                let text = format!(
+                    "SPF of {domain}: there is no record, large receivers distrust its mail; publish in DNS `{record}`{more}"
+                );
                 (Level::Warning, text)
             }
             many => {
                 let text = format!(
-                    "SPF of {domain}: {} records begin with v=spf1, which receivers take for an error (RFC 7208 section 4.5); make \
-                     one of them",
+                    "SPF of {domain}: {} records begin with v=spf1, which receivers take for an error (RFC 7208 section 4.5); merge \
+                     them into one",
                     many.len()
                 );
                 (Level::Warning, text)
@@ -154,7 +155,7 @@ impl<'a> Records<'a> {
     pub(super) fn dkim(&self, config: &Config, domain: &str, key: &DkimKey) -> Option<(Level, String)> {
         let key = dkim::read_one(config, domain, key).ok()?;
         let name = key.record_name();
-        let cure = "publish the record that `pillarbox dkim list` prints";
+        let cure = "publish in DNS the record that `pillarbox dkim list` prints";
         Some(match Published::of(&key, &self.resolver, self.end) {
             Published::Here => (Level::Ok, format!("{name}: is in DNS")),
             Published::Missing => (Level::Warning, format!("{name}: is not in DNS, so the signatures count for nothing; {cure}")),
