@@ -215,7 +215,7 @@ fn broken(error: io::Error) -> Ending {
 mod tests {
     use super::*;
 
-    /// [`PATIENCE`] is shortened; that it is waited at all shows tests/sendmail.rs.
+    /// [`PATIENCE`] is shortened; that it is waited at all shows tests/binary/sendmail.rs.
     #[test]
     fn a_server_that_does_not_come_is_a_temporary_failure() {
         assert_eq!(PATIENCE.as_secs(), 30);

@@ -1,7 +1,5 @@
 //! Passwords under attack: the throttle, the budget, and that nothing shows them.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
@@ -9,7 +7,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Client, PATIENCE, Server, Setup, base64, require_root};
+use crate::common::{self, Client, PATIENCE, Server, Setup, base64, require_root};
 use pillarbox::smtp::reply::Refusal;
 
 fn from(source: [u8; 4], server: &Server, service: &str) -> Client {

@@ -1,7 +1,5 @@
 //! Local sockets of the real binary: who calls is what the kernel says.
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -10,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Server, Setup, require};
+use crate::common::{self, PATIENCE, Server, Setup, require};
 use nix::sys::signal::Signal;
 
 /// A client at a local socket, as the user that runs the test.

@@ -1,7 +1,5 @@
 //! `pillarbox sendmail` against the real server: what it hands in, what it exits with, and the programs that call it.
 
-mod common;
-
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Server, Setup, require, require_root, said, skipped};
+use crate::common::{PATIENCE, Server, Setup, require, require_root, said, skipped};
 use nix::sys::signal::Signal;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_pillarbox");

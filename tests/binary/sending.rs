@@ -1,14 +1,12 @@
 //! Limits of sending against the real binary: a stolen password is stopped, and its owner is told.
 
-mod common;
-
 use std::fs;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Server, Setup, finish, said};
+use crate::common::{PATIENCE, Server, Setup, finish, said};
 use nix::sys::signal::Signal;
 
 fn limited(line: &str) -> Setup {

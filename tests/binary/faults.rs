@@ -2,8 +2,6 @@
 //!
 //! PILLARBOX_ROUNDS sets how often the server is killed (`.ci/run` takes 50).
 
-mod common;
-
 use std::collections::HashMap;
 use std::env;
 use std::fs;
@@ -14,7 +12,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use common::{Client, PATIENCE, Server, Setup, skipped};
+use crate::common::{Client, PATIENCE, Server, Setup, skipped};
 use nix::sys::signal::Signal;
 
 fn strace_works() -> bool {

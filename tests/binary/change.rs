@@ -1,7 +1,5 @@
 //! What changes while the server runs: users, aliases, certificate, configuration; and the end.
 
-mod common;
-
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -9,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Client, Logged, PATIENCE, Server, Setup, base64, finish, hash, require, skipped};
+use crate::common::{self, Client, Logged, PATIENCE, Server, Setup, base64, finish, hash, require, skipped};
 use nix::sys::signal::Signal;
 use pillarbox::smtp::reply::Refusal;
 
