@@ -122,7 +122,8 @@ fn a_socket_is_handed_over() {
     command.arg("-l").arg(&path).args(["--fdname=local", env!("CARGO_BIN_EXE_pillarbox"), "-c"]).arg(&config).arg("serve");
     let process = common::Logged::spawn(&mut command);
     let begun = Instant::now();
-    while !path.exists() {
+    // The path is there a moment before it is listened on.
+    while UnixStream::connect(&path).is_err() {
         assert!(begun.elapsed() < PATIENCE, "{}", process.log_text());
         std::thread::sleep(Duration::from_millis(10));
     }
