@@ -103,6 +103,7 @@ fn guesses_at_the_same_time_are_no_more_than_the_limit() {
     let server = Setup { hash_memory: 8192, ..Setup::default() }.start();
     let counts = at_once(&server, [127, 0, 7, 1], "guess");
     assert_eq!(counts, BTreeMap::from([("454".into(), 27), ("535".into(), 5)]));
+    server.wait_for_log(&[" throttled "]);
     assert_eq!(server.log_text().matches(" throttled ").count(), 1, "said once");
 }
 
