@@ -53,7 +53,7 @@ fn every_verb_and_every_refusal_is_in_a_transcript() {
         let said = all.iter().any(|item| matches!(item, Item::Client(bytes) if bytes.to_ascii_uppercase().windows(verb.name().len()).any(|w| w == verb.name().as_bytes())));
         assert!(said, "{} is in no transcript", verb.name());
     }
-    let live: String = ["tests/pressure.rs", "tests/passwords.rs", "tests/change.rs"]
+    let live: String = ["tests/pressure.rs", "tests/binary/passwords.rs", "tests/binary/change.rs"]
         .iter()
         .map(|file| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap_or_default())
         .collect();

@@ -186,6 +186,7 @@ mod tests {
     use super::*;
     use std::io::Write as _;
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    use std::thread;
 
     use crate::mail::durable::DeliveryStep;
 
@@ -256,30 +257,35 @@ mod tests {
             (DeliveryStep::Link, OPEN_MAX as u64 + 1),
             (DeliveryStep::SyncDirectory, OPEN_MAX as u64 + 1),
         ];
-        for unnamed in [true, false] {
-            for (step, at_least) in steps {
-                let (mut nth, mut failed) = (0, 0);
-                loop {
-                    let count = Arc::new(AtomicU64::new(0));
-                    let counted = Arc::clone(&count);
-                    let faults = Faults::new(move |at| match at == step && counted.fetch_add(1, Ordering::SeqCst) == nth {
-                        true => Err(Errno::EIO.into()),
-                        false => Ok(()),
-                    });
-                    let dir = tempfile::tempdir().unwrap();
-                    let boxes: Vec<PathBuf> = (0..=OPEN_MAX).map(|n| dir.path().join(n.to_string())).collect();
-                    let outcome = deliver(&store(unnamed, faults), b"x", &boxes);
-                    if count.load(Ordering::SeqCst) <= nth {
-                        assert_eq!(outcome.unwrap().len(), boxes.len());
-                        break;
-                    }
-                    assert!(outcome.is_err(), "{step:?} {nth}, unnamed: {unnamed}: did not fail");
-                    assert_eq!(everything_below(dir.path()), Vec::<PathBuf>::new(), "{step:?} {nth}, unnamed: {unnamed}");
-                    (nth, failed) = (nth + 1, failed + 1);
-                }
-                assert!(failed >= at_least.min(OPEN_MAX as u64 + 1), "{step:?} was done {failed} times");
+        // All at the same time, since each waits for the disk.
+        thread::scope(|scope| {
+            for (unnamed, (step, at_least)) in [true, false].into_iter().flat_map(|unnamed| steps.map(|row| (unnamed, row))) {
+                scope.spawn(move || each_time_that_it_fails(unnamed, step, at_least));
             }
+        });
+    }
+
+    fn each_time_that_it_fails(unnamed: bool, step: DeliveryStep, at_least: u64) {
+        let (mut nth, mut failed) = (0, 0);
+        loop {
+            let count = Arc::new(AtomicU64::new(0));
+            let counted = Arc::clone(&count);
+            let faults = Faults::new(move |at| match at == step && counted.fetch_add(1, Ordering::SeqCst) == nth {
+                true => Err(Errno::EIO.into()),
+                false => Ok(()),
+            });
+            let dir = tempfile::tempdir().unwrap();
+            let boxes: Vec<PathBuf> = (0..=OPEN_MAX).map(|n| dir.path().join(n.to_string())).collect();
+            let outcome = deliver(&store(unnamed, faults), b"x", &boxes);
+            if count.load(Ordering::SeqCst) <= nth {
+                assert_eq!(outcome.unwrap().len(), boxes.len());
+                break;
+            }
+            assert!(outcome.is_err(), "{step:?} {nth}, unnamed: {unnamed}: did not fail");
+            assert_eq!(everything_below(dir.path()), Vec::<PathBuf>::new(), "{step:?} {nth}, unnamed: {unnamed}");
+            (nth, failed) = (nth + 1, failed + 1);
         }
+        assert!(failed >= at_least.min(OPEN_MAX as u64 + 1), "{step:?} was done {failed} times");
     }
 
     #[test]

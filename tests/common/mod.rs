@@ -13,7 +13,7 @@ use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -552,6 +552,24 @@ pub fn free_port() -> u16 {
             return port;
         }
     }
+}
+
+/// Runs so many rounds of a test, or as many as PILLARBOX_ROUNDS says; four at a time, since each waits more than it computes.
+pub fn rounds(few: u64, round: impl Fn(u64) + Sync) {
+    let all = std::env::var("PILLARBOX_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(few);
+    let next = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for _ in 0..all.min(4) {
+            scope.spawn(|| {
+                loop {
+                    match next.fetch_add(1, Ordering::Relaxed) {
+                        number if number < all => round(number),
+                        _ => return,
+                    }
+                }
+            });
+        }
+    });
 }
 
 /// Runs a tool to its end and gives what it said; one that hangs is killed after a minute and fails its test, not the

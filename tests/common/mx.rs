@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,6 +44,7 @@ struct Shared {
     tls: Arc<ServerConfig>,
     starttls: Mutex<StartTls>,
     rule: Mutex<Arc<Rule>>,
+    one_each: AtomicBool,
     counts: Mutex<std::collections::HashMap<String, usize>>,
     taken: Mutex<Vec<Taken>>,
     busy: Mutex<(usize, usize)>,
@@ -57,6 +59,7 @@ impl MailServer {
             tls: Authority::new().server(Leaf::Expired),
             starttls: Mutex::new(starttls),
             rule: Mutex::new(Arc::new(|_: &str, _: usize| None)),
+            one_each: AtomicBool::default(),
             counts: Mutex::default(),
             taken: Mutex::default(),
             busy: Mutex::default(),
@@ -73,6 +76,11 @@ impl MailServer {
 
     pub fn rule(&self, rule: impl Fn(&str, usize) -> Option<&'static str> + Send + Sync + 'static) {
         *self.0.rule.lock().unwrap() = Arc::new(rule);
+    }
+
+    /// From now on a connection is closed after its first message, so that the next message comes by a new one.
+    pub fn one_message_each(&self) {
+        self.0.one_each.store(true, Ordering::SeqCst);
     }
 
     pub fn starttls(&self, starttls: StartTls) {
@@ -188,6 +196,9 @@ fn session(shared: &Shared, tcp: TcpStream) -> io::Result<()> {
                         shared.taken.lock().unwrap().push(open.clone());
                         shared.busy.lock().unwrap().0 -= 1;
                         say(&mut stream, "250 2.0.0 taken")?;
+                        if shared.one_each.load(Ordering::SeqCst) {
+                            return Ok(());
+                        }
                     }
                 }
             }

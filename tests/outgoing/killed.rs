@@ -2,17 +2,12 @@
 //! arrives twice but what `maybe-twice` names.
 
 use std::collections::{HashMap, HashSet};
-use std::env;
 use std::net::TcpStream;
 use std::sync::Mutex;
 
 use super::*;
-use common::{free_port, hop::Said};
+use common::{free_port, hop::Said, rounds};
 use nix::sys::signal::Signal;
-
-fn rounds(few: u64) -> u64 {
-    env::var("PILLARBOX_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(few)
-}
 
 /// Numbers that look random and are the same in each run.
 struct Moments(u64);
@@ -111,7 +106,7 @@ fn compare(accepted: &[String], arrived: &[String], named: &HashSet<String>, rou
 /// The server is killed, again and again; its next hop records every message before it answers.
 #[test]
 fn the_server() {
-    for round in 0..rounds(3) {
+    rounds(3, |round| {
         let hop = Hop::new();
         // A reply takes a moment, so that there is something between the dot and it.
         hop.rule(|asked| {
@@ -137,13 +132,13 @@ fn the_server() {
         send_the_rest(&mut server, &mut named, || hop.taken_count());
         let arrived: Vec<String> = hop.taken().iter().map(|taken| id_of(&taken.content)).collect();
         compare(&accepted.into_inner().unwrap(), &arrived, &named, round);
-    }
+    });
 }
 
 /// Both are killed: the next hop is another server of this kind.
 #[test]
 fn the_next_hop_too() {
-    for round in 0..rounds(2) {
+    rounds(2, |round| {
         let mut next = Setup {
             domains: vec!["there.example".into()],
             users: vec![("carol@there.example".into(), "secret".into()), ("relay@next.example".into(), "secret".into())],
@@ -192,5 +187,5 @@ fn the_next_hop_too() {
         let mail = next.new_mail("carol@there.example");
         let arrived: Vec<String> = mail.iter().map(|file| id_of(&fs::read(file).unwrap())).collect();
         compare(&accepted.into_inner().unwrap(), &arrived, &named, round);
-    }
+    });
 }

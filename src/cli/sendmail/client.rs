@@ -39,7 +39,11 @@ pub(super) struct Reply {
 impl Session {
     /// Connects to the first of these sockets that a server answers at; tries for half a minute.
     pub(super) fn open(paths: &[PathBuf]) -> Result<Self, Ending> {
-        let end = Instant::now() + PATIENCE;
+        Self::open_within(PATIENCE, paths)
+    }
+
+    fn open_within(limit: Duration, paths: &[PathBuf]) -> Result<Self, Ending> {
+        let end = Instant::now() + limit;
         loop {
             let mut why: Option<Ending> = None;
             for path in paths {
@@ -205,4 +209,23 @@ fn connect(path: &Path) -> Result<UnixStream, Ending> {
 
 fn broken(error: io::Error) -> Ending {
     Ending::new(exit::TEMPORARY, &format!("the server: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// [`PATIENCE`] is shortened; that it is waited at all shows tests/binary/sendmail.rs.
+    #[test]
+    fn a_server_that_does_not_come_is_a_temporary_failure() {
+        assert_eq!(PATIENCE.as_secs(), 30);
+        let dir = tempfile::tempdir().unwrap();
+        let (missing, dead) = (dir.path().join("missing"), dir.path().join("dead"));
+        drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
+        for path in [missing, dead] {
+            let begun = Instant::now();
+            let Err(ending) = Session::open_within(2 * PAUSE, &[path]) else { panic!("there is no server") };
+            assert_eq!((ending.exit, begun.elapsed() >= 2 * PAUSE), (exit::TEMPORARY, true));
+        }
+    }
 }

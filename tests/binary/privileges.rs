@@ -1,7 +1,6 @@
 //! Started as root: what is given up, what is kept, and that a renewed key is taken up all the same.
 
-mod common;
-#[path = "common/names.rs"]
+#[path = "../common/names.rs"]
 mod names;
 
 use std::fs;
@@ -12,9 +11,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::hop::Hop;
-use common::leaf::Leaf;
-use common::{Client, Logged, PATIENCE, Server, Setup, finish, require, require_root, said, skipped};
+use crate::common::hop::Hop;
+use crate::common::leaf::Leaf;
+use crate::common::{self, Client, Logged, PATIENCE, Server, Setup, finish, require, require_root, said, skipped};
 use names::{Behaviour, NameServer, Record};
 use nix::sys::signal::Signal;
 

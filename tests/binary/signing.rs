@@ -1,7 +1,6 @@
 //! DKIM on the built server: what leaves is signed, and other implementations verify it as it came over the wire.
 
-mod common;
-#[path = "common/names.rs"]
+#[path = "../common/names.rs"]
 mod names;
 
 use std::fs;
@@ -9,8 +8,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::hop::{Hop, Taken};
-use common::{Server, Setup, finish, python_with, require, said};
+use crate::common::hop::{Hop, Taken};
+use crate::common::{self, Server, Setup, finish, python_with, require, said};
 use names::{Behaviour, NameServer, Record};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_pillarbox");

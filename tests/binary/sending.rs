@@ -1,14 +1,12 @@
 //! Limits of sending against the real binary: a stolen password is stopped, and its owner is told.
 
-mod common;
-
 use std::fs;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Server, Setup, finish, said};
+use crate::common::{PATIENCE, Server, Setup, finish, said};
 use nix::sys::signal::Signal;
 
 fn limited(line: &str) -> Setup {
@@ -121,12 +119,17 @@ fn a_stolen_password_is_stopped() {
                     match client.deliver("bob@example.org", "bob@example.org", text.as_bytes()) {
                         Some(reply) if reply.starts_with("250") => drop(accepted.fetch_add(1, Ordering::SeqCst)),
                         Some(reply) if reply.starts_with("450") => {
-                            if client.send(b"RSET\r\n").is_err() || !client.reply().is_some_and(|reply| reply.starts_with("250"))
-                            {
+                            let said = client.send(b"RSET\r\n");
+                            let mut goes_on = |code| client.reply().is_some_and(|reply| reply.starts_with(code));
+                            if said.is_err() || !(goes_on("554") && goes_on("250")) {
+                                drop(client);
                                 client = server.login("bob@example.org");
                             }
                         }
-                        _ => client = server.login("bob@example.org"),
+                        _ => {
+                            drop(client);
+                            client = server.login("bob@example.org");
+                        }
                     }
                 }
             });

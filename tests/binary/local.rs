@@ -1,7 +1,5 @@
 //! Local sockets of the real binary: who calls is what the kernel says.
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -10,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Server, Setup, require};
+use crate::common::{self, PATIENCE, Server, Setup, require};
 use nix::sys::signal::Signal;
 
 /// A client at a local socket, as the user that runs the test.
@@ -124,7 +122,8 @@ fn a_socket_is_handed_over() {
     command.arg("-l").arg(&path).args(["--fdname=local", env!("CARGO_BIN_EXE_pillarbox"), "-c"]).arg(&config).arg("serve");
     let process = common::Logged::spawn(&mut command);
     let begun = Instant::now();
-    while !path.exists() {
+    // The path is there a moment before it is listened on.
+    while UnixStream::connect(&path).is_err() {
         assert!(begun.elapsed() < PATIENCE, "{}", process.log_text());
         std::thread::sleep(Duration::from_millis(10));
     }

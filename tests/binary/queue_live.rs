@@ -1,8 +1,6 @@
 //! What an operator does with the outgoing queue of a running server, through its control socket: each verb on a message
 //! that is being sent at that moment, and on one that waits.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Server, Setup, require_root};
+use crate::common::{PATIENCE, Server, Setup, require_root};
 use pillarbox::queue::listing::{MessageRow, RouteRow};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 

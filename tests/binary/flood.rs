@@ -1,13 +1,11 @@
 //! What a client can make the log say is bounded, and hides no line of another. Octets are counted, not seconds.
 
-mod common;
-
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Server, Setup};
+use crate::common::{self, PATIENCE, Server, Setup};
 
 /// Octets that one network may write in a minute.
 const PER_MINUTE: usize = 1_000_000;

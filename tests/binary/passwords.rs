@@ -1,7 +1,5 @@
 //! Passwords under attack: the throttle, the budget, and that nothing shows them.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
@@ -9,7 +7,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Client, PATIENCE, Server, Setup, base64, require_root};
+use crate::common::{self, Client, PATIENCE, Server, Setup, base64, require_root};
 use pillarbox::smtp::reply::Refusal;
 
 fn from(source: [u8; 4], server: &Server, service: &str) -> Client {
@@ -105,6 +103,7 @@ fn guesses_at_the_same_time_are_no_more_than_the_limit() {
     let server = Setup { hash_memory: 8192, ..Setup::default() }.start();
     let counts = at_once(&server, [127, 0, 7, 1], "guess");
     assert_eq!(counts, BTreeMap::from([("454".into(), 27), ("535".into(), 5)]));
+    server.wait_for_log(&[" throttled "]);
     assert_eq!(server.log_text().matches(" throttled ").count(), 1, "said once");
 }
 

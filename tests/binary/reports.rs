@@ -1,14 +1,12 @@
 //! Reports as the programs read them that people have: Python's email package, flufl.bounce (what Mailman finds bounces
 //! with), mutt. A tool that is not installed is skipped, and the test says so; with PILLARBOX_REQUIRE_TOOLS=1 it fails.
 
-mod common;
-
 use std::env;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{finish, python, require, said, skipped};
+use crate::common::{finish, python, require, said, skipped};
 use jiff::Zoned;
 use pillarbox::queue::explain::Cause;
 use pillarbox::queue::letter::{Letter, Letterhead};

@@ -1,7 +1,5 @@
 //! Started by what the system has: systemd's sockets, inetd, tcpserver, s6, runit; and the files that etc/ has for them.
 
-mod common;
-
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -11,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Client, PATIENCE, Setup, base64, finish, free_port, require, require_root, said, skipped, uninterrupted};
+use crate::common::{Client, PATIENCE, Setup, base64, finish, free_port, require, require_root, said, skipped, uninterrupted};
 use nix::sys::signal::{Signal, kill};
 
 /// A configuration that listens nowhere, in a directory of its own.

@@ -1,7 +1,5 @@
 //! What an operator does with the outgoing queue while no server runs: the binary's verbs on files of a spool.
 
-mod common;
-
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -9,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use common::{Setup, give_to_nobody, require_root};
+use crate::common::{Setup, give_to_nobody, require_root};
 use pillarbox::mail::durable::Faults;
 use pillarbox::queue::QueueId;
 use pillarbox::queue::listing::MessageRow;
