@@ -145,6 +145,8 @@ const FORGED: &[&str] = &[
     "From: ceo@bank.com\nFrom: alice@example.org",
     "From : ceo@bank.com",
     "From: root\nFrom: alice@example.org",
+    "From: alice@example.org\nFrom: alice@example.org",
+    "From: alice@example.org\nSubject: x\nFROM : shop@example.org",
     "Sender: ceo@bank.com",
     "From: alice@example.org\nSender: ceo@bank.com",
     "From: alice@example.org\nSENDER: bob@example.org",
@@ -356,6 +358,7 @@ fn the_refusal_says_what_and_how_to_cure_it() {
         ("From: A: B <alice@example.org>", "Header cannot be read: From at `: B <alice@example.org>`; put the name in quotes"),
         ("From: a@b.example <alice@example.org>", "Header cannot be read: From at `<alice@example.org>`; put the name in quotes"),
         ("From: Bob <bob>", "Header cannot be read: From at `bob>`; give one address in angle brackets after each name"),
+        ("From: alice@example.org\nFrom: alice@example.org", "Header cannot be read: From is there more than once; leave one"),
         (
             "From: =?utf-7?q?x?= <alice@example.org>",
             "Header cannot be read: From at `=?utf-7?q?x?= <alice@example.org>`; encode the name in UTF-8",

@@ -57,11 +57,12 @@ pub fn check(header: &mut Header, identity: Identity<'_>, policy: &Policy) -> Re
             },
         }
     }
-    match (fields, author) {
-        (0, _) => own.into_iter().for_each(|own| header.set_author(own)),
-        (1, Some(author)) => header.set_author(author),
-        (_, None) => {}
-        (_, Some(_)) => return Err(unreadable("From", &"is there more than once; leave one")),
+    // Readers and signatures each take another of two (RFC 5322 section 3.6 allows one).
+    if fields > 1 {
+        return Err(unreadable("From", &"is there more than once; leave one"));
+    }
+    if let Some(author) = if fields == 0 { own } else { author } {
+        header.set_author(author);
     }
     Ok(())
 }
