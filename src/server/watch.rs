@@ -26,9 +26,9 @@ struct Retry {
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// What of a file changes when it is written or replaced; links are followed.
+/// What of a file changes when it is written or replaced, or gets another mode; links are followed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Stamp([u64; 5]);
+pub(super) struct Stamp([u64; Stamp::NUMBERS]);
 
 impl Watched {
     /// Watches files whose stamps were these before they were read.
@@ -66,8 +66,9 @@ impl Watched {
 }
 
 impl Stamp {
+    const NUMBERS: usize = 6;
     /// Octets of a stamp between processes.
-    pub(super) const LEN: usize = 40;
+    pub(super) const LEN: usize = 8 * Self::NUMBERS;
 
     /// For another process.
     pub(super) fn to_bytes(self) -> [u8; Self::LEN] {
@@ -78,7 +79,7 @@ impl Stamp {
 
     /// From another process.
     pub(super) fn from_bytes(bytes: &[u8]) -> Self {
-        let mut numbers = [0; 5];
+        let mut numbers = [0; Self::NUMBERS];
         for (number, bytes) in numbers.iter_mut().zip(bytes.chunks_exact(8)) {
             *number = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
         }
@@ -88,12 +89,19 @@ impl Stamp {
 
 /// The stamp of a file; all zero if there is none.
 pub(super) fn stamp(file: &Path) -> Stamp {
-    let of = |data: fs::Metadata| Stamp([data.dev(), data.ino(), data.len(), data.mtime() as u64, data.mtime_nsec() as u64]);
+    let of = |data: fs::Metadata| {
+        let written = [data.mtime() as u64, data.mtime_nsec() as u64];
+        // A key that others may read is refused, so the mode counts. The time of change would tell more than that: links to the
+        // file, and backups that set its time of access back.
+        Stamp([data.dev(), data.ino(), data.len(), written[0], written[1], data.mode().into()])
+    };
     fs::metadata(file).map_or_else(|_| Stamp::default(), of)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -109,6 +117,8 @@ mod tests {
         assert!(!look(), "was written again");
         assert!(look());
         assert!(!look());
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(!look() && look() && !look(), "another mode");
     }
 
     #[test]
@@ -128,7 +138,7 @@ mod tests {
         watched.done();
         assert!(!watched.is_due(Vec::new(), at(1000)));
         watched.failed("EIO".into(), at(1000));
-        let changed = vec![Stamp([1; 5])];
+        let changed = vec![Stamp([1; 6])];
         assert!(!watched.is_due(changed.clone(), at(1000)));
         assert!(watched.is_due(changed.clone(), at(1000)), "a change is due before the pause is over");
         assert!(!watched.is_due(changed, at(2000)), "and begins anew");
@@ -136,7 +146,7 @@ mod tests {
 
     #[test]
     fn stamps_cross_to_another_process() {
-        let stamp = Stamp([1, 2, u64::MAX, 4, 5]);
+        let stamp = Stamp([1, 2, u64::MAX, 4, 5, 6]);
         assert_eq!(Stamp::from_bytes(&stamp.to_bytes()), stamp);
     }
 }

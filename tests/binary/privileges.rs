@@ -16,6 +16,7 @@ use crate::common::leaf::Leaf;
 use crate::common::{self, Client, Logged, PATIENCE, Server, Setup, finish, require, require_root, said, skipped};
 use names::{Behaviour, NameServer, Record};
 use nix::sys::signal::Signal;
+use pillarbox::mail::dkim::{Algorithm, BodyHasher, Fields, SigningKey};
 
 fn status(pid: &str) -> String {
     fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default()
@@ -162,6 +163,52 @@ fn a_renewed_key_that_only_root_can_read_is_taken_up() {
     }
     assert!(!presents(&first));
     server.wait_for_log(&["reloaded", "what=certificate", "result=ok"]);
+}
+
+/// A key that signs stays root's too, in a directory of root's: the server reads it as another user, before and after a change.
+#[test]
+fn a_signing_key_that_only_root_can_read_is_taken_up() {
+    if !require_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let (file, next) = (dir.path().join("pb1.pem"), dir.path().join("next"));
+    let make = || {
+        let (key, text) = SigningKey::generate("example.org", "pb1", Algorithm::Ed25519).unwrap();
+        fs::write(&next, text.as_bytes()).unwrap();
+        fs::set_permissions(&next, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::rename(&next, &file).unwrap();
+        key
+    };
+    let first = make();
+    let hop = Hop::new();
+    let outgoing = format!(
+        "[outgoing]\nvia = \"next\"\nspool = \"{{place}}/spool\"\n{}[dkim]\n\"example.org\" = {{ selector = \"pb1\", key = \"{}\" }}\n",
+        hop.route("next"),
+        file.display()
+    );
+    let server = Setup { outgoing, ..Setup::default() }.start();
+    let sent = |number: usize| {
+        send_elsewhere(&server, "x@a.example");
+        String::from_utf8(hop.wait_for_messages(number)[number - 1].content.clone()).unwrap()
+    };
+    // A signature of Ed25519 is the same each time it is made.
+    let signed_by = |key: &SigningKey, message: &str| {
+        let message = message.replace("\r\n", "\n");
+        let end = message.find("\nReceived: ").expect("a signature on top") + 1;
+        let (header, body) = message[end..].split_once("\n\n").unwrap();
+        let time = message.split_once(" t=").unwrap().1.split_once(';').unwrap().0.parse().unwrap();
+        let mut hasher = BodyHasher::new();
+        hasher.update(body.as_bytes());
+        key.sign(format!("{header}\n").as_bytes(), &hasher.finish(), time, Fields::All).unwrap() == message[..end]
+    };
+    let message = sent(1);
+    assert!(signed_by(&first, &message), "{message}");
+    let second = make();
+    server.wait_for_log(&["reloaded", "what=dkim", "result=ok"]);
+    let message = sent(2);
+    assert!(signed_by(&second, &message) && !signed_by(&first, &message), "{message}");
 }
 
 /// Landlock: a Maildir that is a link to somewhere else cannot be followed out of the Maildir root.
