@@ -7,10 +7,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::common::hop::{Hop, Taken};
-use crate::common::{self, Server, Setup, finish, python_with, require, said};
+use crate::common::{self, PATIENCE, Server, Setup, finish, python_with, require, said, skipped};
 use names::{Behaviour, NameServer, Record};
+use nix::sys::signal::Signal;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_pillarbox");
 
@@ -279,6 +282,43 @@ fn a_key_that_changes_is_taken_up() {
     fs::rename(&next, &path).unwrap();
     signing.server.wait_for_log(&["reloaded", "what=dkim", "result=ok"]);
     assert!(verifies(&record()) && record() != old);
+    // Another mode and nothing else.
+    let reloads = || signing.server.log_text().matches("what=dkim result=ok").count();
+    let before = reloads();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    signing.server.wait_for_log(&["reloaded", "what=dkim", "result=refused", "its mode 0644 is wider than 0640"]);
+    assert!(verifies(&record()), "the key that was read before signs on");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    let begun = Instant::now();
+    while reloads() == before {
+        assert!(begun.elapsed() < PATIENCE, "{}", signing.server.log_text());
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// While a helper reads the keys, files that it was not started with need a restart; another domain for one that it knows does
+/// not.
+#[test]
+fn new_key_files_need_a_restart() {
+    let signing = Signing::start(&["rsa"], "");
+    let place = signing.server.dir.path();
+    let toml = fs::read_to_string(&signing.server.config).unwrap();
+    let reload = |line: &str| {
+        fs::write(&signing.server.config, format!("{toml}{line}\n")).unwrap();
+        signing.server.signal(Signal::SIGHUP);
+    };
+    reload(&format!("\"shop.example\" = {{ selector = \"rsa\", key = \"{}\" }}", place.join("rsa.pem").display()));
+    signing.server.wait_for_log(&["reloaded", "what=configuration", "result=ok"]);
+    let shop = String::from_utf8(CONTENTS[0].to_vec()).unwrap().replace("alice@example.org", "alice@shop.example");
+    assert_eq!(signatures(&signing.hand_in(&[shop.as_bytes()])[0]), 1);
+    if !nix::unistd::geteuid().is_root() {
+        return skipped("not started as root: there is no helper");
+    }
+    make_key(&place.join("new.pem"), true);
+    reload(&format!("\"shop.example\" = {{ selector = \"new\", key = \"{}\" }}", place.join("new.pem").display()));
+    signing.server.wait_for_log(&["reloaded", "what=configuration", "result=refused", "dkim: the key helper", "restart"]);
+    let message = String::from_utf8_lossy(&signing.hand_in(&[shop.as_bytes()])[0].content).into_owned();
+    assert!(message.contains("\ts=rsa;"), "the old configuration stays: {message}");
 }
 
 /// A file may be named more than once; a helper that reads it as root answers for each.
