@@ -10,27 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use common::messages::messages;
 use common::{PATIENCE, Server, Setup, finish, free_port, python_with, require, require_root, said};
-
-/// The messages that every client hands in: what is odd about them, and their text with LF.
-fn messages() -> Vec<(&'static str, Vec<u8>)> {
-    const HEAD: &str =
-        "From: alice@example.org\nTo: bob@example.org\nDate: Mon, 23 Nov 2026 12:00:00 +0000\nMessage-ID: <m@example.org>\n";
-    let with = |rest: &[u8]| [HEAD.as_bytes(), rest].concat();
-    vec![
-        ("plain", with(b"Subject: plain\n\nhello\n")),
-        (
-            "eight-bit",
-            with(
-                "Subject: 8bit\nContent-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: 8bit\n\ngrün, Ωμέγα\n"
-                    .as_bytes(),
-            ),
-        ),
-        ("dots", with(b"Subject: dots\n\n.\n..\n...\n.a\n..b\n\n.\nend\n")),
-        ("empty body", with(b"Subject: empty\n\n")),
-        ("long lines", with(format!("Subject: long\n\n{}\n", "x".repeat(990)).as_bytes())),
-    ]
-}
 
 fn run(command: &mut Command) -> Output {
     let output = finish(command.stdin(Stdio::null()));

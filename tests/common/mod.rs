@@ -5,6 +5,7 @@
 pub mod attack;
 pub mod hop;
 pub mod leaf;
+pub mod messages;
 pub mod mx;
 pub mod network;
 
