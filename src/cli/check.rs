@@ -17,7 +17,7 @@ use std::time::SystemTime;
 use nix::unistd::{User, geteuid};
 
 use super::{Arguments, Exit, Outcome, count, say};
-use crate::config::outgoing::Outgoing;
+use crate::config::outgoing::{DkimMode, Outgoing};
 use crate::config::{Config, LocalSocket, Problem};
 use crate::conn::context::Snapshot;
 use crate::mail::space::{FLOOR_MAX, free_space};
@@ -156,7 +156,7 @@ fn sending(config: &Config, outgoing: &Outgoing, is_policy_whole: bool, policy: 
         );
     }
     report.errors("outgoing", &problems);
-    unsigned(config).into_iter().for_each(|text| report.warning("dkim", text));
+    unsigned(config, outgoing).into_iter().for_each(|text| report.warning("dkim", text));
 }
 
 /// The keys that sign.
@@ -168,8 +168,11 @@ fn signing(config: &Config, report: &mut Report) {
     }
 }
 
-/// Domains whose mail is sent on without a signature.
-fn unsigned(config: &Config) -> Vec<String> {
+/// Domains whose mail is sent on without a signature, where a route wants one.
+fn unsigned(config: &Config, outgoing: &Outgoing) -> Vec<String> {
+    if outgoing.dkim_modes().all(|mode| mode == DkimMode::Off) {
+        return Vec::new();
+    }
     let has_none = |domain: &&String| config.dkim.get(*domain).is_none_or(Vec::is_empty);
     let text = |domain| format!("mail from {domain} is sent unsigned; make a key with `pillarbox dkim add {domain}`");
     config.domains.iter().filter(has_none).map(text).collect()
@@ -192,6 +195,7 @@ pub(super) fn advice(snapshot: &Snapshot, file: &Path) -> Vec<String> {
         texts.extend(wrong_name(&snapshot.config, acceptor));
         texts.extend(days_left(acceptor).into_iter().filter(|(level, _)| *level != Level::Ok).map(|(_, text)| text));
     }
+    texts.extend(snapshot.config.outgoing.iter().flat_map(|outgoing| unsigned(&snapshot.config, outgoing)));
     texts.extend(unreadable(&snapshot.config, file, None));
     let logins: Vec<String> = snapshot.users.logins().map(str::to_owned).collect();
     texts.extend(unwritable(&snapshot.config, &logins, None));

@@ -193,6 +193,14 @@ fn a_route_says_what_is_signed() {
     assert_eq!(signed("dkim = \"off\""), "");
     let signing = Signing::start(&[], "");
     assert_eq!(signatures(&signing.hand_in(content)[0]), 0);
+    // What `check` says, and not where it would be wrong.
+    let told = |signing: &Signing| {
+        let checked = finish(Command::new(BINARY).arg("-c").arg(&signing.server.config).args(["check", "--offline"]));
+        [signing.server.log_text(), said(&checked)].map(|text| text.matches("mail from example.org is sent unsigned").count())
+    };
+    assert_eq!(told(&signing), [1, 1], "{}", signing.server.log_text());
+    assert_eq!(told(&Signing::start(&[], "dkim = \"off\"")), [0, 0]);
+    assert_eq!(told(&Signing::start(&["rsa"], "")), [0, 0]);
 }
 
 /// Mail that is both for here and for elsewhere: signed where it leaves, and nothing is added here.
