@@ -6,6 +6,7 @@
 //! [`BodyHasher`] takes the body in pieces of any size; [`SigningKey::sign`] takes the header section and gives one header
 //! field. Signing fails only where the cryptography library does.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use aws_lc_rs::digest::{self, SHA256};
@@ -306,12 +307,15 @@ fn names_to_sign(present: &[(String, &[u8])], fields: Fields) -> Vec<String> {
 /// What is hashed of a header section: the named fields, and last the signature's own with an empty `b=` (RFC 6376 section
 /// 3.7).
 fn signed_octets(present: &[(String, &[u8])], names: &[String], field: &str) -> Vec<u8> {
+    // By name, as there may be tens of thousands of fields.
+    let mut left: HashMap<&str, Vec<&[u8]>> = HashMap::new();
+    for (name, whole) in present {
+        left.entry(name).or_default().push(whole);
+    }
     let mut input = Vec::new();
-    let mut left: Vec<_> = present.iter().map(Some).collect();
     for name in names {
         // Of several with one name the last first (RFC 6376 section 5.4.2); one that is not there adds nothing.
-        let at = left.iter().rposition(|field| field.is_some_and(|(known, _)| known == name));
-        if let Some((_, whole)) = at.and_then(|at| left[at].take()) {
+        if let Some(whole) = left.get_mut(name.as_str()).and_then(Vec::pop) {
             push_relaxed_field(&mut input, whole);
             input.extend_from_slice(b"\r\n");
         }

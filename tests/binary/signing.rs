@@ -414,3 +414,16 @@ fn keys_are_made_and_listed() {
     let output = run(&["list"]);
     assert_eq!(output.status.code(), Some(78), "{}", said(&output));
 }
+
+/// As many fields as a header section may have: the work grows with them, not with their square, and the signatures that name
+/// each of them get through the spool.
+#[test]
+fn a_header_of_very_many_fields() {
+    let signing = Signing::start(&["rsa", "ed"], "");
+    let content = ["From: alice@example.org\r\n", &"To:\r\nCc:\r\n".repeat(32_000), "\r\nx\r\n"].concat();
+    let message = signing.hand_in(&[content.as_bytes()]).remove(0);
+    assert_eq!(signatures(&message), 2);
+    let text = String::from_utf8_lossy(&message.content).replace("\r\n\t ", "");
+    let named = text.split_once(" h=").or(text.split_once("\th=")).and_then(|(_, rest)| rest.split_once(';')).unwrap().0;
+    assert_eq!(named.split(':').filter(|name| *name == "to").count(), 32_001, "and one more");
+}
