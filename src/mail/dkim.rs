@@ -81,6 +81,8 @@ pub struct BodyHasher {
 pub const RSA_BITS_MIN: usize = 2048;
 /// Octets of a line of the signature's field, about.
 const LINE_LENGTH: usize = 72;
+/// Octets of a name, at most: it stands in one line, between two octets of white space and a colon (RFC 5322 section 2.1.1).
+const NAME_MAX: usize = 998 - 3;
 
 /// Fields that are signed if present (RFC 6376 section 5.4.1, RFC 8058 section 4); each also with what begins like it.
 const SIGNED: [&str; 14] = [
@@ -298,7 +300,8 @@ fn names_to_sign(present: &[(String, &[u8])], fields: Fields) -> Vec<String> {
         names.extend(std::iter::repeat_n((*name).to_owned(), count));
     }
     // A name may hold a semicolon (RFC 5322 section 3.6.8), which would end the list.
-    let is_further = |name: &str| SIGNED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !name.contains(';');
+    let fits = |name: &str| !name.contains(';') && name.len() <= NAME_MAX;
+    let is_further = |name: &str| SIGNED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && fits(name);
     let further = present.iter().filter(|(name, _)| is_further(name));
     names.extend(further.map(|(name, _)| name.clone()));
     names
@@ -487,6 +490,15 @@ mod tests {
         let names = |fields| names_to_sign(&fields_of(header), fields).join(":");
         assert_eq!(names(Fields::All), "from:from:reply-to:to:to:to:cc:subject:date:date:list-id:content-type");
         assert_eq!(names(Fields::WithoutId), "from:from:reply-to:to:to:to:cc:subject:list-id:content-type");
+
+        let (key, _) = SigningKey::generate("b.example", "pb1", Algorithm::Ed25519).unwrap();
+        for (length, signed) in [(NAME_MAX, true), (NAME_MAX + 1, false)] {
+            let name = format!("{:x<length$}", "list-");
+            let header = format!("From: a@b.example\n{name}:\n");
+            let field = key.sign(header.as_bytes(), &BodyHasher::new().finish(), 1, Fields::All).unwrap();
+            assert_eq!(field.contains(&name), signed, "a name of {length} octets");
+            assert!(field.lines().all(|line| line.len() <= 998), "{field}");
+        }
     }
 
     #[test]
