@@ -452,7 +452,8 @@ fn real_servers_take_it() {
         });
         let contents = [
             "From: alice@example.org\r\nSubject: plain\r\n\r\nHello\r\n",
-            "From: alice@example.org\r\nSubject: no body\r\n\r\n",
+            // White space before a colon is obsolete: of the verifiers Exim alone reads it.
+            "From: alice@example.org\r\nSubject \t : no body\r\nTo\t: x@exim.example\r\n\r\n",
             "From: Al\u{ef}ce <alice@example.org>\r\nTo: =?utf-8?q?x?=\r\n x@exim.example\r\nSubject: \u{4f60}\u{597d}\r\n\r\n\u{e4} \t \u{f6}  \r\n..\r\n\r\n\r\n",
         ];
         for address in &THERE[..2] {
