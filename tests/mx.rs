@@ -1,83 +1,26 @@
 //! Mail that goes directly to the servers of a domain: two machines with a wire between, port 25, a name server.
 //!
-//! The rows are those of Exim's tests of MX (0032, 0045, 0117, 0145, 0388, 0430, 0469, 0497) told anew: which server is
-//! taken, which address is not, what fails at once and what waits.
+//! Which server is taken, which address is not, what fails at once and what waits.
 
 #[path = "mx/checking.rs"]
 mod checking;
 mod common;
+#[path = "common/direct.rs"]
+mod direct;
 #[path = "common/names.rs"]
 mod names;
 
-use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::PATIENCE;
 use common::mx::{MailServer, StartTls, Taken};
 use common::network::{HERE, Network, THERE};
-use common::{Logged, PATIENCE, Server, Setup, finish, said};
+use direct::{ALICE, hosts, mx, reports, run, send, setup, there, waiting};
 use domain::base::iana::Rcode;
 use names::{Behaviour, NameServer, Record};
-use pillarbox::mail::dkim::{Algorithm, SigningKey};
-
-const ALICE: &str = "alice@example.org";
-
-fn there(number: usize) -> Record {
-    Record::A(THERE[number].parse().unwrap())
-}
-
-fn mx(rows: &[(u16, &'static str)]) -> Behaviour {
-    Behaviour::Records(rows.iter().map(|(preference, host)| Record::Mx(*preference, host)).collect())
-}
-
-fn hosts(records: Vec<Record>) -> Behaviour {
-    Behaviour::Records(records)
-}
-
-/// A server that sends by MX; `more` stands in `[outgoing]` and after it.
-fn setup(names: &NameServer, more: &str) -> Setup {
-    let outgoing = format!(
-        "[outgoing]\nvia = \"mx\"\nspool = \"{{place}}/spool\"\npostmaster = \"bob@example.org\"\nresolver = \"{}\"\n{more}\n",
-        names.address
-    );
-    Setup { outgoing, services: vec!["submissions"], ..Setup::default() }
-}
-
-/// Hands a message to alice's server; gives its id.
-fn send(server: &Server, to: &[&str]) -> String {
-    let mut client = server.login(ALICE);
-    client.say("MAIL FROM:<alice@example.org>", "250");
-    for to in to {
-        client.say(&format!("RCPT TO:<{to}>"), "250");
-    }
-    client.say("DATA", "354");
-    client.send(b"From: alice@example.org\r\nSubject: x\r\n\r\nHello\r\n.\r\n").unwrap();
-    client.expect("250 2.0.0 Ok").rsplit(' ').next().unwrap().to_owned()
-}
-
-fn run(server: &Server, words: &[&str]) -> String {
-    let output = finish(Command::new(env!("CARGO_BIN_EXE_pillarbox")).arg("-c").arg(&server.config).args(words));
-    said(&output)
-}
-
-fn waiting(server: &Server) -> usize {
-    fs::read_dir(server.dir.path().join("spool/queue")).unwrap().count()
-}
-
-/// The reports in alice's mailbox.
-fn reports(server: &Server, count: usize) -> Vec<String> {
-    let begun = Instant::now();
-    while server.new_mail(ALICE).len() < count {
-        assert!(begun.elapsed() < PATIENCE, "{} reports, not {count}", server.new_mail(ALICE).len());
-        thread::sleep(Duration::from_millis(5));
-    }
-    server.new_mail(ALICE).iter().map(|file| fs::read_to_string(file).unwrap()).collect()
-}
 
 #[test]
 fn the_best_server_that_answers_takes_it() {
@@ -408,135 +351,3 @@ fn sources_of_one_family() {
         assert!(!server.log_text().contains("state=resting"), "{}", server.log_text());
     });
 }
-
-/// Debian's Exim and Postfix as the servers of two domains, each in a root of its own: Exim verifies every signature, 8-bit and
-/// UTF-8 included; Postfix takes mail by TLS and makes one recipient wait. `tests/interop/mx` makes the roots and runs this.
-#[test]
-fn real_servers_take_it() {
-    let Some(roots) = std::env::var_os("PILLARBOX_ROOTS").map(PathBuf::from) else {
-        return eprintln!("real servers: run by tests/interop/mx");
-    };
-    Network::run(move |network| {
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let (rsa, rsa_text) = SigningKey::generate("example.org", "rsa", Algorithm::Rsa).unwrap();
-        let (ed, ed_text) = SigningKey::generate("example.org", "ed", Algorithm::Ed25519).unwrap();
-        let keys = [Record::Txt(rsa.record()), Record::Txt(ed.record())];
-        let _names = network.there(move || {
-            let [rsa, ed] = keys;
-            NameServer::start_at(
-                53,
-                vec![("rsa._domainkey.example.org", hosts(vec![rsa])), ("ed._domainkey.example.org", hosts(vec![ed]))],
-            )
-        });
-        let _exim = network.there({
-            let (roots, dir) = (roots.clone(), dir.path().to_owned());
-            move || peer(&roots.join("exim"), &dir, EXIM, "exim4 -C /mnt/conf -bdf")
-        });
-        let _postfix = network.there({
-            let (roots, dir) = (roots.clone(), dir.path().to_owned());
-            move || peer(&roots.join("postfix"), &dir, "", POSTFIX)
-        });
-        let names = NameServer::start(vec![
-            ("exim.example", mx(&[(10, "a.example")])),
-            ("postfix.example", mx(&[(10, "b.example")])),
-            ("a.example", hosts(vec![there(0)])),
-            ("b.example", hosts(vec![there(1)])),
-        ]);
-        let more = "[dkim]\n\"example.org\" = [{ selector = \"rsa\", key = \"{place}/rsa\" }, { selector = \"ed\", key = \"{place}/ed\" }]\n";
-        let server = setup(&names, more).start_with(tempfile::tempdir().unwrap(), |place| {
-            for (name, text) in [("rsa", &rsa_text), ("ed", &ed_text)] {
-                fs::write(place.join(name), text.as_bytes()).unwrap();
-                fs::set_permissions(place.join(name), fs::Permissions::from_mode(0o600)).unwrap();
-            }
-        });
-        let contents = [
-            "From: alice@example.org\r\nSubject: plain\r\n\r\nHello\r\n",
-            "From: alice@example.org\r\nSubject: no body\r\n\r\n",
-            "From: Al\u{ef}ce <alice@example.org>\r\nTo: =?utf-8?q?x?=\r\n x@exim.example\r\nSubject: \u{4f60}\u{597d}\r\n\r\n\u{e4} \t \u{f6}  \r\n..\r\n\r\n\r\n",
-        ];
-        for address in &THERE[..2] {
-            let begun = Instant::now();
-            while std::net::TcpStream::connect((*address, 25)).is_err() {
-                assert!(begun.elapsed() < PATIENCE, "nothing listens at {address}");
-                thread::sleep(Duration::from_millis(20));
-            }
-        }
-        for content in contents {
-            let mut client = server.login(ALICE);
-            let utf8 = if content.is_ascii() { "" } else { " BODY=8BITMIME SMTPUTF8" };
-            client.say(&format!("MAIL FROM:<alice@example.org>{utf8}"), "250");
-            for to in ["x@exim.example", "x@postfix.example"] {
-                client.say(&format!("RCPT TO:<{to}>"), "250");
-            }
-            client.say("DATA", "354");
-            client.send(format!("{content}.\r\n").as_bytes()).unwrap();
-            client.expect("250");
-        }
-        let id = send(&server, &["later@postfix.example"]);
-        let log = |name: &str, part: &str, count: usize| {
-            let begun = Instant::now();
-            loop {
-                let text = fs::read_to_string(dir.path().join(name)).unwrap_or_default();
-                if text.matches(part).count() >= count {
-                    return text;
-                }
-                assert!(begun.elapsed() < 2 * PATIENCE, "{count} of {part} in {name}:\n{text}\n{}", server.log_text());
-                thread::sleep(Duration::from_millis(20));
-            }
-        };
-        for algorithm in ["rsa-sha256", "ed25519-sha256"] {
-            let text = log("exim/mainlog", &format!("a={algorithm}"), contents.len());
-            let lines: Vec<&str> = text.lines().filter(|line| line.contains(algorithm)).collect();
-            assert!(lines.iter().all(|line| line.contains("[verification succeeded]")), "{text}");
-        }
-        log("postfix/maillog", "status=sent", contents.len());
-        log("postfix/maillog", "TLS connection established from", 1);
-        server.wait_for_log(&["deferred", &id, "code=450"]);
-        assert_eq!((waiting(&server), server.new_mail(ALICE).len()), (1, 0));
-    });
-}
-
-/// A server in a root, with a directory of its own at /mnt and the name server of this machine; it ends with the guard.
-fn peer(root: &Path, dir: &Path, configuration: &str, start: &str) -> Logged {
-    let own = dir.join(root.file_name().unwrap());
-    fs::create_dir(&own).unwrap();
-    fs::set_permissions(&own, fs::Permissions::from_mode(0o777)).unwrap();
-    fs::write(own.join("conf"), configuration).unwrap();
-    fs::write(own.join("resolv.conf"), "nameserver 127.0.0.1\n").unwrap();
-    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    fs::write(own.join("cert.pem"), pair.cert.pem()).unwrap();
-    fs::write(own.join("key.pem"), pair.signing_key.serialize_pem()).unwrap();
-    let (root, own) = (root.display(), own.display());
-    let script = format!(
-        "mount --bind {own} {root}/mnt && mount --bind {own}/resolv.conf {root}/etc/resolv.conf && mount -t proc proc {root}/proc && \
-         mount --bind /dev {root}/dev && exec chroot {root} sh -c 'exec 2>/mnt/errors; {start}'"
-    );
-    // The namespace of processes ends with its first one, and whatever the server has started with it.
-    Logged::spawn(Command::new("unshare").args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", &script]))
-}
-
-const EXIM: &str = "primary_hostname = a.example
-spool_directory = /mnt/spool
-log_file_path = /mnt/%slog
-pid_file_path = /mnt/pid
-local_interfaces = 203.0.113.11
-daemon_smtp_ports = 25
-tls_advertise_hosts = *
-tls_certificate = /mnt/cert.pem
-tls_privatekey = /mnt/key.pem
-smtputf8_advertise_hosts = *
-host_lookup =
-log_selector = +dkim_verbose
-queue_only
-acl_smtp_rcpt = accept
-acl_smtp_dkim = accept
-";
-
-const POSTFIX: &str = "cp -r /etc/postfix /mnt/etc && cd /mnt/etc && mkdir /mnt/q /mnt/d && chown postfix /mnt/d && \
-    postconf -c /mnt/etc -e queue_directory=/mnt/q data_directory=/mnt/d maillog_file=/mnt/maillog maillog_file_prefixes=/mnt \
-    inet_interfaces=203.0.113.12 inet_protocols=ipv4 mydestination= myhostname=b.example relay_domains=postfix.example \
-    relay_transport=discard: smtpd_tls_cert_file=/mnt/cert.pem smtpd_tls_key_file=/mnt/key.pem smtpd_tls_security_level=may \
-    smtpd_tls_loglevel=1 smtpd_sasl_auth_enable=no \"smtpd_recipient_restrictions=check_recipient_access inline:{later@postfix.example=DEFER} reject_unauth_destination\" \
-    smtpd_relay_restrictions=reject_unauth_destination && postconf -c /mnt/etc -M smtp/inet=\"smtp inet n - n - - smtpd\" && \
-    postconf -c /mnt/etc -F \"*/*/chroot=n\" && exec postfix -c /mnt/etc start-fg";

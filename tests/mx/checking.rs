@@ -1,11 +1,16 @@
 //! What an operator finds out before mail by MX is returned: `check` reads a greeting, and asks DNS for what other servers
 //! judge this host by.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::sync::atomic::Ordering;
 
+use pillarbox::mail::dkim::{Algorithm, SigningKey};
+
 use super::*;
-use common::give_to_nobody;
 use common::network::ip;
+use common::{finish, give_to_nobody, said};
 
 /// Records of a host that mail can be sent from, the other machine's server, and a key.
 struct World {
