@@ -40,7 +40,7 @@ pub fn send(server: &Server, to: &[&str]) -> String {
     send_as(server, "", to, b"From: alice@example.org\r\nSubject: x\r\n\r\nHello\r\n")
 }
 
-/// The same with parameters of MAIL, and with content: whole lines, none of which begins with a dot.
+/// The same with parameters of MAIL, and with content: whole lines.
 pub fn send_as(server: &Server, parameters: &str, to: &[&str], content: &[u8]) -> String {
     let mut client = server.login(ALICE);
     client.say(&format!("MAIL FROM:<{ALICE}>{parameters}"), "250");
@@ -48,7 +48,12 @@ pub fn send_as(server: &Server, parameters: &str, to: &[&str], content: &[u8]) -
         client.say(&format!("RCPT TO:<{to}>"), "250");
     }
     client.say("DATA", "354");
-    client.send(&[content, b".\r\n"].concat()).unwrap();
+    let mut stuffed = Vec::new();
+    for line in content.split_inclusive(|octet| *octet == b'\n') {
+        stuffed.extend(line.starts_with(b".").then_some(b'.'));
+        stuffed.extend(line);
+    }
+    client.send(&[&stuffed[..], b".\r\n"].concat()).unwrap();
     client.expect("250 2.0.0 Ok").rsplit(' ').next().unwrap().to_owned()
 }
 
