@@ -9,6 +9,10 @@ mod common;
 mod direct;
 #[path = "common/names.rs"]
 mod names;
+#[path = "mx/peers.rs"]
+mod peers;
+#[path = "mx/rows.rs"]
+mod rows;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, RwLock};

@@ -2,21 +2,15 @@
 //! of its tests use): which servers a domain has, in which order, what fails at once and what waits. Each row is named by the
 //! number of the test and the domain in it; where this server differs, the row says why.
 
-mod common;
-#[path = "common/direct.rs"]
-mod direct;
-#[path = "common/names.rs"]
-mod names;
-
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::mx::{MailServer, StartTls};
-use common::network::Network;
-use direct::{ALICE, hosts, mx, reports, run, send, setup, there, wait, waiting};
+use crate::common::mx::{MailServer, StartTls};
+use crate::common::network::Network;
+use crate::direct::{ALICE, hosts, mx, reports, run, send, setup, there, wait, waiting};
+use crate::names::{Behaviour, NameServer, Record};
 use domain::base::iana::Rcode;
-use names::{Behaviour, NameServer, Record};
 use pillarbox::relay::mx::{self, Own};
 use pillarbox::relay::resolve::Resolver;
 
@@ -213,7 +207,7 @@ fn what_leads_back_here_is_reported() {
     Network::run(|_| {
         let names = NameServer::start(vec![
             ("mxt1.ex", mx(&[(5, "host.ex")])),
-            ("host.ex", hosts(vec![Record::A(common::network::HERE.parse().unwrap())])),
+            ("host.ex", hosts(vec![Record::A(crate::common::network::HERE.parse().unwrap())])),
         ]);
         let server = setup(&names, "").start();
         send(&server, &["userx@mxt1.ex"]);
@@ -254,8 +248,8 @@ fn what_is_refused_for_a_time_waits() {
             ("first.ex", hosts(vec![there(0)])),
             ("second.ex", hosts(vec![there(1)])),
         ]);
-        let first = Arc::new(MailServer::on(network.listen(common::network::THERE[0], 25), StartTls::None));
-        let second = MailServer::on(network.listen(common::network::THERE[1], 25), StartTls::None);
+        let first = Arc::new(MailServer::on(network.listen(crate::common::network::THERE[0], 25), StartTls::None));
+        let second = MailServer::on(network.listen(crate::common::network::THERE[1], 25), StartTls::None);
         for ((row, stage, reply), offer) in rows {
             let server = setup(&names, "").start();
             let (before, connects) = (first.taken().len() + second.taken().len(), second.count("connect"));
