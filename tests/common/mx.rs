@@ -108,6 +108,13 @@ impl MailServer {
         self.0.busy.lock().unwrap().1
     }
 
+    /// Forgets what came.
+    pub fn forget(&self) {
+        self.0.taken.lock().unwrap().clear();
+        let mut busy = self.0.busy.lock().unwrap();
+        busy.1 = busy.0;
+    }
+
     pub fn wait(&self, count: usize) -> Vec<Taken> {
         let begun = Instant::now();
         while self.taken().len() < count {
