@@ -6,9 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::mail::durable::Faults;
 use crate::queue::listing::MessageRow;
-use crate::queue::schedule::{
-    Destination, HeldWhy, MessageState, PartState, Reason, RestState, RouteState, Verb as ScheduleVerb, WaitsFor,
-};
+use crate::queue::schedule::{Destination, HeldWhy, MessageState, PartState, Reason, RestState, RouteState, WaitsFor};
 use crate::queue::spool::{Happened, QueuedRecipient, Record, Told, Verdict};
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::remote::Stage;
@@ -20,7 +18,7 @@ struct Running {
     waits: Option<WaitsFor>,
     held: Option<HeldWhy>,
     answers: Vec<schedule::Answer>,
-    asked: RefCell<Vec<(ScheduleVerb, Vec<QueueId>)>>,
+    asked: RefCell<Vec<(Verb, Vec<QueueId>)>>,
 }
 
 impl Desk for Running {
@@ -58,7 +56,7 @@ impl Desk for Running {
         if address.ends_with(".refused.example") { "refuse" } else { "next" }.to_owned()
     }
 
-    fn apply(&self, verb: ScheduleVerb, ids: &[QueueId]) -> Vec<schedule::Answer> {
+    fn apply(&self, verb: Verb, ids: &[QueueId]) -> Vec<schedule::Answer> {
         self.asked.borrow_mut().push((verb, ids.to_vec()));
         ids.iter().enumerate().map(|(at, _)| self.answers.get(at).copied().unwrap_or(schedule::Answer::Done)).collect()
     }
@@ -163,7 +161,7 @@ fn a_verb_is_said_by_its_answer() {
         let desk = Running { answers: vec![answer], ..Running::over(&spool, &[id]) };
         let said = ask(&desk, Request::Apply(verb, ids(&[&id.to_string().to_uppercase()])));
         assert_eq!(said, (vec![format!("{id}: {want}")], vec![], (exit, end.to_owned())), "{verb:?} {answer:?}");
-        assert_eq!(desk.asked.take(), [(verb.into(), vec![id])]);
+        assert_eq!(desk.asked.take(), [(verb, vec![id])]);
     }
 }
 

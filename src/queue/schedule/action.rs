@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::fault::{Kind, Reason, Trouble};
 use crate::queue::QueueId;
 use crate::smtp::remote::Stage;
@@ -204,16 +206,16 @@ pub enum Outcome {
     Trouble(Stage, Trouble),
 }
 
-/// What the operator wants of messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What the operator wants of messages; as it is asked for through the control socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Verb {
     /// Gone, without a report.
     Drop,
-    /// Not until release.
+    /// Not until it is released.
     Hold,
-    /// A held message again, as if it had arrived now.
+    /// A held message again, its age counted from now.
     Release,
-    /// Back to the sender.
+    /// Back to the sender with a report.
     Return,
     /// Now.
     Try,
