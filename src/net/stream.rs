@@ -5,8 +5,9 @@
 //! system call, where a socket that does not block costs three. TLS sits on top and cannot wait longer than what is
 //! below it.
 //!
-//! No client waits for a delayed acknowledgement: while content is read and in a handshake, what came is acknowledged at once
-//! (TCP_QUICKACK), since a client with Nagle's algorithm (RFC 896) holds its next small segment back until then.
+//! No client waits for a delayed acknowledgement: before more content or more of a handshake is waited for, what came is acknowledged
+//! (TCP_QUICKACK), since a client with Nagle's algorithm (RFC 896) holds its next small segment back until then. What is answered at
+//! once is acknowledged by the answer, and costs nothing more.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -68,6 +69,8 @@ struct Socket {
     /// How long the kernel was told to let a read and a write block; zero if it was not told yet.
     slices: [Duration; 2],
     ahead: Ahead,
+    /// Something came that nothing has been sent after.
+    unacknowledged: bool,
 }
 
 /// How long a read waits.
@@ -104,7 +107,7 @@ impl Stream {
         let _ = socket.set_tcp_nodelay(true);
         let (slot, admission) = (Arc::clone(slot), Arc::clone(admission));
         let (mode, slices, ahead) = (ReadMode::UntilDeadline, [Duration::ZERO; 2], Ahead::default());
-        Ok(Self { inner: Inner::Plain(Socket { socket, slot, admission, clock, mode, slices, ahead }) })
+        Ok(Self { inner: Inner::Plain(Socket { socket, slot, admission, clock, mode, slices, ahead, unacknowledged: false }) })
     }
 
     fn socket(&mut self) -> &mut Socket {
@@ -163,7 +166,6 @@ impl Link for Stream {
     }
 
     fn expect_much(&mut self) {
-        self.socket().acknowledge();
         if let Inner::Tls(tls) = &mut self.inner
             && tls.sock.ahead.buffer.is_empty()
         {
@@ -291,17 +293,18 @@ impl Socket {
         }
     }
 
-    /// Reads into `buffer`. Notes how much content came; content and a handshake, in which some clients send a flight in pieces,
-    /// are acknowledged at once unless more is there already.
+    /// Reads into `buffer`. Notes how much content came. Before more of it is waited for, what came is acknowledged, and so it is in
+    /// a handshake, in which some clients send a flight in pieces; not if more is there already.
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let octets = self.transfer(Side::Read, |fd, flags| recv(fd, buffer, flags))?;
         let content = self.clock.is_in_content();
+        if self.unacknowledged && (content || self.clock.wait() == Wait::Handshake) {
+            self.acknowledge();
+        }
+        let octets = self.transfer(Side::Read, |fd, flags| recv(fd, buffer, flags))?;
         if content {
             self.slot.add_content(octets);
         }
-        if (content || self.clock.wait() == Wait::Handshake) && octets < buffer.len() {
-            self.acknowledge();
-        }
+        self.unacknowledged = octets < buffer.len();
         Ok(octets)
     }
 
@@ -346,7 +349,9 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.transfer(Side::Write, |fd, flags| send(fd, data, flags | MsgFlags::MSG_NOSIGNAL))
+        let sent = self.transfer(Side::Write, |fd, flags| send(fd, data, flags | MsgFlags::MSG_NOSIGNAL))?;
+        self.unacknowledged = false;
+        Ok(sent)
     }
 
     fn flush(&mut self) -> io::Result<()> {
