@@ -94,6 +94,9 @@ struct Ahead {
 
 /// The longest sleep without looking whether limits have shrunk or the session was told to end.
 const SLICE: Duration = Duration::from_secs(1);
+/// Octets that the kernel keeps for a client, which it doubles (socket(7)): a long batch of replies. Left to itself it keeps megabytes
+/// for one that reads nothing, and the session goes on working until they are full.
+const SEND_BUFFER: usize = 32 * 1024;
 /// Octets that are read ahead: some TLS records of full size.
 const AHEAD: usize = 64 * 1024;
 
@@ -105,6 +108,7 @@ impl Stream {
         socket.set_nonblocking(false)?;
         // On a local socket there is nothing to delay.
         let _ = socket.set_tcp_nodelay(true);
+        let _ = socket.set_send_buffer_size(SEND_BUFFER);
         let (slot, admission) = (Arc::clone(slot), Arc::clone(admission));
         let (mode, slices, ahead) = (ReadMode::UntilDeadline, [Duration::ZERO; 2], Ahead::default());
         Ok(Self { inner: Inner::Plain(Socket { socket, slot, admission, clock, mode, slices, ahead, unacknowledged: false }) })
@@ -369,10 +373,10 @@ mod tests {
     use crate::smtp::session::Service;
     use std::net::{TcpListener, TcpStream};
 
-    /// Reads what a client has sent, in a session that is 10 seconds old and waits for a command as long.
-    fn read_late(session: Duration) -> io::Result<usize> {
+    /// A client, and its session, which is 10 seconds old and waits for a command as long.
+    fn with_session<T>(session: Duration, run: impl FnOnce(TcpStream, Stream) -> T) -> T {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (tcp, peer) = listener.accept().unwrap();
         let admission = Admission::new(Capacity { workers: 1, waiting: 1, per_network: 1 }, Arc::default());
         admission.admit(tcp, peer, Service::Smtp).unwrap();
@@ -381,10 +385,24 @@ mod tests {
         let limits = DeadlineLimits { idle: Duration::from_secs(1), login: session, session, data_rate: 1 };
         let mut clock = Clock::new(limits, opened);
         clock.begin(Wait::Command, opened);
-        let mut stream = Stream::new(guard.slot(), &admission, clock).unwrap();
-        client.write_all(b"NOOP").unwrap();
-        while stream.socket().socket.peek(&mut [MaybeUninit::uninit()]).unwrap() == 0 {}
-        stream.read(&mut [0; 8])
+        run(client, Stream::new(guard.slot(), &admission, clock).unwrap())
+    }
+
+    fn read_late(session: Duration) -> io::Result<usize> {
+        with_session(session, |mut client, mut stream| {
+            client.write_all(b"NOOP").unwrap();
+            while stream.socket().socket.peek(&mut [MaybeUninit::uninit()]).unwrap() == 0 {}
+            stream.read(&mut [0; 8])
+        })
+    }
+
+    #[test]
+    fn a_client_that_reads_nothing_is_soon_waited_for() {
+        with_session(Duration::from_secs(60), |_client, mut stream| {
+            // What has arrived at the client is in a buffer of its own, which is as large as it likes.
+            let kept = stream.socket().socket.send_buffer_size().unwrap();
+            assert!((SEND_BUFFER..=2 * SEND_BUFFER).contains(&kept), "{kept}");
+        });
     }
 
     /// The server may have been slow; but a client that always has something to be read is not served beyond the end.
