@@ -318,7 +318,7 @@ fn one_host_of_many_domains_has_few_connections() {
     });
 }
 
-/// A server that is full is passed over; where it is the only one the message waits, and its domain does not rest.
+/// A server that is full is passed over; where it is the only one the message waits, which is no attempt and no fault.
 #[test]
 fn a_full_server_holds_no_courier_and_rests_no_domain() {
     Network::run(|network| {
@@ -358,9 +358,19 @@ fn a_full_server_holds_no_courier_and_rests_no_domain() {
         b.wait(1);
         assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
         let id = send(&server, &["x@only.example"]);
-        server.wait_for_log(&["deferred", &format!("id={id}"), "a.example[203.0.113.11]"]);
+        server.wait_for_log(&["notice", "about=route", "only.example: as many connections to its server are open"]);
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-        assert!(!server.log_text().contains("state=resting"), "{}", server.log_text());
+        let told = run(&server, &["queue", "explain", &id]).split_whitespace().collect::<Vec<_>>().join(" ");
+        for want in [
+            "As many connections to the domain's server are open as this server opens there at once",
+            "The cause is a limit of this mail server; nobody is at fault, and it counts as no attempt.",
+            "It has not been tried yet. It keeps its place, and a connection is looked for again",
+            "What you can do: Nothing has to be done",
+        ] {
+            assert!(told.contains(want), "{want}\n{told}");
+        }
+        let log = server.log_text();
+        assert!(!log.contains("state=resting") && !log.contains("deferred"), "{log}");
         // Nor does the address rest: what comes next goes there.
         drop(held);
         a.wait(first.len());

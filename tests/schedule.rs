@@ -265,6 +265,74 @@ fn a_domain_that_goes_while_it_rests_fails_its_messages() {
     assert_eq!(world.count(|action| matches!(action, Action::Fail { .. })), 0);
 }
 
+/// A server with as many connections as may be open: looked for again after the same while each time, and nothing is said of
+/// it anywhere but once to the operator.
+#[test]
+fn a_full_server_is_no_attempt_and_lengthens_nothing() {
+    let full = || Reply::No(Stage::Connect, Trouble::ServerFull);
+    let mut world = World::new(settings(), 4, move |asked| match asked.time {
+        0..1000 => (5, full()),
+        1000..2000 => (1, code(Stage::Recipient, 450)),
+        _ => (1, Reply::Yes),
+    });
+    let id = world.accept("shop", &[Destination::mx("full.example")]);
+    world.run(20);
+    let state = world.schedule.message(id).unwrap().parts.remove(0);
+    assert_eq!((state.waits, state.waits_for), (0, WaitsFor::Connection(world.unix + 15)));
+    world.run(980);
+    let pauses: Vec<u64> = world.begun(id).windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(pauses.len() > 20 && pauses.iter().all(|pause| *pause == 35), "{pauses:?}");
+    assert_eq!(world.count(|action| per_message(action).is_some()), 0, "nothing is written");
+    assert_eq!(world.count(|action| matches!(action, Action::RouteRests { .. })), 0);
+    assert_eq!(world.count(|action| matches!(action, Action::ServerFull { .. })), 1, "said once");
+    // Its first own wait is the first, and `try` does not wait for the pause.
+    world.run(1000);
+    assert!(world.count(|action| matches!(action, Action::Wait { waits: 1, .. })) == 1);
+    world.run(HOUR);
+    assert_eq!(world.sent[&id].1, 1);
+    world.rule = Box::new(|_| (5, Reply::No(Stage::Connect, Trouble::ServerFull)));
+    world.keeps_open = false;
+    let id = world.accept("shop", &[Destination::mx("full.example")]);
+    world.run(6);
+    world.operator(Verb::Try, id);
+    assert_eq!(world.begun(id).len(), 2);
+    // Five days of it, and it has had no attempt: it is late, and not returned.
+    world.run(6 * DAY);
+    assert_eq!(world.count(|action| matches!(action, Action::Late { .. })), 1);
+    assert_eq!(world.count(|action| matches!(action, Action::Expire { .. })), 0);
+}
+
+/// Where connections are all taken, one of this destination that is open is used all the same.
+#[test]
+fn an_open_connection_serves_while_no_other_is_to_be_had() {
+    let first = std::cell::Cell::new(None);
+    let mut world = World::new(settings(), 4, move |asked| match (asked.id, first.get()) {
+        (Some(id), None) => {
+            first.set(Some(id));
+            (10, code(Stage::Recipient, 550))
+        }
+        (Some(_), Some(_)) if asked.time < 10 => (5, Reply::No(Stage::Connect, Trouble::ServerFull)),
+        _ => (1, Reply::Yes),
+    });
+    world.accept("a", &[Destination::mx("full.example")]);
+    let id = world.accept("b", &[Destination::mx("full.example")]);
+    world.run(HOUR);
+    assert_eq!((world.begun(id), world.sent[&id].0), (vec![0, 10], 11));
+}
+
+/// What the end of the server cut short is no one's fault.
+#[test]
+fn a_stop_blames_no_route() {
+    let mut world = World::new(settings(), 4, |asked| match asked.time {
+        0..10 => (1, Reply::No(Stage::Connect, Trouble::Stopped)),
+        _ => (1, Reply::Yes),
+    });
+    let id = world.accept("shop", &[provider()]);
+    world.run(HOUR);
+    assert_eq!((world.begun(id), world.sent[&id].1), (vec![0, 31], 1));
+    assert_eq!(world.count(|action| matches!(action, Action::RouteRests { .. } | Action::Wait { .. })), 0);
+}
+
 /// A probe that had no place at the server has learnt nothing: no rest begins, and one that there is keeps its reason.
 #[test]
 fn a_probe_without_a_result_blames_no_domain() {

@@ -17,7 +17,7 @@ use super::courier::Courier;
 use super::direct::{Direct, Reached, Unreached as NotReached};
 use super::results;
 use super::route::Hop;
-use super::servers::Place;
+use super::servers::{PER_ADDRESS, Place};
 use crate::journal;
 use crate::net::stop::Stop;
 use crate::queue::explain::Cause;
@@ -190,6 +190,12 @@ impl Worker {
                 Ok(())
             }
             Err(NotReached::Failed(host, failure)) => Err(attempt_of(&host, &failure, begun).into()),
+            Err(NotReached::Full(host)) => {
+                let (stage, text) = (Stage::Connect, format!("{PER_ADDRESS} connections are open"));
+                let came = Came::Lost { stage, after_dot: false, fault: Fault::Local(text) };
+                let outcome = Outcome::Trouble(stage, Trouble::ServerFull);
+                Err(attempt(&host, None, &came, outcome, false, begun).into())
+            }
             Err(NotReached::NoServer(why)) => {
                 let came = Came::Lost { stage: Stage::Connect, after_dot: false, fault: Fault::Dns(why.to_string()) };
                 let outcome = Outcome::Trouble(Stage::Connect, results::no_server(&why));

@@ -25,7 +25,9 @@ impl Thread {
                 self.busy.remove(&courier);
                 let result = result.map_err(|attempt| {
                     let trouble = attempt.trouble();
-                    self.troubles.insert(destination, attempt);
+                    if trouble.is_some_and(|(_, trouble)| !trouble.is_untried()) {
+                        self.troubles.insert(destination, attempt);
+                    }
                     trouble
                 });
                 let result = match result {
@@ -34,7 +36,8 @@ impl Thread {
                 };
                 self.queue.schedule().probed(courier, result, clock());
             }
-            Report::Sent { id, finished, attempts, begun, envelope, damaged } => {
+            Report::Sent { id, finished, mut attempts, begun, envelope, damaged } => {
+                attempts.retain(|(_, attempt)| attempt.trouble().is_none_or(|(_, trouble)| !trouble.is_untried()));
                 self.envelopes.extend(envelope.map(|envelope| (id, envelope)));
                 // What may have arrived is not over before a person or another attempt says so.
                 let in_doubt = |number: &u16| attempts.iter().any(|(known, attempt)| known == number && is_unanswered(attempt));
@@ -208,6 +211,10 @@ impl Thread {
             }
             Action::Send(job) => self.task(job.courier, Task::Send(job)),
             Action::Sent { id, recipients } => self.sent(id, &recipients, settled.contains(&id)),
+            Action::ServerFull { destination } => {
+                let text = "as many connections to its server are open as this server opens there; mail for it waits";
+                journal::notice("route", format!("{}: {text}", destination.name));
+            }
             Action::SetDue { id, due } => {
                 if let Err(error) = self.queue.spool.set_due(id, due) {
                     journal::notice("spool", error);

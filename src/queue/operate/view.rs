@@ -112,7 +112,12 @@ impl<'a> View<'a> {
             Waits::Held | Waits::Settled => return None,
             Waits::Return => self.now,
             Waits::Offline(due) => due,
-            Waits::Live(WaitsFor::Time(time) | WaitsFor::Pair(Some(time)) | WaitsFor::Route { next: time, .. }) => time,
+            Waits::Live(
+                WaitsFor::Connection(time)
+                | WaitsFor::Time(time)
+                | WaitsFor::Pair(Some(time))
+                | WaitsFor::Route { next: time, .. },
+            ) => time,
             Waits::Live(WaitsFor::ItsTurn | WaitsFor::Result) => self.now,
             Waits::Live(WaitsFor::Decision | WaitsFor::Pair(None) | WaitsFor::Person) => return None,
         };

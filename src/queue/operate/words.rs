@@ -219,6 +219,7 @@ fn cause(view: &View<'_>, group: &Group) -> Option<Cause> {
         }
         (Waits::Return, _) => Some(Cause::Returned),
         (Waits::Live(WaitsFor::Route { reason, .. }), _) => Some(Cause::Rests(reason)),
+        (Waits::Live(WaitsFor::Connection(_)), _) => Some(Cause::Trouble(Stage::Connect, Trouble::ServerFull)),
         (Waits::Live(WaitsFor::Result), _) => None,
         (_, State::MayHaveArrived { .. }) => Some(Cause::Trouble(Stage::Dot, Trouble::Unanswered)),
         _ if group.route == "refuse" && told.is_none() => Some(Cause::Refused),
@@ -258,6 +259,9 @@ fn next(view: &View<'_>, group: &Group) -> String {
                 "It waits until the route has taken or refused other messages; only then is it known whether this one is \
                  refused, or everything is."
                     .to_owned()
+            }
+            WaitsFor::Connection(time) => {
+                format!("{so_far} It keeps its place, and a connection is looked for again {}.{over}", at(time))
             }
             WaitsFor::ItsTurn => format!("{so_far} It is sent as soon as it is its turn.{over}"),
             WaitsFor::Pair(Some(time)) => format!("The connection was cut in the middle. It is tried again {}.{over}", at(time)),

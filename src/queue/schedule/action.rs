@@ -335,6 +335,11 @@ pub enum Action {
         /// The recipients.
         recipients: Vec<u16>,
     },
+    /// All connections that may be open to the servers of a domain are taken: said once, until one of its messages is sent.
+    ServerFull {
+        /// Which.
+        destination: Destination,
+    },
     /// When the next attempt is, for the file's time stamp.
     SetDue {
         /// The message.

@@ -46,6 +46,10 @@ pub enum Trouble {
         /// The enhanced status code, if there is one.
         status: Option<RemoteStatus>,
     },
+    /// As many connections to the server are open as this side opens at once: nothing was tried.
+    ServerFull,
+    /// This server is being stopped: nothing was tried, or not to its end.
+    Stopped,
     /// The final dot was sent, and the connection ended without a reply: the message may have arrived.
     Unanswered,
     /// The next hop does not offer what the message needs: SMTPUTF8, its size.
@@ -66,6 +70,8 @@ pub struct Transaction {
 pub enum Fault {
     /// The message's: all recipients without a result of their own.
     Message(Verdict),
+    /// Nobody's: nothing was tried, so nothing is counted and nobody waits longer for it.
+    NotTried,
     /// That of the pair of destination and login, until an empty probe shows that it is the route's.
     Pair,
     /// The recipient's alone.
@@ -173,7 +179,7 @@ impl From<&RemoteReply> for Trouble {
 
 impl Trouble {
     /// All that are no reply.
-    pub const WITHOUT_REPLY: [Self; 13] = [
+    pub const WITHOUT_REPLY: [Self; 15] = [
         Self::Certificate,
         Self::Dropped,
         Self::Handshake,
@@ -185,9 +191,16 @@ impl Trouble {
         Self::NotOffered,
         Self::NotRoutable,
         Self::PasswordFile,
+        Self::ServerFull,
+        Self::Stopped,
         Self::Unanswered,
         Self::Unfit,
     ];
+
+    /// True if nothing was tried: it says nothing of the next hop or the message, and is recorded nowhere.
+    pub fn is_untried(self) -> bool {
+        matches!(self, Self::ServerFull | Self::Stopped)
+    }
 
     /// What a record says where there was no reply, alone or before `: ` and more. `reply` for a reply.
     pub fn words(self) -> &'static str {
@@ -204,6 +217,8 @@ impl Trouble {
             Self::NotRoutable => "no usable address",
             Self::PasswordFile => "password file not readable",
             Self::Reply { .. } => "reply",
+            Self::ServerFull => "no free connection to the server",
+            Self::Stopped => "this server was stopped",
             Self::Unanswered => "no reply after the final dot",
             Self::Unfit => "not offered for this message",
         }
@@ -212,11 +227,12 @@ impl Trouble {
 
 /// Says whose fault it is. The first row that fits is the answer.
 pub fn divide(kind: Kind, stage: Stage, trouble: Trouble, transaction: Transaction) -> Fault {
-    use Fault::{Message, Pair, Recipient, RestNext, RetryWithoutParameters, Route};
+    use Fault::{Message, NotTried, Pair, Recipient, RestNext, RetryWithoutParameters, Route};
     use Verdict::{Fail, Wait};
     let (code, status) = match trouble {
         Trouble::Reply { code, status } => (code, status),
         Trouble::Internal => return Message(Wait),
+        Trouble::ServerFull | Trouble::Stopped => return NotTried,
         Trouble::Unfit => return if stage == Stage::Recipient { Recipient(Fail) } else { Message(Fail) },
         Trouble::Loop | Trouble::NoMail | Trouble::NotRoutable if kind == Kind::Mx => return Message(Fail),
         Trouble::NameUnknown if kind == Kind::Mx => return Message(Fail),
@@ -267,7 +283,7 @@ fn before_mail(stage: Stage) -> Reason {
 
 #[cfg(test)]
 mod tests {
-    use super::Fault::{Message, Pair, Recipient, RestNext, RetryWithoutParameters, Route};
+    use super::Fault::{Message, NotTried, Pair, Recipient, RestNext, RetryWithoutParameters, Route};
     use super::Verdict::{Fail, Wait};
     use super::*;
 
@@ -426,6 +442,18 @@ mod tests {
         assert_eq!(divide(Kind::Smarthost, Stage::Mail, Trouble::Unfit, PLAIN), Message(Fail));
         assert_eq!(divide(Kind::Smarthost, Stage::Recipient, Trouble::Unfit, PLAIN), Recipient(Fail));
         assert_eq!(divide(Kind::Mx, Stage::Dot, Trouble::Internal, PLAIN), Message(Wait));
+    }
+
+    /// Whatever had been said before: what ended it was here, and it goes on.
+    #[test]
+    fn a_limit_or_a_stop_of_this_side_is_nobodys_fault() {
+        for kind in [Kind::Mx, Kind::Smarthost] {
+            for stage in BEFORE_MAIL.into_iter().chain(FROM_MAIL) {
+                for trouble in [Trouble::ServerFull, Trouble::Stopped] {
+                    assert_eq!(divide(kind, stage, trouble, ACCEPTED), NotTried, "{kind:?} {stage:?} {trouble:?}");
+                }
+            }
+        }
     }
 
     #[test]

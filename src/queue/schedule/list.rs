@@ -42,6 +42,8 @@ pub struct PartState {
 /// What recipients wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitsFor {
+    /// A connection to its server, which has as many as it may have; looked for again then, in seconds since 1970.
+    Connection(u64),
     /// Whether a smarthost refuses everything, or only this.
     Decision,
     /// The login's turn, the rate of the route, or a free connection.
@@ -145,6 +147,9 @@ impl Schedule {
             (State::Waiting, ..) => WaitsFor::Time(self.clock.unix_of(part.due)),
             (State::Ready, _, Some(rest)) if rest.until == NONE => WaitsFor::Pair(None),
             (State::Ready, _, Some(rest)) if rest.until > self.clock.now => WaitsFor::Pair(Some(self.clock.unix_of(rest.until))),
+            (State::Ready, ..) if hop.is_full && hop.paused > self.clock.now => {
+                WaitsFor::Connection(self.clock.unix_of(hop.paused))
+            }
             (State::Ready, ..) => WaitsFor::ItsTurn,
         };
         PartState {

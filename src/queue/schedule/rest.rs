@@ -163,6 +163,7 @@ impl Schedule {
         let hop = &mut self.hops[sending.via];
         hop.step = (0, 0);
         hop.tried = Some(self.clock.now);
+        (hop.paused, hop.is_full) = (0, false);
         hop.raise();
         hop.breaker.run.clear();
         hop.breaker.temporary.clear();
@@ -348,6 +349,9 @@ impl Schedule {
         }
         if hop.ready > 0 {
             time = time.min(hop.rate_wakes(self.clock.now));
+        }
+        if hop.paused > self.clock.now {
+            time = time.min(hop.paused);
         }
         if time < hop.armed {
             self.hops[number].armed = time;
