@@ -355,6 +355,42 @@ fn a_probe_without_a_result_blames_no_domain() {
     assert_eq!(reasons, [Reason::Connect]);
 }
 
+/// Nor is the rest any longer for it, nor is a message returned as if its route had been tried.
+#[test]
+fn a_probe_without_a_result_lengthens_no_rest() {
+    let connect = (Stage::Connect, Trouble::Dropped);
+    // The probe is a message where the fault was that of a transaction; what a message meets by a defect is its own wait.
+    let mail = (Stage::Mail, Trouble::Reply { code: 503, status: None });
+    let rows = [
+        (connect, Trouble::Internal),
+        (connect, Trouble::ServerFull),
+        (connect, Trouble::Stopped),
+        (mail, Trouble::ServerFull),
+        (mail, Trouble::Stopped),
+    ];
+    for ((stage, first), trouble) in rows {
+        let mut world = World::new(settings(), 4, move |asked| match asked.time {
+            1..300 => (1, Reply::No(Stage::Connect, trouble)),
+            _ => (1, Reply::No(stage, first)),
+        });
+        world.accept("shop", &[Destination::mx("full.example")]);
+        world.run(HOUR);
+        let is_probe = |action: &Action| matches!(action, Action::Probe { .. } | Action::Send(_));
+        let probes: Vec<u64> = world.times(is_probe).into_iter().filter(|time| *time > 1).collect();
+        let pauses: Vec<u64> = probes.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let without = pauses.iter().take_while(|pause| **pause == 31).count();
+        // The first rest was a minute, so that the next real failure makes it two.
+        assert_eq!((probes[0], without, pauses[without]), (61, 8, 121), "{trouble:?} {stage:?}: {probes:?}");
+    }
+    let mut world = World::new(settings(), 4, |asked| match asked.time {
+        0 => (1, Reply::No(Stage::Connect, Trouble::Dropped)),
+        _ => (1, Reply::No(Stage::Connect, Trouble::ServerFull)),
+    });
+    world.accept("shop", &[Destination::mx("full.example")]);
+    world.run(6 * DAY);
+    assert_eq!(world.count(|action| matches!(action, Action::Expire { .. })), 0);
+}
+
 #[test]
 fn a_wrong_password_is_tried_once_an_hour_or_when_it_has_changed() {
     let refused = || status(Stage::Auth, 535, (5, 7, 8));

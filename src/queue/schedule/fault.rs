@@ -202,6 +202,11 @@ impl Trouble {
         matches!(self, Self::ServerFull | Self::Stopped)
     }
 
+    /// True if it says nothing of the next hop: nothing was tried, or it ended by a defect of this program.
+    pub fn is_without_result(self) -> bool {
+        self.is_untried() || self == Self::Internal
+    }
+
     /// What a record says where there was no reply, alone or before `: ` and more. `reply` for a reply.
     pub fn words(self) -> &'static str {
         match self {

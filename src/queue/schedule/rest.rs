@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::hop::{Kept, Rest};
+use super::hop::{Kept, PAUSE, Rest};
 use super::table::{NONE, State, Time};
 use super::turn::{Courier, Sending, Task};
 use super::{Action, Fault, Kind, Now, Reason, Schedule, Stage, Timer, Transaction, Trouble, Verdict, divide};
@@ -17,8 +17,11 @@ impl Schedule {
         let Some(Task::Probe(number)) = self.couriers.get(usize::from(courier)).map(|courier| courier.task) else { return };
         self.couriers[usize::from(courier)] = Courier::default();
         self.probes_at_work -= 1;
+        let learnt = !matches!(result, Err((_, trouble)) if trouble.is_without_result());
         let hop = &mut self.hops[number];
-        hop.tried = Some(self.clock.now);
+        if learnt {
+            hop.tried = Some(self.clock.now);
+        }
         match result {
             Ok(()) => {
                 self.unpark(number, true);
@@ -29,14 +32,9 @@ impl Schedule {
                 self.unpark(number, false);
                 self.well(number);
             }
-            // Nothing was learnt of a route: one that rests goes on, one that does not has no fault.
-            Err((_, Trouble::Internal)) if hop.destination.kind == Kind::Mx => {
-                if hop.rest.is_some() {
-                    self.rest_again(number)
-                } else {
-                    self.unpark(number, true)
-                }
-            }
+            // Nothing was learnt of a route: one that rests is probed again, one that does not has no fault.
+            Err(_) if !learnt && hop.rest.is_some() => self.probe_soon(number),
+            Err(_) if !learnt => self.unpark(number, true),
             Err((stage, trouble)) => {
                 let reason = match divide(hop.destination.kind, stage, trouble, Transaction::default()) {
                     Fault::Route(reason) => reason,
@@ -114,6 +112,13 @@ impl Schedule {
     pub(super) fn rest_again(&mut self, number: u32) {
         if let Some(Rest { reason, by_message, .. }) = self.hops[number].rest {
             self.rest(number, reason, by_message);
+        }
+    }
+
+    /// The probe of a resting route had no result: another one before long, and the rest is no longer for it.
+    pub(super) fn probe_soon(&mut self, number: u32) {
+        if let Some(rest) = &mut self.hops[number].rest {
+            rest.next = self.clock.now + PAUSE;
         }
     }
 
