@@ -23,6 +23,7 @@ use common::network::{HERE, Network, THERE};
 use common::{Logged, PATIENCE, Server, Setup, finish, said};
 use domain::base::iana::Rcode;
 use names::{Behaviour, NameServer, Record};
+use nix::sys::signal::Signal;
 use pillarbox::mail::dkim::{Algorithm, SigningKey};
 
 const ALICE: &str = "alice@example.org";
@@ -377,6 +378,30 @@ fn a_full_server_holds_no_courier_and_rests_no_domain() {
         a.rule(|_, _| None);
         run(&server, &["queue", "try", "--all", "--yes"]);
         a.wait(first.len() + 1);
+    });
+}
+
+/// A connection that is kept was opened by other settings: the next message goes by the new ones.
+#[test]
+fn a_reload_leaves_no_connection_with_the_old_settings() {
+    Network::run(|network| {
+        let names = NameServer::start(vec![("a.example", hosts(vec![there(0)]))]);
+        let a = MailServer::on(network.listen(THERE[0], 25), StartTls::None);
+        let server = setup(&names, "[outgoing.routes.mx]\nhelo = \"one.example.org\"\n").start();
+        send(&server, &["x@a.example"]);
+        a.wait(1);
+        let text = fs::read_to_string(&server.config).unwrap();
+        let more = format!("two.example.org\"\nsource = [\"{HERE}\"]");
+        fs::write(&server.config, text.replace("one.example.org\"", &more)).unwrap();
+        server.signal(Signal::SIGHUP);
+        server.wait_for_log(&["reloaded", "what=configuration", "result=ok"]);
+        // The couriers have it within a round of the server, and a connection is kept for longer than that.
+        thread::sleep(Duration::from_millis(1500));
+        assert_eq!(a.count("QUIT"), 0, "the first connection is still there");
+        send(&server, &["x@a.example"]);
+        let said: Vec<String> = a.wait(2).into_iter().map(|taken| taken.ehlo).collect();
+        assert_eq!(said, ["EHLO one.example.org", "EHLO two.example.org"]);
+        assert_eq!(a.count("connect"), 2);
     });
 }
 

@@ -46,6 +46,19 @@ pub struct Shared {
     pub report: Box<dyn Fn(Report) + Send + Sync>,
 }
 
+impl Shared {
+    /// The settings by which a destination is reached now.
+    fn by(&self, destination: &Destination) -> Option<By> {
+        match destination.kind {
+            Kind::Mx => self.direct.read().unwrap_or_else(PoisonError::into_inner).clone().map(By::Mx),
+            Kind::Smarthost => {
+                let hops = self.hops.read().unwrap_or_else(PoisonError::into_inner);
+                hops.get(destination).cloned().map(By::Smarthost)
+            }
+        }
+    }
+}
+
 /// One courier.
 struct Worker {
     number: u16,
@@ -56,13 +69,29 @@ struct Worker {
 /// A connection that is open.
 struct Connection {
     destination: Destination,
-    /// By which settings, unless its server was found by MX.
-    by: Option<Arc<Hop>>,
+    by: By,
     courier: Courier,
     /// Its place among those to one address, for servers that are found by MX.
     place: Option<Place>,
     /// The domain had TLS before, and this connection has none.
     downgraded: bool,
+}
+
+/// The settings by which a connection was opened. Those that a reload has replaced are others, whatever they say.
+#[derive(Clone)]
+enum By {
+    Mx(Arc<Direct>),
+    Smarthost(Arc<Hop>),
+}
+
+impl PartialEq for By {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Mx(own), Self::Mx(other)) => Arc::ptr_eq(own, other),
+            (Self::Smarthost(own), Self::Smarthost(other)) => Arc::ptr_eq(own, other),
+            (Self::Mx(_), Self::Smarthost(_)) | (Self::Smarthost(_), Self::Mx(_)) => false,
+        }
+    }
 }
 
 /// How long a connection is kept without a task.
@@ -142,26 +171,32 @@ impl Worker {
     /// A connection to this destination, the one that is open or a new one.
     fn connect(&mut self, destination: &Destination) -> Result<(), Box<Attempt>> {
         let begun = Instant::now();
-        let hop = self.shared.hops.read().unwrap_or_else(PoisonError::into_inner).get(destination).cloned();
+        let by = self.shared.by(destination);
         if let Some(open) = &mut self.connection
             && open.destination == *destination
-            && open.by.as_ref().map(Arc::as_ptr) == hop.as_ref().map(Arc::as_ptr)
+            && by.as_ref() == Some(&open.by)
             && open.courier.is_usable()
         {
             return Ok(());
         }
         self.close();
-        if destination.kind == Kind::Mx {
-            return self.connect_directly(destination, begun);
-        }
-        let Some(hop) = hop else {
-            let failure = Failure { stage: Stage::Connect, fault: Fault::Dns("no such route is configured".to_owned()) };
-            return Err(attempt_of(&destination.name, &failure, begun).into());
+        let hop = match by {
+            Some(By::Mx(direct)) => return self.connect_directly(destination, direct, begun),
+            Some(By::Smarthost(hop)) => hop,
+            None => {
+                let why = match destination.kind {
+                    Kind::Mx => "`mx` is not configured any more",
+                    Kind::Smarthost => "no such route is configured",
+                };
+                let failure = Failure { stage: Stage::Connect, fault: Fault::Dns(why.to_owned()) };
+                return Err(attempt_of(&destination.name, &failure, begun).into());
+            }
         };
         match Courier::connect(&hop, &self.shared.stop) {
             Ok(courier) => {
                 let destination = destination.clone();
-                self.connection = Some(Connection { destination, by: Some(hop), courier, place: None, downgraded: false });
+                let by = By::Smarthost(hop);
+                self.connection = Some(Connection { destination, by, courier, place: None, downgraded: false });
                 Ok(())
             }
             Err(unreachable) => {
@@ -177,16 +212,12 @@ impl Worker {
     }
 
     /// To a server that the domain names.
-    fn connect_directly(&mut self, destination: &Destination, begun: Instant) -> Result<(), Box<Attempt>> {
-        let direct = self.shared.direct.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(direct) = direct else {
-            let failure = Failure { stage: Stage::Connect, fault: Fault::Dns("`mx` is not configured any more".to_owned()) };
-            return Err(attempt_of(&destination.name, &failure, begun).into());
-        };
+    fn connect_directly(&mut self, destination: &Destination, direct: Arc<Direct>, begun: Instant) -> Result<(), Box<Attempt>> {
         match direct.connect(&destination.name, &self.shared.stop) {
             Ok(Reached { courier, place, downgraded }) => {
                 let destination = destination.clone();
-                self.connection = Some(Connection { destination, by: None, courier, place: Some(place), downgraded });
+                let by = By::Mx(direct);
+                self.connection = Some(Connection { destination, by, courier, place: Some(place), downgraded });
                 Ok(())
             }
             Err(NotReached::Failed(host, failure)) => Err(attempt_of(&host, &failure, begun).into()),
