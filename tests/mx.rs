@@ -230,6 +230,17 @@ fn what_should_wait_waits_and_arrives_once() {
             server.wait_for_log(&["route", &format!("{domain}.example"), "state=resting"]);
         }
         assert_eq!((waiting(&server), server.new_mail(ALICE).len()), (ids.len(), 0), "{}", server.log_text());
+        // What was tried is told, though the message was part of none of it.
+        run(&server, &["routes", "try", "busy.example"]);
+        let begun = Instant::now();
+        let explained = || run(&server, &["queue", "explain", &ids[4]]).split_whitespace().collect::<Vec<_>>().join(" ");
+        let want = "the way to the server was tried 2 times, the last time";
+        while !explained().contains(want) {
+            assert!(begun.elapsed() < PATIENCE, "{}", explained());
+        }
+        let (told, at) =
+            (explained(), format!("ago at busy.example[{}], and failed each time: \"421 4.3.2 busy\" (at ", THERE[1]));
+        assert!(told.contains(&at) && told.contains("It has not been handed to a server yet. The route rests"), "{told}");
         // Everything is well again.
         for name in ["servfail.example", "refused.example"] {
             names.set(name, hosts(vec![there(0)]));

@@ -229,7 +229,14 @@ fn a_route_is_probed_with_longer_pauses_and_recovers() {
 #[test]
 fn a_dead_domain_is_logged_and_not_told() {
     let mut world = World::new(settings(), 4, live("provider"));
-    world.accept("shop", &[Destination::mx("dead.example")]);
+    let id = world.accept("shop", &[Destination::mx("dead.example")]);
+    world.run(5 * MINUTE);
+    let waits_for = world.schedule.message(id).unwrap().parts[0].waits_for;
+    let probes = world.count(|action| matches!(action, Action::Probe { .. })) as u32;
+    assert!(
+        matches!(waits_for, WaitsFor::Route { failures, .. } if probes > 0 && failures == probes + 1),
+        "{waits_for:?} after {probes} probes"
+    );
     world.run(DAY);
     assert_eq!(world.count(|action| matches!(action, Action::RouteRests { .. })), 1);
     assert_eq!(world.count(|action| matches!(action, Action::Tell { .. })), 0);

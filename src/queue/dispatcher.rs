@@ -7,6 +7,7 @@
 
 mod arrival;
 mod obey;
+mod troubles;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -26,6 +27,7 @@ use super::spool::{Envelope, Found, SWEEP, Spool};
 use super::work::{Attempt, Report, Task};
 use crate::journal;
 pub use arrival::Routing;
+use troubles::Troubles;
 
 /// The queue of a running server; shared by all that put something in, ask or want something.
 pub struct Queue {
@@ -37,6 +39,7 @@ pub struct Queue {
     coming: Mutex<Coming>,
     most: AtomicU64,
     routing: Mutex<Arc<Routing>>,
+    troubles: Mutex<Troubles>,
     reporter: Arc<Reporter>,
 }
 
@@ -141,8 +144,6 @@ struct Thread {
     failed: HashMap<QueueId, Vec<(u16, Failed)>>,
     /// Envelopes of what couriers have reported in this round, so that their files need not be read for the log.
     envelopes: HashMap<QueueId, Box<Envelope>>,
-    /// What failed last with a destination.
-    troubles: HashMap<Destination, Attempt>,
     /// Messages of which the clerk has something to write, so that it unlinks them too.
     with_clerk: HashSet<QueueId>,
     /// Tasks that are being done.
@@ -175,6 +176,7 @@ impl Dispatcher {
             coming: Mutex::default(),
             most: AtomicU64::new(queue_max),
             routing: Mutex::new(routing),
+            troubles: Mutex::default(),
         });
         let reports = sender.clone();
         let couriers = couriers(Box::new(move |report| drop(reports.send(Input::Report(report)))))?;
@@ -190,7 +192,6 @@ impl Dispatcher {
             begun: HashSet::new(),
             failed: HashMap::new(),
             envelopes: HashMap::new(),
-            troubles: HashMap::new(),
             with_clerk: HashSet::new(),
             busy: HashSet::new(),
             give_up,
@@ -306,6 +307,11 @@ impl Queue {
     /// Every route.
     pub fn routes(&self) -> Vec<RouteState> {
         self.schedule().routes()
+    }
+
+    /// What failed last with a destination that rests.
+    pub fn last_failure(&self, destination: &Destination) -> Option<Attempt> {
+        lock(&self.troubles).of(destination).cloned()
     }
 
     /// How much there is.

@@ -19,6 +19,7 @@ use super::control::{Answer, Request, Verb};
 use super::listing::Selectors;
 use super::schedule;
 use super::spool::{Envelope, Spool, SpoolError};
+use super::work::Attempt;
 pub use offline::Offline;
 use view::View;
 pub use words::span;
@@ -36,6 +37,11 @@ pub trait Desk {
 
     /// The routes; none without a server.
     fn routes(&self) -> Vec<schedule::RouteState>;
+
+    /// What failed last with a destination that rests; nothing without a server.
+    fn last_failure(&self, _destination: &schedule::Destination) -> Option<Attempt> {
+        None
+    }
 
     /// The name of the route that a recipient takes by the tables of `[outgoing]`: that of a smarthost, `mx` or `refuse`.
     fn route_of(&self, envelope: &Envelope, recipient: usize) -> String;

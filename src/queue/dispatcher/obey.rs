@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 
-use super::{FoundMessage, Thread, arrival, clock};
+use super::{FoundMessage, Thread, arrival, clock, lock};
 use crate::journal;
 use crate::journal::queue::Transfer;
 use crate::queue::QueueId;
@@ -25,16 +25,14 @@ impl Thread {
                 self.busy.remove(&courier);
                 let result = result.map_err(|attempt| {
                     let trouble = attempt.trouble();
-                    if trouble.is_some_and(|(_, trouble)| !trouble.is_untried()) {
-                        self.troubles.insert(destination, attempt);
-                    }
-                    trouble
+                    (trouble, attempt)
                 });
-                let result = match result {
-                    Err(Some(trouble)) => Err(trouble),
-                    _ => Ok(()),
+                let (result, failed) = match result {
+                    Err((Some(trouble), attempt)) => (Err(trouble), Some(attempt)),
+                    _ => (Ok(()), None),
                 };
                 self.queue.schedule().probed(courier, result, clock());
+                self.remember(Some(destination), failed);
             }
             Report::Sent { id, finished, mut attempts, begun, envelope, damaged } => {
                 attempts.retain(|(_, attempt)| attempt.trouble().is_none_or(|(_, trouble)| !trouble.is_untried()));
@@ -43,17 +41,25 @@ impl Thread {
                 let in_doubt = |number: &u16| attempts.iter().any(|(known, attempt)| known == number && is_unanswered(attempt));
                 self.begun.extend(begun.into_iter().filter(|number| !in_doubt(number)).map(|number| (id, number)));
                 self.busy.remove(&finished.courier);
-                if let Some((_, attempt)) = attempts.iter().find(|(_, attempt)| attempt.outcome != Outcome::Sent)
-                    && let Some(destination) = self.destination_of(id, attempts.first().map_or(0, |(number, _)| *number))
-                {
-                    self.troubles.insert(destination, attempt.clone());
-                }
+                let destination = self.queue.schedule().works_for(finished.courier);
+                let failed = attempts.iter().find(|(_, attempt)| attempt.outcome != Outcome::Sent);
+                let failed = failed.map(|(_, attempt)| attempt.clone());
                 self.attempts.extend(attempts.into_iter().map(|(number, attempt)| ((id, number), attempt)));
                 self.queue.schedule().finished(&finished, clock());
+                self.remember(destination, failed);
                 if let Some(why) = damaged {
                     self.damaged(id, &why);
                 }
             }
+        }
+    }
+
+    /// What failed with a destination; what had no result says nothing of it.
+    fn remember(&self, destination: Option<Destination>, failed: Option<Attempt>) {
+        let told = |attempt: &Attempt| attempt.trouble().is_some_and(|(_, trouble)| !trouble.is_without_result());
+        if let Some((destination, attempt)) = destination.zip(failed.filter(told)) {
+            let schedule = self.queue.schedule();
+            lock(&self.queue.troubles).keep(destination, attempt, &schedule);
         }
     }
 
@@ -206,7 +212,7 @@ impl Thread {
                 journal::queue::route(&destination.name, "resting", reason.word(), time(next));
             }
             Action::RouteWell { destination } => {
-                self.troubles.remove(&destination);
+                lock(&self.queue.troubles).forget(&destination);
                 journal::queue::route(&destination.name, "well", "", "");
             }
             Action::Send(job) => self.task(job.courier, Task::Send(job)),
@@ -370,18 +376,14 @@ impl Thread {
         recipients.iter().filter_map(|number| Some((*number, self.attempts.remove(&(id, *number))?))).collect()
     }
 
-    fn destination_of(&self, id: QueueId, number: u16) -> Option<Destination> {
-        let state = self.queue.schedule().message(id)?;
-        state.parts.into_iter().find(|part| part.recipients.contains(&number)).map(|part| part.destination)
-    }
-
     fn next_probe(&self, destination: &Destination) -> Option<u64> {
         let routes = self.queue.routes();
         routes.into_iter().find(|route| route.destination == *destination)?.rest.map(|rest| rest.next)
     }
 
     fn news(&self, destination: &Destination, reason: Option<Reason>, since: u64, next: Option<u64>) -> RouteNews {
-        let trouble = self.troubles.get(destination);
+        let trouble = self.queue.last_failure(destination);
+        let trouble = trouble.as_ref();
         RouteNews {
             name: destination.name.to_string(),
             host: trouble.map(|attempt| attempt.host.clone()).unwrap_or_default(),

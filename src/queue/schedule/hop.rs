@@ -45,6 +45,8 @@ pub(super) struct Hop {
 pub(super) struct Rest {
     pub(super) reason: Reason,
     pub(super) since: Time,
+    /// How often it was tried, and failed.
+    pub(super) failures: u32,
     pub(super) next: Time,
     /// The probe is a message, since an empty one would show nothing.
     pub(super) by_message: bool,

@@ -91,8 +91,9 @@ impl Schedule {
         let next = now + (u64::from(first) << step).min(u64::from(most)) as Time;
         if let Some(rest) = &mut hop.rest {
             (rest.reason, rest.next, rest.by_message) = (reason, next, by_message);
+            rest.failures = rest.failures.saturating_add(1);
         } else {
-            hop.rest = Some(Rest { reason, since: now, next, by_message, told: false, sweep: now });
+            hop.rest = Some(Rest { reason, since: now, failures: 1, next, by_message, told: false, sweep: now });
             let destination = hop.destination.clone();
             self.actions.push_back(Action::RouteRests { destination, reason, next: self.clock.unix_of(next) });
             self.settle_hop(number);
