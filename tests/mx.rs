@@ -416,6 +416,54 @@ fn a_reload_leaves_no_connection_with_the_old_settings() {
     });
 }
 
+/// What keeps mail from every domain is told to the postmaster, once, and once more when it is over.
+#[test]
+fn the_postmaster_is_told_of_a_source_that_is_not_ours() {
+    Network::run(|network| {
+        let names = NameServer::start(vec![("a.example", hosts(vec![there(0)])), ("b.example", hosts(vec![there(0)]))]);
+        let a = MailServer::on(network.listen(THERE[0], 25), StartTls::None);
+        let server = setup(&names, "[outgoing.routes.mx]\nsource = [\"192.0.2.77\"]\n").start();
+        let letters = |count: usize| {
+            let begun = Instant::now();
+            while server.new_mail("bob@example.org").len() < count {
+                assert!(begun.elapsed() < PATIENCE, "{}", server.log_text());
+                thread::sleep(Duration::from_millis(5));
+            }
+            let mut letters: Vec<String> =
+                server.new_mail("bob@example.org").iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+            letters.sort();
+            letters.iter().map(|letter| letter.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+        };
+        send(&server, &["x@a.example"]);
+        server.wait_for_log(&["route", "route=mx", "state=resting", "reason=source"]);
+        let told = letters(1).remove(0);
+        for want in [
+            "Subject: Route mx does not work",
+            "This server is to connect from an address that this host does not have.",
+            "a.example: source address not usable: 192.0.2.77: ",
+            "What you can do: Correct `source` of the route",
+            "`pillarbox routes try mx` tries it at once.",
+        ] {
+            assert!(told.contains(want), "{want}\n{told}");
+        }
+        send(&server, &["x@b.example"]);
+        server.wait_for_log(&["route=b.example", "state=resting", "reason=source"]);
+        let text = fs::read_to_string(&server.config).unwrap();
+        fs::write(&server.config, text.replace("192.0.2.77", HERE)).unwrap();
+        server.signal(Signal::SIGHUP);
+        server.wait_for_log(&["reloaded", "what=configuration", "result=ok"]);
+        let begun = Instant::now();
+        while a.taken().len() < 2 {
+            assert!(begun.elapsed() < PATIENCE, "{}", server.log_text());
+            run(&server, &["routes", "try", "mx"]);
+            thread::sleep(Duration::from_millis(200));
+        }
+        assert!(letters(2).iter().any(|letter| letter.contains("Subject: Route mx works again")), "{:?}", letters(2));
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(letters(2).len(), 2);
+    });
+}
+
 /// A source of IPv6 makes IPv6 be used; a host that a route names may have an address that is not public.
 #[test]
 fn sources_and_hosts_that_are_named() {

@@ -242,6 +242,80 @@ fn a_dead_domain_is_logged_and_not_told() {
     assert_eq!(world.count(|action| matches!(action, Action::Tell { .. })), 0);
 }
 
+fn told_of_mx(world: &World) -> Vec<(u64, Option<Reason>, u32, usize)> {
+    let told = world.log.iter().filter_map(|(time, action)| match action {
+        Action::TellDirect { reason, waiting, domains, .. } => Some((*time, *reason, *waiting, domains.len())),
+        _ => None,
+    });
+    told.collect()
+}
+
+/// Where no domain is reached that is this side's: postmaster is told once, and once more when one works.
+#[test]
+fn that_mail_by_mx_reaches_no_domain_is_told_once() {
+    let mut world = World::new(settings(), 20, |asked| match (asked.hop.as_str(), asked.time) {
+        ("provider", _) | (_, 172_800..) => (1, Reply::Yes),
+        _ => (30, Reply::No(Stage::Connect, Trouble::Dropped)),
+    });
+    for n in 0..7 {
+        world.accept("shop", &[Destination::mx(&format!("{n}.example")), provider()]);
+    }
+    world.run(2 * DAY);
+    let told = told_of_mx(&world);
+    assert!(matches!(told[..], [(900..=1800, Some(Reason::Connect), 7, 5)]), "{told:?}");
+    // `mx` means every domain.
+    let (now, before) = (world.now(), world.count(|action| matches!(action, Action::Probe { .. })));
+    assert!(world.schedule.route_try("mx", now));
+    world.run(HOUR);
+    assert!(world.count(|action| matches!(action, Action::Probe { .. })) >= before + 7);
+    let told = told_of_mx(&world);
+    assert!(matches!(told[..], [_, (172_800..=172_860, None, 7, 0)]), "{told:?}");
+    assert_eq!(world.sent.values().filter(|(_, recipients)| *recipients == 2).count(), 7);
+    let now = world.now();
+    assert!(!world.schedule.route_try("mx", now), "none rests");
+}
+
+#[test]
+fn that_one_domain_is_reached_says_enough_of_mail_by_mx() {
+    let mut world = World::new(settings(), 20, |asked| match asked.hop.as_str() {
+        "lives.example" => (1, Reply::Yes),
+        _ => (30, Reply::No(Stage::Connect, Trouble::Dropped)),
+    });
+    for n in 0..7 {
+        world.accept("shop", &[Destination::mx(&format!("{n}.example"))]);
+    }
+    for _ in 0..50 {
+        world.accept("shop", &[Destination::mx("lives.example")]);
+        world.run(30 * MINUTE);
+    }
+    assert_eq!(told_of_mx(&world), []);
+    // One dead domain is its own affair, however long; so are name servers that know that one does not exist.
+    let mut world = World::new(settings(), 20, |asked| match asked.hop.as_str() {
+        "gone.example" => (1, Reply::No(Stage::Connect, Trouble::NameUnknown)),
+        _ => (30, Reply::No(Stage::Connect, Trouble::NameUnresolved)),
+    });
+    for n in 0..5 {
+        world.accept("shop", &[Destination::mx(&format!("{n}.example"))]);
+    }
+    for _ in 0..200 {
+        world.accept("shop", &[Destination::mx("gone.example")]);
+        world.run(5 * MINUTE);
+    }
+    assert_eq!(told_of_mx(&world), []);
+}
+
+#[test]
+fn a_source_that_is_not_ours_is_told_at_once() {
+    let mut world = World::new(settings(), 4, |asked| match asked.time {
+        0..300 => (1, Reply::No(Stage::Connect, Trouble::Source)),
+        _ => (1, Reply::Yes),
+    });
+    world.accept("shop", &[Destination::mx("a.example"), Destination::mx("b.example")]);
+    world.run(HOUR);
+    let told: Vec<_> = told_of_mx(&world).into_iter().map(|(time, reason, ..)| (time, reason)).collect();
+    assert_eq!(told, [(1, Some(Reason::Source)), (424, None)]);
+}
+
 /// A domain rests and then says for good that it takes nothing: every message that waited fails, whatever was the probe.
 #[test]
 fn a_domain_that_goes_while_it_rests_fails_its_messages() {

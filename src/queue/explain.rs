@@ -143,6 +143,7 @@ fn of_trouble(stage: Stage, trouble: Trouble) -> (u16, u16) {
     match trouble {
         Trouble::Certificate | Trouble::Handshake | Trouble::NotOffered => (7, 5),
         Trouble::Dropped if stage == Stage::Connect => (4, 1),
+        Trouble::Source => (4, 1),
         Trouble::Dropped | Trouble::Unanswered => (4, 2),
         Trouble::Internal | Trouble::Stopped => (3, 0),
         Trouble::Loop => (4, 6),
@@ -161,7 +162,7 @@ fn of_reason(reason: Reason) -> (u16, u16) {
     match reason {
         Reason::Auth | Reason::AuthRefused | Reason::AuthRequired => (7, 8),
         Reason::Certificate | Reason::Tls => (7, 5),
-        Reason::Connect => (4, 1),
+        Reason::Connect | Reason::Source => (4, 1),
         Reason::Dns => (4, 3),
         Reason::PasswordFile => (3, 5),
         Reason::Greeting | Reason::Hello | Reason::RefusesEverything | Reason::Temporary => (3, 2),
@@ -216,6 +217,7 @@ fn by_trouble(stage: Stage, trouble: Trouble) -> Explanation {
             by_status(stage, code / 100 == 4, known(status).unwrap_or_else(|| of_code(stage, code)))
         }
         Trouble::ServerFull => SERVER_FULL,
+        Trouble::Source => SOURCE,
         Trouble::Stopped => STOPPED,
         Trouble::Unanswered => IN_DOUBT,
         Trouble::Unfit => UNFIT,
@@ -234,6 +236,7 @@ fn by_reason(reason: Reason) -> Explanation {
         Reason::Protocol => SENSELESS,
         Reason::Quota => LIMIT,
         Reason::RefusesEverything => REFUSES_EVERYTHING,
+        Reason::Source => SOURCE,
         Reason::Tls => NO_TLS,
     }
 }
@@ -336,6 +339,7 @@ mod tests {
             (Cause::Unfit(Unfit::Utf8), NO_UTF8, (4, 6, 7)),
             (Cause::Rests(Reason::AuthRefused), AUTH_REFUSED, (4, 7, 8)),
             (Cause::Rests(Reason::Quota), LIMIT, (4, 4, 5)),
+            (Cause::Rests(Reason::Source), SOURCE, (4, 4, 1)),
             (Cause::Held(HeldWhy::MayHaveArrived), HELD_IN_DOUBT, (4, 3, 0)),
             (Cause::Returned, RETURNED, (4, 3, 0)),
         ];
@@ -347,7 +351,7 @@ mod tests {
     /// Every cause there is has sentences, and they are sentences.
     #[test]
     fn every_cause_is_explained_in_sentences() {
-        const TROUBLES: [Trouble; 15] = [
+        const TROUBLES: [Trouble; 16] = [
             Trouble::Certificate,
             Trouble::Dropped,
             Trouble::Handshake,
@@ -360,6 +364,7 @@ mod tests {
             Trouble::NotRoutable,
             Trouble::PasswordFile,
             Trouble::ServerFull,
+            Trouble::Source,
             Trouble::Stopped,
             Trouble::Unanswered,
             Trouble::Unfit,

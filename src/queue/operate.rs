@@ -256,7 +256,8 @@ fn routes(desk: &dyn Desk, say: Say<'_>) -> io::Result<End> {
 
 fn try_route(desk: &dyn Desk, name: &str) -> io::Result<End> {
     let names: Vec<String> = desk.routes().iter().map(|route| route.destination.name.to_string()).collect();
-    let is_known = names.iter().any(|known| known == name);
+    // Every domain that rests; a smarthost cannot be called so.
+    let is_known = name == "mx" || names.iter().any(|known| known == name);
     Ok(match (desk.is_running(), desk.try_route(name)) {
         (false, _) => (NO_INPUT, "no server runs on this spool; it tries every route when it starts".into()),
         (true, true) => (0, format!("{name}: is tried now")),

@@ -33,6 +33,7 @@ pub fn trouble(fault: &Fault) -> Trouble {
         Fault::NoMechanism | Fault::NoStartTls => Trouble::NotOffered,
         Fault::Password(_) => Trouble::PasswordFile,
         Fault::Refused(reply) | Fault::Unexpected(reply) => replied(reply),
+        Fault::Source(_) => Trouble::Source,
         Fault::Stopped => Trouble::Stopped,
     }
 }
@@ -94,6 +95,7 @@ mod tests {
             (Fault::Dns(String::new()), Trouble::NameUnresolved),
             (Fault::EarlyOctets, Trouble::Handshake),
             (Fault::NoStartTls, Trouble::NotOffered),
+            (Fault::Source(String::new()), Trouble::Source),
             (Fault::Password(String::new()), Trouble::PasswordFile),
             (Fault::Refused(reply(535)), Trouble::Reply { code: 535, status: None }),
         ];

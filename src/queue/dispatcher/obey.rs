@@ -232,6 +232,22 @@ impl Thread {
                 let news = self.news(&destination, reason, since, next);
                 let _ = self.clerk.send(Deed::Tell(news, waiting.into()));
             }
+            Action::TellDirect { reason, since, waiting, domains, next } => {
+                match reason {
+                    Some(reason) => journal::queue::route("mx", "resting", reason.word(), time(next)),
+                    None => journal::queue::route("mx", "well", "", ""),
+                }
+                let news = RouteNews {
+                    name: "mx".to_owned(),
+                    host: String::new(),
+                    cause: reason.map(Cause::Rests),
+                    reply: None,
+                    since,
+                    next: Some(next),
+                    tried: domains.iter().map(|domain| self.tried(domain)).collect(),
+                };
+                let _ = self.clerk.send(Deed::Tell(news, waiting.into()));
+            }
             Action::Wait { id, recipients, waits: _, due } => self.wait_for(id, &recipients, due),
         }
     }
@@ -391,7 +407,14 @@ impl Thread {
             reply: trouble.and_then(|attempt| attempt.reply.clone()),
             since,
             next,
+            tried: Vec::new(),
         }
+    }
+
+    /// A domain, with what came of it last.
+    fn tried(&self, domain: &str) -> String {
+        let last = self.queue.last_failure(&Destination::mx(domain));
+        last.map_or_else(|| domain.to_owned(), |last| format!("{domain}: {} ({})", last.told().text, last.host))
     }
 
     /// From the courier's report, or else from the file.

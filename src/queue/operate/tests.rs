@@ -460,6 +460,7 @@ fn routes_and_their_probe() {
     assert!(lines[0].contains("next: Some(\"2023-11-14T22:23:20Z\"), waiting: 3"), "{lines:?}");
     assert!(lines[1].contains("name: \"other\", state: \"well\", why: None"), "{lines:?}");
     assert_eq!(ask(&desk, Request::TryRoute("next".into())).2, (0, "next: is tried now".into()));
+    assert_eq!(ask(&desk, Request::TryRoute("mx".into())).2, (0, "mx: does not rest, so there is nothing to try".into()));
     let wrong = "no route `othr`, the nearest known is `other`; see `pillarbox routes`";
     assert_eq!(ask(&desk, Request::TryRoute("othr".into())).2, (66, wrong.into()));
 }

@@ -48,6 +48,8 @@ pub enum Trouble {
     },
     /// As many connections to the server are open as this side opens at once: nothing was tried.
     ServerFull,
+    /// The address to connect from is none of this machine's.
+    Source,
     /// This server is being stopped: nothing was tried, or not to its end.
     Stopped,
     /// The final dot was sent, and the connection ended without a reply: the message may have arrived.
@@ -120,6 +122,8 @@ pub enum Reason {
     Quota,
     /// Five messages in a row were refused.
     RefusesEverything,
+    /// The address to connect from is none of this machine's.
+    Source,
     /// Three messages in a row were refused for the moment.
     Temporary,
     /// STARTTLS is not offered or refused, or there is no TLS.
@@ -128,7 +132,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Auth,
         Self::AuthRefused,
         Self::AuthRequired,
@@ -141,6 +145,7 @@ impl Reason {
         Self::Protocol,
         Self::Quota,
         Self::RefusesEverything,
+        Self::Source,
         Self::Temporary,
         Self::Tls,
     ];
@@ -160,6 +165,7 @@ impl Reason {
             Self::Protocol => "protocol",
             Self::Quota => "quota",
             Self::RefusesEverything => "refuses-everything",
+            Self::Source => "source",
             Self::Temporary => "temporary",
             Self::Tls => "tls",
         }
@@ -167,7 +173,12 @@ impl Reason {
 
     /// True where waiting cures nothing: the operator is told at once.
     pub fn needs_a_person(self) -> bool {
-        matches!(self, Self::AuthRefused | Self::AuthRequired | Self::Certificate | Self::PasswordFile | Self::RefusesEverything)
+        match self {
+            Self::AuthRefused | Self::AuthRequired | Self::Certificate | Self::PasswordFile | Self::RefusesEverything => true,
+            Self::Source => true,
+            Self::Auth | Self::Connect | Self::Dns | Self::Greeting | Self::Hello | Self::Protocol => false,
+            Self::Quota | Self::Temporary | Self::Tls => false,
+        }
     }
 }
 
@@ -179,7 +190,7 @@ impl From<&RemoteReply> for Trouble {
 
 impl Trouble {
     /// All that are no reply.
-    pub const WITHOUT_REPLY: [Self; 15] = [
+    pub const WITHOUT_REPLY: [Self; 16] = [
         Self::Certificate,
         Self::Dropped,
         Self::Handshake,
@@ -192,6 +203,7 @@ impl Trouble {
         Self::NotRoutable,
         Self::PasswordFile,
         Self::ServerFull,
+        Self::Source,
         Self::Stopped,
         Self::Unanswered,
         Self::Unfit,
@@ -223,6 +235,7 @@ impl Trouble {
             Self::PasswordFile => "password file not readable",
             Self::Reply { .. } => "reply",
             Self::ServerFull => "no free connection to the server",
+            Self::Source => "source address not usable",
             Self::Stopped => "this server was stopped",
             Self::Unanswered => "no reply after the final dot",
             Self::Unfit => "not offered for this message",
@@ -248,6 +261,7 @@ pub fn divide(kind: Kind, stage: Stage, trouble: Trouble, transaction: Transacti
         Trouble::NotOffered if stage == Stage::Auth => return Route(Reason::AuthRequired),
         Trouble::NotOffered => return Route(Reason::Tls),
         Trouble::PasswordFile => return Route(Reason::PasswordFile),
+        Trouble::Source => return Route(Reason::Source),
         Trouble::Unanswered => return Pair,
         Trouble::Dropped if stage < Stage::Mail => return Route(before_mail(stage)),
         Trouble::Dropped => return if stage == Stage::End { RestNext } else { Pair },
@@ -333,6 +347,7 @@ mod tests {
             (Stage::Connect, Trouble::NameUnresolved, Reason::Dns),
             (Stage::Connect, Trouble::NameUnknown, Reason::Dns),
             (Stage::Connect, Trouble::Dropped, Reason::Connect),
+            (Stage::Connect, Trouble::Source, Reason::Source),
             (Stage::Greeting, Trouble::Dropped, Reason::Greeting),
             (Stage::Greeting, reply(554, None), Reason::Greeting),
             (Stage::Hello, reply(550, None), Reason::Hello),

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::hop::{Kept, PAUSE, Rest};
+use super::hop::{Hop, Kept, PAUSE, Rest};
 use super::table::{NONE, State, Time};
 use super::turn::{Courier, Sending, Task};
 use super::{Action, Fault, Kind, Now, Reason, Schedule, Stage, Timer, Transaction, Trouble, Verdict, divide};
@@ -24,11 +24,15 @@ impl Schedule {
         }
         match result {
             Ok(()) => {
+                if hop.destination.kind == Kind::Mx {
+                    self.direct_works();
+                }
                 self.unpark(number, true);
                 self.well(number);
             }
             // A verdict that each message gets by itself, at once: resting any longer would only keep it from them.
             Err((stage, trouble)) if is_final(hop.destination.kind, stage, trouble) => {
+                self.direct_answered();
                 self.unpark(number, false);
                 self.well(number);
             }
@@ -51,10 +55,11 @@ impl Schedule {
         self.dispatch();
     }
 
-    /// The operator wants a route to be tried now. False if it does not rest, or is not known.
+    /// The operator wants a route to be tried now: a smarthost, a domain, or with `mx` every domain. False if it does not rest, or is not known.
     pub fn route_try(&mut self, name: &str, now: Now) -> bool {
         self.at(now);
-        let found: Vec<u32> = self.hops.iter().filter(|(_, hop)| &*hop.destination.name == name).map(|(n, _)| n).collect();
+        let is_meant = |hop: &Hop| &*hop.destination.name == name || (name == EVERY_DOMAIN && !hop.is_smarthost());
+        let found: Vec<u32> = self.hops.iter().filter(|(_, hop)| is_meant(hop)).map(|(number, _)| number).collect();
         let tried = found.into_iter().filter(|number| self.probe_now(*number)).count();
         self.dispatch();
         tried > 0
@@ -97,6 +102,9 @@ impl Schedule {
             let destination = hop.destination.clone();
             self.actions.push_back(Action::RouteRests { destination, reason, next: self.clock.unix_of(next) });
             self.settle_hop(number);
+        }
+        if !self.hops[number].is_smarthost() {
+            self.direct_failed(number, reason, next);
         }
         self.unpark(number, false);
         // A refusal that is not decided yet was perhaps the first sign of this.
@@ -175,6 +183,9 @@ impl Schedule {
         hop.breaker.temporary.clear();
         for Kept { part, .. } in std::mem::take(&mut hop.breaker.kept) {
             self.fail(part);
+        }
+        if !self.hops[sending.via].is_smarthost() {
+            self.direct_works();
         }
         // What logged in before a password was refused says nothing of the next AUTH.
         let locked = self.hops[sending.via].rest.as_ref().is_some_and(|rest| rest.reason == Reason::AuthRefused);
@@ -382,7 +393,7 @@ impl Schedule {
         }
     }
 
-    /// Postmaster is told once a rest, of smarthosts: a domain that does not answer is its own affair.
+    /// Postmaster is told once a rest, of smarthosts: a domain that does not answer is its own affair, unless none does.
     fn tell(&mut self, number: u32) {
         let waiting = self.waiting(number);
         let hop = &mut self.hops[number];
@@ -404,6 +415,9 @@ pub(super) fn is_final(kind: Kind, stage: Stage, trouble: Trouble) -> bool {
     let verdict = divide(kind, stage, trouble, Transaction::default());
     kind == Kind::Mx && stage == Stage::Connect && verdict == Fault::Message(Verdict::Fail)
 }
+
+/// What means every domain where a route is named; no smarthost is called so.
+const EVERY_DOMAIN: &str = "mx";
 
 const MINUTE: Time = 60;
 const HOUR: Time = 3600;

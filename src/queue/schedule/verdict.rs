@@ -56,12 +56,15 @@ impl Schedule {
         if let Some(domain) = split.temporary.filter(|_| split.sent.is_empty()) {
             self.refused_for_now(sending.via, id, domain);
         }
+        let kind = self.hops[sending.via].destination.kind;
+        if done.others.is_some_and(|(stage, trouble)| is_final(kind, stage, trouble)) {
+            self.direct_answered();
+        }
         let learnt = done.others.is_none_or(|(_, trouble)| !trouble.is_without_result());
         if sending.probe && rested && !learnt {
             self.probe_soon(sending.via);
         } else if sending.probe && rested && split.reason.is_none() {
             self.hops[sending.via].tried = Some(self.clock.now);
-            let kind = self.hops[sending.via].destination.kind;
             if done.others.is_some_and(|(stage, trouble)| is_final(kind, stage, trouble)) {
                 self.well(sending.via);
             } else {
