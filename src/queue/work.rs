@@ -90,6 +90,11 @@ impl Attempt {
         }
     }
 
+    /// True if the message may have arrived: no reply came after the final dot.
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self.outcome, Outcome::Trouble(_, Trouble::Unanswered))
+    }
+
     /// Where and why it failed, for the schedule; nothing after a success.
     pub fn trouble(&self) -> Option<(Stage, Trouble)> {
         match self.outcome {
