@@ -22,7 +22,7 @@ use crate::journal;
 use crate::net::stop::Stop;
 use crate::queue::explain::Cause;
 use crate::queue::schedule::{Destination, Finished, Job, Kind, Outcome, RecipientResult, Trouble};
-use crate::queue::spool::{DOWNGRADED, Happened, QueuedMessage, Record, Spool, SpoolError};
+use crate::queue::spool::{DOWNGRADED, Happened, Opened, QueuedMessage, Record, Spool, SpoolError};
 use crate::queue::work::{Attempt, Report, Task};
 use crate::smtp::address::ForwardPath;
 use crate::smtp::client::{Failure, Fault, Message, Outcome as Came, Unreached};
@@ -237,17 +237,20 @@ impl Worker {
 
     fn send(&mut self, job: &Job) -> Report {
         let begun = Instant::now();
-        let message = match self.shared.spool.read(job.id) {
-            Ok(message) => message,
+        let opened = self.shared.spool.open_to_send(job.id).and_then(|file| Ok((file.read()?, file)));
+        let (message, file) = match opened {
+            Ok(opened) => opened,
             Err(error) => return self.unreadable(job, &error),
         };
         if let Err(attempt) = self.connect(&job.destination) {
             return self.nothing_sent(job, &attempt);
         }
         // A connection that ended before it was used is no attempt: another one is opened once.
-        let mut report = match self.transaction(job, &message, begun) {
+        let mut report = match self.transaction(job, &message, &file, begun) {
             None => match self.connect(&job.destination) {
-                Ok(()) => self.transaction(job, &message, begun).unwrap_or_else(|| self.without_result(&Task::Send(job.clone()))),
+                Ok(()) => {
+                    self.transaction(job, &message, &file, begun).unwrap_or_else(|| self.without_result(&Task::Send(job.clone())))
+                }
                 Err(attempt) => self.nothing_sent(job, &attempt),
             },
             Some(report) => report,
@@ -259,8 +262,7 @@ impl Worker {
     }
 
     /// One transaction on the open connection; `None` if the connection had ended before.
-    fn transaction(&mut self, job: &Job, message: &QueuedMessage, begun: Instant) -> Option<Report> {
-        let (spool, id) = (Arc::clone(&self.shared.spool), job.id);
+    fn transaction(&mut self, job: &Job, message: &QueuedMessage, file: &Opened, begun: Instant) -> Option<Report> {
         let dot_durably = self.shared.dot_durably;
         let Connection { courier, place, downgraded, .. } = self.connection.as_mut()?;
         let host = format!("{}[{}]", courier.host(), courier.peer().ip());
@@ -274,13 +276,13 @@ impl Worker {
             tls: if *downgraded { Some(DOWNGRADED.to_owned()) } else { tls.map(str::to_owned) },
         };
         let outgoing = outgoing(message, job, &signatures);
-        let mut content = match spool.append(id, &record(begin)).and_then(|()| spool.open_message(id)) {
+        let mut content = match file.append(&record(begin)).and_then(|()| file.text()) {
             Ok(text) => io::Cursor::new(signatures).chain(text),
             Err(error) => return Some(self.unreadable(job, &error)),
         };
         let mut before_dot = || {
             let dot = record(Happened::Dot { recipients: job.recipients.clone() });
-            let appended = if dot_durably { spool.append_durably(id, &dot) } else { spool.append(id, &dot) };
+            let appended = if dot_durably { file.append_durably(&dot) } else { file.append(&dot) };
             appended.map_err(|error| io::Error::other(error.to_string()))
         };
         let domains = domains(message, job);
@@ -314,7 +316,7 @@ impl Worker {
             accepted: came.accepted,
             open: self.connection.is_some(),
         };
-        Some(Report::Sent { id, finished, attempts, begun: job.recipients.clone(), envelope: None, damaged: None })
+        Some(Report::Sent { id: job.id, finished, attempts, begun: job.recipients.clone(), envelope: None, damaged: None })
     }
 
     /// No connection: nothing was said about any recipient.
