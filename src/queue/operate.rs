@@ -47,7 +47,7 @@ pub trait Desk {
     fn route_of(&self, envelope: &Envelope, recipient: usize) -> String;
 
     /// Applies a verb; the answers are in the order of the ids.
-    fn apply(&self, verb: schedule::Verb, ids: &[QueueId]) -> Vec<schedule::Answer>;
+    fn apply(&self, verb: Verb, ids: &[QueueId]) -> Vec<schedule::Answer>;
 
     /// Probes a route now; false if there is none of this name.
     fn try_route(&self, name: &str) -> bool;
@@ -94,7 +94,7 @@ pub fn serve(desk: &dyn Desk, request: Request, say: Say<'_>) {
 
 fn apply(desk: &dyn Desk, verb: Verb, selectors: &Selectors, say: Say<'_>) -> io::Result<End> {
     let Chosen { ids, wrong } = choose(desk, selectors);
-    let answers = desk.apply(verb.into(), &ids);
+    let answers = desk.apply(verb, &ids);
     if answers.len() < ids.len() {
         return Ok((OS_ERROR, "the server is being stopped; nothing was done, try again".into()));
     }
@@ -339,18 +339,6 @@ fn nothing_matches(selectors: &Selectors) -> String {
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-impl From<Verb> for schedule::Verb {
-    fn from(verb: Verb) -> Self {
-        match verb {
-            Verb::Drop => Self::Drop,
-            Verb::Hold => Self::Hold,
-            Verb::Release => Self::Release,
-            Verb::Return => Self::Return,
-            Verb::Try => Self::Try,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ impl Troubles {
 mod tests {
     use super::*;
     use crate::queue::QueueId;
-    use crate::queue::schedule::{Action, Finished, Now, Outcome, Part, Queued, Settings, Trouble, Verb};
+    use crate::queue::schedule::{Action, Finished, Now, Part, Queued, Settings, Trouble, Verb};
     use crate::smtp::remote::Stage;
 
     const NOW: Now = Now { unix: 1_700_000_000, boot: 1000 };
@@ -67,39 +67,24 @@ mod tests {
         (destination, id)
     }
 
-    fn attempt() -> Attempt {
-        Attempt {
-            host: "mx.example[192.0.2.9]".into(),
-            tls: None,
-            stage: Stage::Connect,
-            outcome: Outcome::Trouble(Stage::Connect, Trouble::Dropped),
-            cause: None,
-            reply: None,
-            text: "no route to host".into(),
-            dsn: false,
-            millis: 1,
-            time: NOW.unix,
-        }
-    }
-
     #[test]
     fn no_more_are_kept_than_rest() {
         let mut schedule = Schedule::new(Settings::default(), 4, NOW);
         let mut troubles = Troubles::default();
         let (gone, _) = fail(&mut schedule, 0, Trouble::NameUnknown);
-        troubles.keep(gone.clone(), attempt(), &schedule);
+        troubles.keep(gone.clone(), Attempt::unreached(NOW.unix), &schedule);
         assert!(troubles.of(&gone).is_none(), "it does not rest");
         let (rests, _) = fail(&mut schedule, 1, Trouble::Dropped);
-        troubles.keep(rests.clone(), attempt(), &schedule);
-        assert_eq!(troubles.of(&rests), Some(&attempt()));
+        troubles.keep(rests.clone(), Attempt::unreached(NOW.unix), &schedule);
+        assert_eq!(troubles.of(&rests), Some(&Attempt::unreached(NOW.unix)));
         // A destination that goes with its message says nothing, and is let go all the same.
         for number in 2..1000 {
             let (destination, id) = fail(&mut schedule, number, Trouble::Dropped);
-            troubles.keep(destination, attempt(), &schedule);
+            troubles.keep(destination, Attempt::unreached(NOW.unix), &schedule);
             schedule.operator(Verb::Drop, &[id], NOW);
         }
         assert!(troubles.last.len() <= FEW, "{}", troubles.last.len());
-        assert_eq!(troubles.of(&rests), Some(&attempt()));
+        assert_eq!(troubles.of(&rests), Some(&Attempt::unreached(NOW.unix)));
         troubles.forget(&rests);
         assert!(troubles.of(&rests).is_none());
     }

@@ -6,10 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::mail::durable::Faults;
 use crate::queue::listing::MessageRow;
-use crate::queue::schedule::{
-    Destination, HeldWhy, MessageState, Outcome, PartState, Reason, RestState, RouteState, Trouble, Verb as ScheduleVerb,
-    WaitsFor,
-};
+use crate::queue::schedule::{Destination, HeldWhy, MessageState, PartState, Reason, RestState, RouteState, WaitsFor};
 use crate::queue::spool::{Happened, QueuedRecipient, Record, Told, Verdict};
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::remote::Stage;
@@ -22,7 +19,7 @@ struct Running {
     held: Option<HeldWhy>,
     answers: Vec<schedule::Answer>,
     failed: Option<Attempt>,
-    asked: RefCell<Vec<(ScheduleVerb, Vec<QueueId>)>>,
+    asked: RefCell<Vec<(Verb, Vec<QueueId>)>>,
 }
 
 impl Desk for Running {
@@ -64,7 +61,7 @@ impl Desk for Running {
         if address.ends_with(".refused.example") { "refuse" } else { "next" }.to_owned()
     }
 
-    fn apply(&self, verb: ScheduleVerb, ids: &[QueueId]) -> Vec<schedule::Answer> {
+    fn apply(&self, verb: Verb, ids: &[QueueId]) -> Vec<schedule::Answer> {
         self.asked.borrow_mut().push((verb, ids.to_vec()));
         ids.iter().enumerate().map(|(at, _)| self.answers.get(at).copied().unwrap_or(schedule::Answer::Done)).collect()
     }
@@ -87,22 +84,6 @@ impl Running {
 
     fn explains(&self, id: QueueId) -> String {
         ask(self, Request::Explain(id.to_string())).0.join(" ").split_whitespace().collect::<Vec<_>>().join(" ")
-    }
-}
-
-/// No connection, a minute ago.
-fn failure() -> Attempt {
-    Attempt {
-        host: "mx.example[192.0.2.9]".into(),
-        tls: None,
-        stage: Stage::Connect,
-        outcome: Outcome::Trouble(Stage::Connect, Trouble::Dropped),
-        cause: None,
-        reply: None,
-        text: "no route to host".into(),
-        dsn: false,
-        millis: 1,
-        time: now() - 60,
     }
 }
 
@@ -186,7 +167,7 @@ fn a_verb_is_said_by_its_answer() {
         let desk = Running { answers: vec![answer], ..Running::over(&spool, &[id]) };
         let said = ask(&desk, Request::Apply(verb, ids(&[&id.to_string().to_uppercase()])));
         assert_eq!(said, (vec![format!("{id}: {want}")], vec![], (exit, end.to_owned())), "{verb:?} {answer:?}");
-        assert_eq!(desk.asked.take(), [(verb.into(), vec![id])]);
+        assert_eq!(desk.asked.take(), [(verb, vec![id])]);
     }
 }
 
@@ -340,7 +321,7 @@ fn explained_in_words() {
     explains(route(1), None, &once);
     let often = "Since 2023-11-14T22:13:20Z the way to the server was tried 3 times, and failed each time.";
     explains(route(3), None, &[often, once[1]]);
-    let desk = Running { waits: Some(route(3)), failed: Some(failure()), ..Running::over(&spool, &[id]) };
+    let desk = Running { waits: Some(route(3)), failed: Some(Attempt::unreached(now() - 60)), ..Running::over(&spool, &[id]) };
     let (text, want) = (
         desk.explains(id),
         "tried 3 times, the last time 1m ago at mx.example[192.0.2.9], and failed each time: \

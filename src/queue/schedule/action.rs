@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::fault::{Kind, Reason, Trouble};
 use crate::queue::QueueId;
 use crate::smtp::remote::Stage;
@@ -205,7 +207,7 @@ pub enum Outcome {
 }
 
 /// What the operator wants of messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Verb {
     /// Gone, without a report.
     Drop,
