@@ -14,6 +14,7 @@ mod peers;
 #[path = "mx/rows.rs"]
 mod rows;
 
+use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, RwLock};
 use std::thread;
@@ -25,6 +26,7 @@ use common::network::{HERE, Network, THERE};
 use direct::{ALICE, hosts, mx, reports, run, send, setup, there, waiting};
 use domain::base::iana::Rcode;
 use names::{Behaviour, NameServer, Record};
+use nix::sys::signal::Signal;
 
 #[test]
 fn the_best_server_that_answers_takes_it() {
@@ -176,6 +178,17 @@ fn what_should_wait_waits_and_arrives_once() {
             server.wait_for_log(&["route", &format!("{domain}.example"), "state=resting"]);
         }
         assert_eq!((waiting(&server), server.new_mail(ALICE).len()), (ids.len(), 0), "{}", server.log_text());
+        // What was tried is told, though the message was part of none of it.
+        run(&server, &["routes", "try", "busy.example"]);
+        let begun = Instant::now();
+        let explained = || run(&server, &["queue", "explain", &ids[4]]).split_whitespace().collect::<Vec<_>>().join(" ");
+        let want = "the way to the server was tried 2 times, the last time";
+        while !explained().contains(want) {
+            assert!(begun.elapsed() < PATIENCE, "{}", explained());
+        }
+        let (told, at) =
+            (explained(), format!("ago at busy.example[{}], and failed each time: \"421 4.3.2 busy\" (at ", THERE[1]));
+        assert!(told.contains(&at) && told.contains("It has not been handed to a server yet. The route rests"), "{told}");
         // Everything is well again.
         for name in ["servfail.example", "refused.example"] {
             names.set(name, hosts(vec![there(0)]));
@@ -265,7 +278,7 @@ fn one_host_of_many_domains_has_few_connections() {
     });
 }
 
-/// A server that is full is passed over; where it is the only one the message waits, and its domain does not rest.
+/// A server that is full is passed over; where it is the only one the message waits, which is no attempt and no fault.
 #[test]
 fn a_full_server_holds_no_courier_and_rests_no_domain() {
     Network::run(|network| {
@@ -305,15 +318,97 @@ fn a_full_server_holds_no_courier_and_rests_no_domain() {
         b.wait(1);
         assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
         let id = send(&server, &["x@only.example"]);
-        server.wait_for_log(&["deferred", &format!("id={id}"), "a.example[203.0.113.11]"]);
+        server.wait_for_log(&["notice", "about=route", "only.example: as many connections to its server are open"]);
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-        assert!(!server.log_text().contains("state=resting"), "{}", server.log_text());
+        let told = run(&server, &["queue", "explain", &id]).split_whitespace().collect::<Vec<_>>().join(" ");
+        for want in [
+            "As many connections to the domain's server are open as this server opens there at once",
+            "The cause is a limit of this mail server; nobody is at fault, and it counts as no attempt.",
+            "It has not been tried yet. It keeps its place, and a connection is looked for again",
+            "What you can do: Nothing has to be done",
+        ] {
+            assert!(told.contains(want), "{want}\n{told}");
+        }
+        let log = server.log_text();
+        assert!(!log.contains("state=resting") && !log.contains("deferred"), "{log}");
         // Nor does the address rest: what comes next goes there.
         drop(held);
         a.wait(first.len());
         a.rule(|_, _| None);
         run(&server, &["queue", "try", "--all", "--yes"]);
         a.wait(first.len() + 1);
+    });
+}
+
+/// A connection that is kept was opened by other settings: the next message goes by the new ones.
+#[test]
+fn a_reload_leaves_no_connection_with_the_old_settings() {
+    Network::run(|network| {
+        let names = NameServer::start(vec![("a.example", hosts(vec![there(0)]))]);
+        let a = MailServer::on(network.listen(THERE[0], 25), StartTls::None);
+        let server = setup(&names, "[outgoing.routes.mx]\nhelo = \"one.example.org\"\n").start();
+        send(&server, &["x@a.example"]);
+        a.wait(1);
+        let text = fs::read_to_string(&server.config).unwrap();
+        let more = format!("two.example.org\"\nsource = [\"{HERE}\"]");
+        fs::write(&server.config, text.replace("one.example.org\"", &more)).unwrap();
+        server.signal(Signal::SIGHUP);
+        server.wait_for_log(&["reloaded", "what=configuration", "result=ok"]);
+        // The couriers have it within a round of the server, and a connection is kept for longer than that.
+        thread::sleep(Duration::from_millis(1500));
+        assert_eq!(a.count("QUIT"), 0, "the first connection is still there");
+        send(&server, &["x@a.example"]);
+        let said: Vec<String> = a.wait(2).into_iter().map(|taken| taken.ehlo).collect();
+        assert_eq!(said, ["EHLO one.example.org", "EHLO two.example.org"]);
+        assert_eq!(a.count("connect"), 2);
+    });
+}
+
+/// What keeps mail from every domain is told to the postmaster, once, and once more when it is over.
+#[test]
+fn the_postmaster_is_told_of_a_source_that_is_not_ours() {
+    Network::run(|network| {
+        let names = NameServer::start(vec![("a.example", hosts(vec![there(0)])), ("b.example", hosts(vec![there(0)]))]);
+        let a = MailServer::on(network.listen(THERE[0], 25), StartTls::None);
+        let server = setup(&names, "[outgoing.routes.mx]\nsource = [\"192.0.2.77\"]\n").start();
+        let letters = |count: usize| {
+            let begun = Instant::now();
+            while server.new_mail("bob@example.org").len() < count {
+                assert!(begun.elapsed() < PATIENCE, "{}", server.log_text());
+                thread::sleep(Duration::from_millis(5));
+            }
+            let mut letters: Vec<String> =
+                server.new_mail("bob@example.org").iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+            letters.sort();
+            letters.iter().map(|letter| letter.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+        };
+        send(&server, &["x@a.example"]);
+        server.wait_for_log(&["route", "route=mx", "state=resting", "reason=source"]);
+        let told = letters(1).remove(0);
+        for want in [
+            "Subject: Route mx does not work",
+            "This server is to connect from an address that this host does not have.",
+            "a.example: source address not usable: 192.0.2.77: ",
+            "What you can do: Correct `source` of the route",
+            "`pillarbox routes try mx` tries it at once.",
+        ] {
+            assert!(told.contains(want), "{want}\n{told}");
+        }
+        send(&server, &["x@b.example"]);
+        server.wait_for_log(&["route=b.example", "state=resting", "reason=source"]);
+        let text = fs::read_to_string(&server.config).unwrap();
+        fs::write(&server.config, text.replace("192.0.2.77", HERE)).unwrap();
+        server.signal(Signal::SIGHUP);
+        server.wait_for_log(&["reloaded", "what=configuration", "result=ok"]);
+        let begun = Instant::now();
+        while a.taken().len() < 2 {
+            assert!(begun.elapsed() < PATIENCE, "{}", server.log_text());
+            run(&server, &["routes", "try", "mx"]);
+            thread::sleep(Duration::from_millis(200));
+        }
+        assert!(letters(2).iter().any(|letter| letter.contains("Subject: Route mx works again")), "{:?}", letters(2));
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(letters(2).len(), 2);
     });
 }
 

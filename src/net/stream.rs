@@ -16,12 +16,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::{MsgFlags, recv};
 use rustls::{ServerConnection, StreamOwned};
 use zeroize::Zeroize as _;
 
 use super::admission::{Admission, Slot};
 use super::deadline::{Clock, Wait};
+use super::slices::{Slices, send_to};
 use super::slot::Side;
 use super::tls::{TlsInfo, TlsServer};
 
@@ -66,8 +67,7 @@ struct Socket {
     admission: Arc<Admission>,
     clock: Clock,
     mode: ReadMode,
-    /// How long the kernel was told to let a read and a write block; zero if it was not told yet.
-    slices: [Duration; 2],
+    slices: Slices,
     ahead: Ahead,
     /// Something came that nothing has been sent after.
     unacknowledged: bool,
@@ -110,7 +110,7 @@ impl Stream {
         let _ = socket.set_tcp_nodelay(true);
         let _ = socket.set_send_buffer_size(SEND_BUFFER);
         let (slot, admission) = (Arc::clone(slot), Arc::clone(admission));
-        let (mode, slices, ahead) = (ReadMode::UntilDeadline, [Duration::ZERO; 2], Ahead::default());
+        let (mode, slices, ahead) = (ReadMode::UntilDeadline, Slices::new(SLICE), Ahead::default());
         Ok(Self { inner: Inner::Plain(Socket { socket, slot, admission, clock, mode, slices, ahead, unacknowledged: false }) })
     }
 
@@ -286,7 +286,7 @@ impl Socket {
             if over && side == Side::Read && now >= self.clock.end() {
                 return Err(ErrorKind::TimedOut.into());
             }
-            let flags = if over { MsgFlags::MSG_DONTWAIT } else { self.block_for(side, left)? };
+            let flags = if over { MsgFlags::MSG_DONTWAIT } else { self.slices.block_for(&*self.socket, side, left)? };
             match once(self.socket.as_raw_fd(), flags) {
                 Ok(octets) => return Ok(octets),
                 Err(Errno::EINTR) => {}
@@ -317,20 +317,6 @@ impl Socket {
     fn acknowledge(&self) {
         let _ = self.socket.set_tcp_quickack(true);
     }
-
-    /// Tells the kernel how long the next call may block, unless it knows.
-    fn block_for(&mut self, side: Side, left: Duration) -> io::Result<MsgFlags> {
-        let slice = left.clamp(Duration::from_millis(1), SLICE);
-        let known = &mut self.slices[side as usize];
-        if *known != slice {
-            match side {
-                Side::Read => self.socket.set_read_timeout(Some(slice))?,
-                Side::Write => self.socket.set_write_timeout(Some(slice))?,
-            }
-            *known = slice;
-        }
-        Ok(MsgFlags::empty())
-    }
 }
 
 impl Read for Socket {
@@ -353,7 +339,7 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let sent = self.transfer(Side::Write, |fd, flags| send(fd, data, flags | MsgFlags::MSG_NOSIGNAL))?;
+        let sent = self.transfer(Side::Write, |fd, flags| send_to(fd, data, flags))?;
         self.unacknowledged = false;
         Ok(sent)
     }

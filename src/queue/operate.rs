@@ -19,6 +19,7 @@ use super::control::{Answer, Request, Verb};
 use super::listing::Selectors;
 use super::schedule;
 use super::spool::{Envelope, Spool, SpoolError};
+use super::work::Attempt;
 pub use offline::Offline;
 use view::View;
 pub use words::span;
@@ -36,6 +37,11 @@ pub trait Desk {
 
     /// The routes; none without a server.
     fn routes(&self) -> Vec<schedule::RouteState>;
+
+    /// What failed last with a destination that rests; nothing without a server.
+    fn last_failure(&self, _destination: &schedule::Destination) -> Option<Attempt> {
+        None
+    }
 
     /// The name of the route that a recipient takes by the tables of `[outgoing]`: that of a smarthost, `mx` or `refuse`.
     fn route_of(&self, envelope: &Envelope, recipient: usize) -> String;
@@ -250,7 +256,8 @@ fn routes(desk: &dyn Desk, say: Say<'_>) -> io::Result<End> {
 
 fn try_route(desk: &dyn Desk, name: &str) -> io::Result<End> {
     let names: Vec<String> = desk.routes().iter().map(|route| route.destination.name.to_string()).collect();
-    let is_known = names.iter().any(|known| known == name);
+    // Every domain that rests; a smarthost cannot be called so.
+    let is_known = name == "mx" || names.iter().any(|known| known == name);
     Ok(match (desk.is_running(), desk.try_route(name)) {
         (false, _) => (NO_INPUT, "no server runs on this spool; it tries every route when it starts".into()),
         (true, true) => (0, format!("{name}: is tried now")),

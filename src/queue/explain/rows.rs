@@ -250,6 +250,24 @@ pub const INTERNAL: Explanation = row(
     WAIT,
     "Please report the defect, with the log.",
 );
+pub const SERVER_FULL: Explanation = row(
+    Side::Limit,
+    "As many connections to the domain's server are open as this server opens there at once; it may serve many domains.",
+    "You need not do anything; the message is sent as soon as a connection is free.",
+    "Nothing has to be done: it goes out as messages to that server are finished. If it lasts, much mail goes there, or the server is slow; `pillarbox queue` shows which.",
+);
+pub const SOURCE: Explanation = row(
+    Side::Us,
+    "This server is to connect from an address that this host does not have.",
+    WAIT,
+    "Correct `source` of the route, or give this host the address; `ip address` shows which it has.",
+);
+pub const STOPPED: Explanation = row(
+    Side::Us,
+    "This server was being stopped when it would have sent the message.",
+    PATIENCE,
+    "It is sent once the server runs again.",
+);
 pub const REFUSES_EVERYTHING: Explanation = row(
     Side::Route,
     "The server refuses message after message, so that the fault cannot be in the messages.",

@@ -337,6 +337,11 @@ pub enum Action {
         /// The recipients.
         recipients: Vec<u16>,
     },
+    /// All connections that may be open to the servers of a domain are taken: said once, until one of its messages is sent.
+    ServerFull {
+        /// Which.
+        destination: Destination,
+    },
     /// When the next attempt is, for the file's time stamp.
     SetDue {
         /// The message.
@@ -359,6 +364,19 @@ pub enum Action {
         since: u64,
         /// Pairs that wait there.
         waiting: u32,
+    },
+    /// Postmaster is told that mail by MX reaches no domain, once, and once when one works again.
+    TellDirect {
+        /// Why; nothing when it works again.
+        reason: Option<Reason>,
+        /// Seconds since 1970: it does not or did not work from then on.
+        since: u64,
+        /// Pairs that wait for domains that rest.
+        waiting: u32,
+        /// Domains that were not reached, the last one last.
+        domains: Vec<Arc<str>>,
+        /// Seconds since 1970 of the next probe of any.
+        next: u64,
     },
     /// These recipients wait.
     Wait {
