@@ -1,18 +1,18 @@
 //! A small blocking stub resolver: the questions of sending by MX, with a deadline.
 //!
-//! Asks the name servers in turn over UDP, over TCP where an answer was cut. Every question has a random id and a port of its
-//! own. Answers are kept as long as they hold, a day at most, in a bounded table; "no" too. What cannot be answered
-//! ([`DnsError`]) is a fault of the route, never of a message.
+//! Asks the name servers in turn over UDP, over TCP where an answer was cut.
+//! Every question has a random id and a port of its own. Answers are kept as long as they hold, a day at most, in a bounded
+//! table; "no" too. What cannot be answered ([`DnsError`]) is a fault of the route, never of a message.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::dns::{self, ALIASES_MAX, Answer, Kind, Reading};
+use super::cache::Cache;
+use super::dns::{self, ALIASES_MAX, Answer, Kind, MALFORMED, Reading, TOO_LONG};
 use crate::config::Config;
 
 /// Asks name servers, and remembers what they said.
@@ -20,13 +20,28 @@ use crate::config::Config;
 pub struct Resolver {
     servers: Vec<SocketAddr>,
     trusted: bool,
-    cache: Mutex<HashMap<(String, Kind), Kept>>,
+    limits: Limits,
+    cache: Mutex<Cache>,
 }
 
-#[derive(Debug)]
-struct Kept {
-    answer: Answer,
-    until: Instant,
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// All of a lookup.
+    lookup: Duration,
+    /// A server's answer over UDP, at the first and at the second try.
+    udp: [Duration; 2],
+    /// A server's answer over TCP.
+    tcp: Duration,
+}
+
+/// One question, of however many servers.
+#[derive(Clone, Copy)]
+struct Question<'a> {
+    name: &'a str,
+    kind: Kind,
+    /// Steps that a chain of aliases may still have.
+    aliases: usize,
 }
 
 /// Why a question has no answer.
@@ -44,14 +59,8 @@ pub enum DnsError {
 
 /// How long all of a lookup may take, so that no courier is held longer.
 pub const LOOKUP_MAX: Duration = Duration::from_secs(20);
-/// How long a server may take for an answer over UDP, at the first and at the second try.
-const TRIES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(5)];
-/// How long a server may take over TCP.
-const TCP_MAX: Duration = Duration::from_secs(10);
-/// Answers that are kept.
-const CACHE_MAX: usize = 10_000;
-/// Records of an answer that is kept, at most, so that the table is bounded in octets as well.
-const KEPT_RECORDS_MAX: usize = 100;
+const LIMITS: Limits =
+    Limits { lookup: LOOKUP_MAX, udp: [Duration::from_secs(2), Duration::from_secs(5)], tcp: Duration::from_secs(10) };
 /// Where the name servers of this host are named.
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 const DNS_PORT: u16 = 53;
@@ -89,7 +98,7 @@ impl Resolver {
     }
 
     fn new(servers: Vec<SocketAddr>, trusted: bool) -> Self {
-        Self { servers, trusted, cache: Mutex::default() }
+        Self { servers, trusted, limits: LIMITS, cache: Mutex::default() }
     }
 
     /// The name servers that are asked, in turn.
@@ -99,94 +108,99 @@ impl Resolver {
 
     /// What a name has of a kind; aliases are followed. `deadline` is kept, and so is [`LOOKUP_MAX`].
     pub fn look_up(&self, name: &str, kind: Kind, deadline: Instant) -> Result<Answer, DnsError> {
-        let deadline = deadline.min(Instant::now() + LOOKUP_MAX);
-        let key = (name.trim_end_matches('.').to_ascii_lowercase(), kind);
-        if let Some(answer) = self.kept(&key) {
+        let deadline = deadline.min(Instant::now() + self.limits.lookup);
+        let key = (name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase(), kind);
+        if let Some(answer) = self.cache().find(&key, Instant::now()) {
             return Ok(answer);
         }
         let mut asked = key.0.clone();
         // An answer holds as long as the aliases that led to it, and is as authentic as they are.
         let (mut least, mut trusted) = (Duration::MAX, self.trusted);
-        for _ in 0..ALIASES_MAX {
-            match self.ask(&asked, kind, deadline)? {
-                Reading::Alias { target, ttl, authenticated } => {
+        let mut aliases = ALIASES_MAX;
+        for hop in 0..=ALIASES_MAX {
+            match self.ask(Question { name: &asked, kind, aliases }, deadline) {
+                // The name that was asked for is a good one: nothing final follows from where it leads.
+                Err(DnsError::BadName(name)) if hop > 0 => {
+                    return Err(DnsError::Failed(format!("an alias of `{name}`, which is no host's name")));
+                }
+                Ok(Reading::Alias { target, steps, ttl, authenticated }) => {
                     asked = target;
+                    aliases = aliases.saturating_sub(steps);
                     least = least.min(ttl);
                     trusted &= authenticated;
                 }
-                Reading::Answer(mut answer) => {
+                Ok(Reading::Answer(mut answer)) => {
                     answer.authenticated &= trusted;
                     answer.ttl = answer.ttl.min(least);
-                    self.keep(key, &answer);
+                    self.cache().keep(key, &answer, Instant::now());
                     return Ok(answer);
                 }
-                Reading::Failed(_) | Reading::Foreign | Reading::Truncated => break,
+                Ok(_) => break,
+                Err(error) => return Err(error),
             }
         }
-        Err(DnsError::Failed("a chain of aliases that is too long".to_owned()))
+        Err(DnsError::Failed(TOO_LONG.to_owned()))
     }
 
-    /// Asks every server, twice at most, until one gives an answer.
-    fn ask(&self, name: &str, kind: Kind, deadline: Instant) -> Result<Reading, DnsError> {
+    /// Asks every server, twice at most, until one gives an answer or an alias.
+    fn ask(&self, question: Question<'_>, deadline: Instant) -> Result<Reading, DnsError> {
         let mut error = if self.servers.is_empty() { DnsError::NoServer } else { DnsError::Timeout };
-        for (limit, server) in TRIES.iter().flat_map(|limit| self.servers.iter().map(move |server| (*limit, *server))) {
+        let tries = self.limits.udp.iter().flat_map(|limit| self.servers.iter().map(move |server| (*limit, *server)));
+        for (limit, server) in tries {
             let until = deadline.min(Instant::now() + limit);
             if until <= Instant::now() {
                 break;
             }
-            match ask_over_udp(server, name, kind, until) {
-                Ok(None) => return Err(DnsError::BadName(name.to_owned())),
-                Ok(Some(Reading::Truncated)) => match ask_over_tcp(server, name, kind, deadline) {
-                    Ok(Reading::Failed(word)) => error = DnsError::Failed(word),
-                    Ok(reading @ (Reading::Alias { .. } | Reading::Answer(_))) => return Ok(reading),
-                    Ok(Reading::Foreign | Reading::Truncated) => error = DnsError::Failed("malformed answer".to_owned()),
-                    Err(failure) => error = DnsError::of(&failure),
-                },
-                Ok(Some(Reading::Failed(word))) => error = DnsError::Failed(word),
-                Ok(Some(reading)) => return Ok(reading),
-                Err(failure) => error = DnsError::of(&failure),
+            match self.ask_server(server, question, until, deadline) {
+                Ok(reading @ (Reading::Alias { .. } | Reading::Answer(_))) => return Ok(reading),
+                Ok(Reading::Failed(word)) => error = DnsError::Failed(word),
+                Ok(Reading::Foreign | Reading::Truncated) => error = DnsError::Failed(MALFORMED.to_owned()),
+                Err(failure @ DnsError::BadName(_)) => return Err(failure),
+                Err(failure) => error = failure,
             }
         }
         Err(error)
     }
 
-    fn kept(&self, key: &(String, Kind)) -> Option<Answer> {
-        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.get(key).filter(|kept| kept.until > Instant::now()).map(|kept| kept.answer.clone())
+    /// One server, over TCP if its answer is cut.
+    fn ask_server(
+        &self,
+        server: SocketAddr,
+        question: Question<'_>,
+        until: Instant,
+        deadline: Instant,
+    ) -> Result<Reading, DnsError> {
+        let id = random_id().map_err(|error| DnsError::of(&error))?;
+        let Some(query) = dns::query(id, question.name, question.kind) else {
+            return Err(DnsError::BadName(question.name.to_owned()));
+        };
+        let read = |octets: &[u8]| dns::read(octets, id, question.name, question.kind, question.aliases);
+        let reading = match ask_over_udp(server, &query, read, until) {
+            Ok(Reading::Truncated) => ask_over_tcp(server, &query, read, deadline.min(Instant::now() + self.limits.tcp)),
+            other => other,
+        };
+        reading.map_err(|error| DnsError::of(&error))
     }
 
-    fn keep(&self, key: (String, Kind), answer: &Answer) {
-        if answer.records.len() > KEPT_RECORDS_MAX {
-            return;
-        }
-        let now = Instant::now();
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache.len() >= CACHE_MAX {
-            cache.retain(|_, kept| kept.until > now);
-            if cache.len() >= CACHE_MAX {
-                cache.clear();
-            }
-        }
-        cache.insert(key, Kept { answer: answer.clone(), until: now + answer.ttl });
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One question from a port of its own, until an answer to it comes; `None` if the name is none.
-fn ask_over_udp(server: SocketAddr, name: &str, kind: Kind, until: Instant) -> io::Result<Option<Reading>> {
-    let id = random_id()?;
-    let Some(query) = dns::query(id, name, kind) else { return Ok(None) };
+/// One question from a port of its own, until an answer to it comes.
+fn ask_over_udp(server: SocketAddr, query: &[u8], read: impl Fn(&[u8]) -> Reading, until: Instant) -> io::Result<Reading> {
     let any = if server.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
     // Connected: the kernel drops what comes from elsewhere.
     socket.connect(server)?;
-    socket.send(&query)?;
+    socket.send(query)?;
     let mut buffer = [0; dns::UDP_SIZE as usize];
     loop {
         socket.set_read_timeout(Some(left(until)?))?;
         match socket.recv(&mut buffer) {
-            Ok(octets) => match dns::read(&buffer[..octets], id, name, kind) {
+            Ok(octets) => match read(&buffer[..octets]) {
                 Reading::Foreign => {}
-                reading => return Ok(Some(reading)),
+                reading => return Ok(reading),
             },
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -195,19 +209,16 @@ fn ask_over_udp(server: SocketAddr, name: &str, kind: Kind, until: Instant) -> i
 }
 
 /// The same over TCP, a length before each message (RFC 1035 section 4.2.2).
-fn ask_over_tcp(server: SocketAddr, name: &str, kind: Kind, deadline: Instant) -> io::Result<Reading> {
-    let until = deadline.min(Instant::now() + TCP_MAX);
-    let id = random_id()?;
-    let query = dns::query(id, name, kind).ok_or(ErrorKind::InvalidInput)?;
+fn ask_over_tcp(server: SocketAddr, query: &[u8], read: impl Fn(&[u8]) -> Reading, until: Instant) -> io::Result<Reading> {
     let mut stream = TcpStream::connect_timeout(&server, left(until)?)?;
     let length = u16::try_from(query.len()).map_err(io::Error::other)?;
     stream.set_write_timeout(Some(left(until)?))?;
-    stream.write_all(&[&length.to_be_bytes()[..], &query].concat())?;
+    stream.write_all(&[&length.to_be_bytes()[..], query].concat())?;
     let mut length = [0; 2];
     read_exact(&mut stream, &mut length, until)?;
     let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
     read_exact(&mut stream, &mut answer, until)?;
-    Ok(dns::read(&answer, id, name, kind))
+    Ok(read(&answer))
 }
 
 /// Fills the buffer before `until`, however slowly the octets come.
@@ -301,5 +312,70 @@ mod tests {
             let answer = resolver.look_up("a.x", Kind::A, Instant::now() + LOOKUP_MAX).unwrap();
             assert_eq!((answer.ttl.as_secs(), answer.authenticated, answer.records.len()), (ttl, authentic, 1), "{hops:?}");
         }
+    }
+
+    /// A server that takes questions and says nothing; how many came is seen afterwards.
+    fn silent() -> UdpSocket {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket
+    }
+
+    fn asked(socket: &UdpSocket) -> usize {
+        std::iter::from_fn(|| socket.recv(&mut [0; 512]).ok()).count()
+    }
+
+    fn limited(servers: &[SocketAddr], lookup: u64, udp: u64) -> Resolver {
+        let (lookup, udp) = (Duration::from_millis(lookup), Duration::from_millis(udp));
+        Resolver { limits: Limits { lookup, udp: [udp; 2], ..LIMITS }, ..Resolver::with_servers(servers) }
+    }
+
+    /// Every server is asked twice; where that takes longer than a lookup may, those that are left are not asked.
+    #[test]
+    fn a_lookup_has_a_limit_of_its_own() {
+        assert_eq!((LIMITS.lookup, LOOKUP_MAX), (LOOKUP_MAX, Duration::from_secs(20)));
+        let far = Instant::now() + Duration::from_secs(3600);
+        let sockets = [silent(), silent(), silent()];
+        let servers = sockets.each_ref().map(|socket| socket.local_addr().unwrap());
+        assert_eq!(limited(&servers, 60_000, 20).look_up("a.x", Kind::A, far), Err(DnsError::Timeout));
+        assert_eq!(sockets.each_ref().map(asked), [2, 2, 2]);
+        assert_eq!(limited(&servers, 300, 1000).look_up("a.x", Kind::A, far), Err(DnsError::Timeout));
+        let asked = sockets.each_ref().map(asked);
+        assert!(asked[0] <= 1 && asked[1..] == [0, 0], "{asked:?}");
+        // The caller's deadline is kept as well.
+        let soon = Instant::now() + Duration::from_millis(300);
+        assert_eq!(limited(&servers, 60_000, 1000).look_up("a.x", Kind::A, soon), Err(DnsError::Timeout));
+        assert!(sockets[1..].iter().all(|socket| self::asked(socket) == 0));
+    }
+
+    /// Octets that trickle in over TCP are not waited for longer than all the rest.
+    #[test]
+    fn a_slow_answer_over_tcp_ends_at_the_limit() {
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+            if let Ok(tcp) = std::net::TcpListener::bind(udp.local_addr().unwrap()) {
+                break (udp, tcp);
+            }
+        };
+        let server = udp.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 512];
+            let (octets, from) = udp.recv_from(&mut buffer).unwrap();
+            buffer[2] = 0x83;
+            udp.send_to(&buffer[..octets], from).unwrap();
+            let (mut stream, _) = tcp.accept().unwrap();
+            let _ = stream.write_all(&60_000_u16.to_be_bytes());
+            for _ in 0..150 {
+                if stream.write_all(b"x").is_err() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        // Without the limit the connection ends, which is another error.
+        let mut resolver = limited(&[server], 500, 500);
+        resolver.limits.tcp = Duration::from_secs(3600);
+        let far = Instant::now() + Duration::from_secs(3600);
+        assert_eq!(resolver.look_up("a.x", Kind::A, far), Err(DnsError::Timeout));
     }
 }

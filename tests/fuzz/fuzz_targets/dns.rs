@@ -7,7 +7,7 @@ use pillarbox::relay::dns::{self, Data, Kind, Reading};
 fuzz_target!(|octets: &[u8]| {
     let id = octets.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
     for kind in [Kind::A, Kind::Aaaa, Kind::Mx, Kind::Ptr, Kind::Txt] {
-        if let Reading::Answer(answer) = dns::read(octets, id, "a.example", kind) {
+        if let Reading::Answer(answer) = dns::read(octets, id, "a.example", kind, dns::ALIASES_MAX) {
             assert!(answer.ttl <= dns::TTL_MAX && answer.records.len() <= octets.len());
             for record in answer.records {
                 let fits = match record {
