@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use domain::base::iana::Rcode;
-use names::{Behaviour, Lie, NameServer, Record};
+use names::{Answered, Behaviour, Lie, NameServer, Record};
 use pillarbox::relay::dns::{Data, Kind};
 use pillarbox::relay::mx::{self, Own};
 use pillarbox::relay::resolve::{DnsError, Resolver};
@@ -165,6 +165,33 @@ fn what_a_question_is_like() {
     let ids: Vec<u16> = questions.iter().map(|question| question.id).collect();
     let ports: Vec<u16> = questions.iter().map(|question| question.port).collect();
     assert!(questions.len() == 50 && differ(&ids) > 40 && differ(&ports) > 25, "{questions:?}");
+}
+
+/// RFC 6891 sections 6.2.2 and 7: a server that does not know EDNS is asked again without, and not for longer.
+#[test]
+fn edns_is_left_out_where_it_is_not_understood() {
+    for code in [Rcode::FORMERR, Rcode::NOTIMP] {
+        for answered in [Answered::WithTheQuestion, Answered::WithTheHeader] {
+            let server = NameServer::start(vec![("old.example", Behaviour::WithoutEdns(code, answered, vec![a(1)]))]);
+            let resolver = Resolver::with_server(server.address);
+            let answer = resolver.look_up("old.example", Kind::A, soon()).map(|answer| answer.records);
+            assert_eq!(answer, Ok(vec![address(1)]), "{code}, {answered:?}");
+            let edns: Vec<Option<u16>> = server.questions().iter().map(|question| question.edns).collect();
+            assert_eq!(edns, [Some(1232), None], "{code}, {answered:?}");
+        }
+    }
+    // What it does not understand without EDNS either is no answer; the next server is asked.
+    let rows = vec![("old.example", Behaviour::Code(Rcode::FORMERR)), ("lame.example", Behaviour::Code(Rcode::SERVFAIL))];
+    let (bad, good) = (NameServer::start(rows), NameServer::start(vec![("old.example", Behaviour::Records(vec![a(2)]))]));
+    let resolver = Resolver::with_servers(&[bad.address, good.address]);
+    assert_eq!(resolver.look_up("old.example", Kind::A, soon()).unwrap().records, [address(2)]);
+    assert_eq!((bad.questions().len(), good.questions().len()), (2, 1));
+    let resolver = Resolver::with_server(bad.address);
+    assert_eq!(resolver.look_up("old.example", Kind::A, soon()), Err(DnsError::Failed("FORMERR".into())));
+    // Other failures are none of EDNS.
+    let before = bad.questions().len();
+    resolver.look_up("lame.example", Kind::A, soon()).unwrap_err();
+    assert!(bad.questions()[before..].iter().all(|question| question.edns.is_some()), "{:?}", bad.questions());
 }
 
 /// A chain of aliases, each in an answer of its own.

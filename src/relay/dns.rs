@@ -75,6 +75,9 @@ pub enum Reading {
     Failed(String),
     /// Not an answer to this question: to be overlooked.
     Foreign,
+    /// The server does not understand the question (FORMERR, NOTIMP): it may do so without EDNS (RFC 6891 section 7). The
+    /// response code's word.
+    NotUnderstood(String),
     /// Cut: to be asked for again over TCP.
     Truncated,
 }
@@ -106,8 +109,8 @@ impl Kind {
     }
 }
 
-/// A query with EDNS (RFC 6891), recursion and the AD bit asked for; `None` if `name` is no domain name.
-pub fn query(id: u16, name: &str, kind: Kind) -> Option<Vec<u8>> {
+/// A query with recursion and the AD bit asked for, with EDNS (RFC 6891) or without; `None` if `name` is no domain name.
+pub fn query(id: u16, name: &str, kind: Kind, edns: bool) -> Option<Vec<u8>> {
     let name = parse_name(name)?;
     let mut message = MessageBuilder::new_vec();
     message.header_mut().set_id(id);
@@ -120,7 +123,9 @@ pub fn query(id: u16, name: &str, kind: Kind) -> Option<Vec<u8>> {
         opt.set_udp_payload_size(UDP_SIZE);
         Ok(())
     };
-    message.opt(opt).ok()?;
+    if edns {
+        message.opt(opt).ok()?;
+    }
     Some(message.finish())
 }
 
@@ -152,6 +157,11 @@ fn read_message(octets: &[u8], id: u16, name: &str, kind: Kind, aliases: usize) 
         return None;
     }
     let code = message.opt_rcode();
+    let not_understood = matches!(code, OptRcode::FORMERR | OptRcode::NOTIMP);
+    // One that reads no further than the header answers with that alone.
+    if not_understood && message.header_counts().qdcount() == 0 {
+        return Some(Reading::NotUnderstood(code.to_string()));
+    }
     let question = message.sole_question().ok()?;
     let asked = parse_name(name)?;
     if question.qtype() != kind.rtype() || question.qclass() != Class::IN || *question.qname() != asked {
@@ -163,6 +173,7 @@ fn read_message(octets: &[u8], id: u16, name: &str, kind: Kind, aliases: usize) 
     let exists = match code {
         OptRcode::NOERROR => true,
         OptRcode::NXDOMAIN => false,
+        _ if not_understood => return Some(Reading::NotUnderstood(code.to_string())),
         other => return Some(Reading::Failed(other.to_string())),
     };
     let read = Chain::follow(&message, asked, aliases).and_then(|chain| {
@@ -497,7 +508,7 @@ mod tests {
         for record in &answer.records {
             let Data::Exchange(10, host) = record else { panic!("{record:?}") };
             // It was cut, and has become no host's name by it.
-            assert!(host.len() <= NAME_MAX && host.capacity() <= NAME_MAX && query(ID, host, Kind::A).is_none(), "{host}");
+            assert!(host.len() <= NAME_MAX && host.capacity() <= NAME_MAX && query(ID, host, Kind::A, true).is_none(), "{host}");
         }
         let (octets, count) = message(1, 5, &[]);
         let reading = read(&octets, ID, "a.x", Kind::A, ALIASES_MAX);
@@ -524,7 +535,7 @@ mod tests {
             );
         }
         assert_eq!(
-            read(&super::query(ID, "a.x", Kind::A).unwrap(), ID, "a.x", Kind::A, ALIASES_MAX),
+            read(&super::query(ID, "a.x", Kind::A, true).unwrap(), ID, "a.x", Kind::A, ALIASES_MAX),
             Reading::Foreign,
             "an echo"
         );
@@ -533,9 +544,9 @@ mod tests {
     #[test]
     fn names() {
         for bad in ["", ".", "a b", "a\\.b", "\u{f6}.x", "a..b", &"a".repeat(64), &"a.".repeat(200)] {
-            assert!(query(1, bad, Kind::A).is_none(), "{bad}");
+            assert!(query(1, bad, Kind::A, true).is_none(), "{bad}");
         }
-        assert!(query(1, "_dmarc.a-b.example.", Kind::Txt).is_some());
+        assert!(query(1, "_dmarc.a-b.example.", Kind::Txt, true).is_some());
         assert_eq!(reverse_name(IpAddr::from([192, 0, 2, 7])), "7.2.0.192.in-addr.arpa");
         assert!(reverse_name("2001:db8::1".parse().unwrap()).starts_with("1.0.0.0.0"));
     }

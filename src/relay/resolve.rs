@@ -1,6 +1,6 @@
 //! A small blocking stub resolver: the questions of sending by MX, with a deadline.
 //!
-//! Asks the name servers in turn over UDP, over TCP where an answer was cut.
+//! Asks the name servers in turn over UDP, over TCP where an answer was cut, and without EDNS where that is not understood.
 //! Every question has a random id and a port of its own. Answers are kept as long as they hold, a day at most, in a bounded
 //! table; "no" too. What cannot be answered ([`DnsError`]) is a fault of the route, never of a message.
 
@@ -42,6 +42,7 @@ struct Question<'a> {
     kind: Kind,
     /// Steps that a chain of aliases may still have.
     aliases: usize,
+    edns: bool,
 }
 
 /// Why a question has no answer.
@@ -118,7 +119,7 @@ impl Resolver {
         let (mut least, mut trusted) = (Duration::MAX, self.trusted);
         let mut aliases = ALIASES_MAX;
         for hop in 0..=ALIASES_MAX {
-            match self.ask(Question { name: &asked, kind, aliases }, deadline) {
+            match self.ask(Question { name: &asked, kind, aliases, edns: true }, deadline) {
                 // The name that was asked for is a good one: nothing final follows from where it leads.
                 Err(DnsError::BadName(name)) if hop > 0 => {
                     return Err(DnsError::Failed(format!("an alias of `{name}`, which is no host's name")));
@@ -151,9 +152,13 @@ impl Resolver {
             if until <= Instant::now() {
                 break;
             }
-            match self.ask_server(server, question, until, deadline) {
+            let mut reading = self.ask_server(server, question, until, deadline);
+            if let Ok(Reading::NotUnderstood(_)) = reading {
+                reading = self.ask_server(server, Question { edns: false, ..question }, until, deadline);
+            }
+            match reading {
                 Ok(reading @ (Reading::Alias { .. } | Reading::Answer(_))) => return Ok(reading),
-                Ok(Reading::Failed(word)) => error = DnsError::Failed(word),
+                Ok(Reading::Failed(word) | Reading::NotUnderstood(word)) => error = DnsError::Failed(word),
                 Ok(Reading::Foreign | Reading::Truncated) => error = DnsError::Failed(MALFORMED.to_owned()),
                 Err(failure @ DnsError::BadName(_)) => return Err(failure),
                 Err(failure) => error = failure,
@@ -171,7 +176,7 @@ impl Resolver {
         deadline: Instant,
     ) -> Result<Reading, DnsError> {
         let id = random_id().map_err(|error| DnsError::of(&error))?;
-        let Some(query) = dns::query(id, question.name, question.kind) else {
+        let Some(query) = dns::query(id, question.name, question.kind, question.edns) else {
             return Err(DnsError::BadName(question.name.to_owned()));
         };
         let read = |octets: &[u8]| dns::read(octets, id, question.name, question.kind, question.aliases);

@@ -43,6 +43,8 @@ pub enum Behaviour {
     Garbage,
     /// Nothing, until the question is asked again: then the late answer, which is wrong, then the records.
     Late(Vec<Record>),
+    /// This response code where there is EDNS, with the question or the header alone; else the records.
+    WithoutEdns(Rcode, Answered, Vec<Record>),
 }
 
 /// What is wrong with an answer.
@@ -55,6 +57,13 @@ pub enum Lie {
     Name,
     Port,
     TwoQuestions,
+}
+
+/// How an error is answered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Answered {
+    WithTheQuestion,
+    WithTheHeader,
 }
 
 /// A question that came.
@@ -259,6 +268,15 @@ fn answers(query: &[u8], table: &Table, tcp: bool, before: &[Asked]) -> Vec<Repl
             let late = build(before[0].id, &asked, Rcode::NOERROR, false, &evil);
             vec![late, build(id, &asked, Rcode::NOERROR, false, &records)]
         }
+        Some(Behaviour::WithoutEdns(code, answered, _)) if message.opt().is_some() => {
+            let mut answer = build(id, &asked, code, false, &[]);
+            if answered == Answered::WithTheHeader {
+                answer.octets.truncate(12);
+                answer.octets[4..12].fill(0);
+            }
+            vec![answer]
+        }
+        Some(Behaviour::WithoutEdns(_, _, records)) => vec![build(id, &asked, Rcode::NOERROR, false, &records)],
         Some(Behaviour::Garbage) => vec![Reply { octets: vec![0xff; 40], elsewhere: false }],
     }
 }
