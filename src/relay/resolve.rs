@@ -6,14 +6,18 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::net::if_::if_nametoindex;
+use resolv_conf::ScopedIp;
+
 use super::cache::Cache;
 use super::dns::{self, ALIASES_MAX, Answer, Kind, MALFORMED, Reading, TOO_LONG};
 use crate::config::Config;
+use crate::journal;
 
 /// Asks name servers, and remembers what they said.
 #[derive(Debug)]
@@ -81,12 +85,22 @@ impl Resolver {
     }
 
     /// A resolver as resolv.conf(5) says; where there is none, the server of this host is asked. The AD bit counts with the
-    /// option `trust-ad` only: that a server is on loopback proves nothing.
+    /// option `trust-ad` only: that a server is on loopback proves nothing. A server that cannot be reached as it stands
+    /// there is named in the log and not asked.
     pub fn of_the_system(file: &Path) -> Self {
         let text = std::fs::read(file).unwrap_or_default();
-        let (config, _) = resolv_conf::Config::parse_with_errors(&text);
-        let mut servers: Vec<SocketAddr> =
-            config.nameservers.iter().map(|server| SocketAddr::new(IpAddr::from(server.clone()), DNS_PORT)).collect();
+        let (config, errors) = resolv_conf::Config::parse_with_errors(&text);
+        let pass_over = |why: String| journal::notice("resolver", format!("{}: {why}; it is not asked", file.display()));
+        for line in errors.iter().filter_map(|error| bad_name_server(&text, error)) {
+            pass_over(format!("`{line}` is no address of a name server"));
+        }
+        let mut servers: Vec<SocketAddr> = Vec::new();
+        for server in &config.nameservers {
+            match socket_address(server) {
+                Ok(address) => servers.push(address),
+                Err(error) => pass_over(format!("name server {server}: its interface: {error}")),
+            }
+        }
         if servers.is_empty() {
             servers.push(SocketAddr::from((Ipv4Addr::LOCALHOST, DNS_PORT)));
         }
@@ -190,6 +204,27 @@ impl Resolver {
     fn cache(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The text of a line that should name a server and does not.
+fn bad_name_server(text: &[u8], error: &resolv_conf::ParseError) -> Option<String> {
+    let (resolv_conf::ParseError::InvalidIp(number, _) | resolv_conf::ParseError::InvalidValue(number)) = error else {
+        return None;
+    };
+    let line = String::from_utf8_lossy(text.split(|octet| *octet == b'\n').nth(*number)?).trim().to_owned();
+    line.starts_with("nameserver").then_some(line)
+}
+
+/// With the number of the interface that a link-local address stands beside (RFC 4007 section 11).
+fn socket_address(server: &ScopedIp) -> nix::Result<SocketAddr> {
+    Ok(match server {
+        ScopedIp::V4(address) => SocketAddr::from((*address, DNS_PORT)),
+        ScopedIp::V6(address, None) => SocketAddr::from((*address, DNS_PORT)),
+        ScopedIp::V6(address, Some(scope)) => {
+            let number = scope.parse().or_else(|_| if_nametoindex(scope.as_str()))?;
+            SocketAddrV6::new(*address, DNS_PORT, 0, number).into()
+        }
+    })
 }
 
 /// One question from a port of its own, until an answer to it comes.
@@ -382,5 +417,30 @@ mod tests {
         resolver.limits.tcp = Duration::from_secs(3600);
         let far = Instant::now() + Duration::from_secs(3600);
         assert_eq!(resolver.look_up("a.x", Kind::A, far), Err(DnsError::Timeout));
+    }
+
+    /// A link-local server stands beside an interface; what cannot be asked is left out, and the others are.
+    #[test]
+    fn servers_of_resolv_conf() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("resolv.conf");
+        let servers = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Resolver::of_the_system(&file).servers.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(servers("nameserver fe80::1%lo\n"), ["[fe80::1%1]:53"]);
+        assert_eq!(servers("nameserver fe80::1%7\nnameserver 2001:db8::1\n"), ["[fe80::1%7]:53", "[2001:db8::1]:53"]);
+        assert_eq!(servers("nameserver fe80::1%gone0\nnameserver 192.0.2.1\n"), ["192.0.2.1:53"]);
+        assert_eq!(servers("nameserver nonsense\nnameserver 192.0.2.1\n"), ["192.0.2.1:53"]);
+        assert_eq!(servers("options edns0 unheard-of\n"), ["127.0.0.1:53"]);
+    }
+
+    /// The lines that are named in the log as not asked.
+    #[test]
+    fn lines_that_name_no_server() {
+        let text = b"# x\nnameserver br-lan\noptions unheard-of\nsortlist x\n  nameserver\nnameserver fe80::1%br-lan # y\n";
+        let (_, errors) = resolv_conf::Config::parse_with_errors(text);
+        let named: Vec<String> = errors.iter().filter_map(|error| bad_name_server(text, error)).collect();
+        assert_eq!(named, ["nameserver br-lan", "nameserver", "nameserver fe80::1%br-lan # y"]);
     }
 }
