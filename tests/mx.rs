@@ -41,9 +41,13 @@ fn hosts(records: Vec<Record>) -> Behaviour {
 
 /// A server that sends by MX; `more` stands in `[outgoing]` and after it.
 fn setup(names: &NameServer, more: &str) -> Setup {
+    setup_at(&names.address.to_string(), more)
+}
+
+/// The same with a name server that need not be there.
+fn setup_at(resolver: &str, more: &str) -> Setup {
     let outgoing = format!(
-        "[outgoing]\nvia = \"mx\"\nspool = \"{{place}}/spool\"\npostmaster = \"bob@example.org\"\nresolver = \"{}\"\n{more}\n",
-        names.address
+        "[outgoing]\nvia = \"mx\"\nspool = \"{{place}}/spool\"\npostmaster = \"bob@example.org\"\nresolver = \"{resolver}\"\n{more}\n"
     );
     Setup { outgoing, services: vec!["submissions"], ..Setup::default() }
 }
@@ -251,6 +255,49 @@ fn what_should_wait_waits_and_arrives_once() {
         want.sort();
         assert_eq!(arrived, want);
         assert!(server.new_mail(ALICE).is_empty());
+    });
+}
+
+/// Name servers that are not there, that say nothing, that cannot tell: the route's fault. Nothing is bounced, whoever asks for
+/// the message reads what it waits for, and it leaves as soon as they answer.
+#[test]
+fn mail_waits_for_the_name_servers() {
+    Network::run(|network| {
+        let a = MailServer::on(network.listen(THERE[0], 25), StartTls::None);
+        let rows = || vec![("a.example", mx(&[(10, "mx.a.example")])), ("mx.a.example", hosts(vec![there(0)]))];
+        let refuse = |behaviour| vec![("a.example", behaviour)];
+        // With the MX known and its address not, too.
+        let half = || vec![("a.example", mx(&[(10, "mx.a.example")])), ("mx.a.example", Behaviour::Code(Rcode::SERVFAIL))];
+        let faults = [
+            ("none", None, "the name servers could not tell: Connection refused"),
+            ("silence", Some(refuse(Behaviour::Silence)), "no name server answered in time"),
+            ("SERVFAIL", Some(refuse(Behaviour::Code(Rcode::SERVFAIL))), "the name servers could not tell: SERVFAIL"),
+            ("no address", Some(half()), "the name servers could not tell: SERVFAIL"),
+            ("garbage", Some(refuse(Behaviour::Garbage)), "no name server answered in time"),
+        ];
+        for (taken, (what, fault, why)) in faults.into_iter().enumerate() {
+            let mut names = fault.map_or(None, |rows| Some(NameServer::start_at(53, rows)));
+            let server = setup_at("127.0.0.1:53", "").start();
+            let id = send(&server, &["x@a.example"]);
+            server.wait_for_log(&["route", "a.example", "state=resting", "reason=dns"]);
+            let text = run(&server, &["queue", "explain", &id]).replace("\n  ", " ");
+            assert!(text.contains("The name servers (DNS) do not give the address of the server"), "{what}: {text}");
+            assert!(text.contains("which is no fault of the message"), "{what}: {text}");
+            // What they say is asked for apart.
+            let words = ["explain", "--login", ALICE, "--from", ALICE, "--to", "x@a.example"];
+            let text = run(&server, &words);
+            assert!(text.contains(&format!("mx: {why}")), "{what}: {text}");
+            assert_eq!((waiting(&server), a.taken().len()), (1, taken), "{what}: {}", server.log_text());
+            match &names {
+                Some(names) => rows().into_iter().for_each(|(name, behaviour)| names.set(name, behaviour)),
+                None => names = Some(NameServer::start_at(53, rows())),
+            }
+            run(&server, &["routes", "try", "a.example"]);
+            a.wait(taken + 1);
+            server.wait_for_log(&["sent", &id]);
+            server.wait_for_log(&["route", "a.example", "state=well"]);
+            assert!(server.new_mail(ALICE).is_empty(), "{what}");
+        }
     });
 }
 
