@@ -10,7 +10,7 @@ mod common;
 mod names;
 
 use std::fs;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,7 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::mx::{MailServer, StartTls, Taken};
-use common::network::{HERE, Network, THERE};
+use common::network::{HERE, Network, THERE, ip};
 use common::{Logged, PATIENCE, Server, Setup, finish, said};
 use domain::base::iana::Rcode;
 use names::{Behaviour, NameServer, Record};
@@ -301,6 +301,52 @@ fn mail_waits_for_the_name_servers() {
     });
 }
 
+/// resolv.conf: the second server is asked where nothing listens at the first; a link-local one, by its interface; and a change
+/// of the file is taken up by a server that runs.
+#[test]
+fn the_name_servers_of_the_system() {
+    Network::run(|network| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("resolv.conf");
+        let write = |text: &str| fs::write(&file, text).unwrap();
+        write("nameserver fe80::53%gone0\n");
+        // The file of this thread and what it starts.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        let file_name = file.to_str().unwrap();
+        for words in [&["--make-rprivate", "/"][..], &["--bind", file_name, "/etc/resolv.conf"]] {
+            let output = finish(Command::new("mount").args(words));
+            assert!(output.status.success(), "mount {words:?}: {}", said(&output));
+        }
+        // Each knows a domain of which the other can tell nothing.
+        let _names = network.there(move || {
+            ip(&["addr", "add", "fe80::53/64", "dev", "there", "nodad"]);
+            let scope = nix::net::if_::if_nametoindex("there").unwrap();
+            let global = SocketAddr::new(THERE[5].parse().unwrap(), 53);
+            let link_local = SocketAddrV6::new("fe80::53".parse().unwrap(), 53, 0, scope).into();
+            [(global, "a.example", "b.example"), (link_local, "b.example", "a.example")].map(|(at, known, unknown)| {
+                let rows = vec![(known, hosts(vec![there(0)])), (unknown, Behaviour::Code(Rcode::SERVFAIL))];
+                NameServer::on(UdpSocket::bind::<SocketAddr>(at).unwrap(), TcpListener::bind(at).unwrap(), rows)
+            })
+        });
+        let a = MailServer::on(network.listen(THERE[0], 25), StartTls::None);
+        let server = Setup { outgoing: setup_at("", "").outgoing.replace("resolver = \"\"\n", ""), ..setup_at("", "") }.start();
+        server.wait_for_log(&["notice", "about=resolver", "fe80::53%gone0"]);
+        let files = [format!("nameserver {}\nnameserver {}\n", THERE[7], THERE[5]), "nameserver fe80::53%here\n".to_owned()];
+        for (taken, (text, domain)) in files.iter().zip(["a.example", "b.example"]).enumerate() {
+            send(&server, &[&format!("x@{domain}")]);
+            server.wait_for_log(&["route", domain, "state=resting", "reason=dns"]);
+            write(text);
+            let begun = Instant::now();
+            while a.taken().len() <= taken {
+                assert!(begun.elapsed() < PATIENCE, "{text}{}", server.log_text());
+                run(&server, &["routes", "try", domain]);
+                thread::sleep(Duration::from_millis(200));
+            }
+        }
+        assert_eq!((a.taken().len(), server.new_mail(ALICE).len()), (2, 0));
+    });
+}
+
 /// Two sessions a pass, and the next pass goes to the addresses that did not fail.
 #[test]
 fn a_pass_is_bounded_and_addresses_that_failed_rest() {
@@ -427,7 +473,7 @@ fn sources_and_hosts_that_are_named() {
             ("inside.example", hosts(vec![Record::A(Ipv4Addr::LOCALHOST)])),
         ]);
         let six = MailServer::on(network.listen(THERE[6], 2525), StartTls::None);
-        let inside = MailServer::on(std::net::TcpListener::bind("127.0.0.1:2525").unwrap(), StartTls::None);
+        let inside = MailServer::on(TcpListener::bind("127.0.0.1:2525").unwrap(), StartTls::None);
         let more = "mx_port = 2525\n[outgoing.routes.mx]\nsource = [\"2001:67c::1\", \"127.0.0.1\"]\n\
                     [outgoing.routes.inside]\nurl = \"submission://inside.example\"\n";
         let server = setup(&names, more).start();
