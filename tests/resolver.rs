@@ -212,6 +212,9 @@ fn aliases_are_counted_over_all_answers() {
     let mut rows: Vec<(&str, Behaviour)> =
         (0..9).map(|at| (NAMES[at], Behaviour::Records(vec![Record::Cname(NAMES[at + 1])]))).collect();
     rows.push((NAMES[9], Behaviour::Records(vec![a(9)])));
+    // Several in an answer.
+    rows.push(("eight.example", Behaviour::Aliases(&["x.example", "y.example", "z.example", "5.example"])));
+    rows.push(("nine.example", Behaviour::Aliases(&["w.example", "x.example", "y.example", "z.example", "5.example"])));
     rows.push(("self.example", Behaviour::Records(vec![Record::Cname("self.example")])));
     rows.push(("odd.example", Behaviour::Records(vec![Record::Cname("not/a/host.example")])));
     let server = NameServer::start(rows);
@@ -220,6 +223,8 @@ fn aliases_are_counted_over_all_answers() {
     let too_long = Err(DnsError::Failed("a chain of aliases that is too long".into()));
     assert_eq!(look(NAMES[1]), Ok(vec![address(9)]), "8 aliases");
     assert_eq!(look(NAMES[0]), too_long, "9 aliases");
+    assert_eq!(look("eight.example"), Ok(vec![address(9)]));
+    assert_eq!(look("nine.example"), too_long);
     let before = server.questions().len();
     assert_eq!(look("self.example"), too_long);
     assert!(server.questions().len() - before <= 10, "{}", server.questions().len() - before);

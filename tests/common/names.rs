@@ -29,6 +29,8 @@ pub enum Record {
 pub enum Behaviour {
     /// The records of the kind that was asked for.
     Records(Vec<Record>),
+    /// An alias of the first of these, that of the next, and no word of the last.
+    Aliases(&'static [&'static str]),
     /// This response code.
     Code(Rcode),
     /// Nothing.
@@ -236,6 +238,17 @@ fn answers(query: &[u8], table: &Table, tcp: bool, before: &[Asked]) -> Vec<Repl
     match behaviour {
         None => vec![build(id, &asked, Rcode::NXDOMAIN, false, &[])],
         Some(Behaviour::Records(records)) => vec![build(id, &asked, Rcode::NOERROR, false, &records)],
+        Some(Behaviour::Aliases(targets)) => {
+            let mut answer = MessageBuilder::new_vec().start_answer(&message, Rcode::NOERROR).unwrap();
+            answer.header_mut().set_ra(true);
+            let mut owner = asked;
+            for target in targets {
+                let target: Name<Vec<u8>> = target.parse().unwrap();
+                answer.push((&owner, Ttl::from_secs(60), Cname::new(&target))).unwrap();
+                owner = target;
+            }
+            vec![Reply { octets: answer.finish(), elsewhere: false }]
+        }
         Some(Behaviour::Code(code)) => vec![build(id, &asked, code, false, &[])],
         Some(Behaviour::Silence) => Vec::new(),
         Some(Behaviour::SilenceAtFirst(questions)) if before.len() < questions => Vec::new(),
