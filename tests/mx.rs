@@ -280,7 +280,7 @@ fn mail_waits_for_the_name_servers() {
             ("garbage", Some(refuse(Behaviour::Garbage)), "no name server answered in time"),
         ];
         for (taken, (what, fault, why)) in faults.into_iter().enumerate() {
-            let mut names = fault.map_or(None, |rows| Some(NameServer::start_at(53, rows)));
+            let mut names = fault.map(|rows| NameServer::start_at(53, rows));
             let server = setup_at("127.0.0.1:53", "").start();
             let id = send(&server, &["x@a.example"]);
             server.wait_for_log(&["route", "a.example", "state=resting", "reason=dns"]);

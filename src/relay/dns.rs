@@ -89,7 +89,7 @@ pub const UDP_SIZE: u16 = 1232;
 /// What is said of an answer that cannot be read.
 pub const MALFORMED: &str = "malformed answer";
 /// What is said of one that leads on and on.
-pub const TOO_LONG: &str = "a chain of aliases that is too long";
+const TOO_LONG: &str = "a chain of aliases that is too long";
 /// The longest time for which an answer is kept.
 pub const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Octets of a name's text, at most: one more than a host's name may have, so that what is cut is none.

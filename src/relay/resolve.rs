@@ -15,7 +15,7 @@ use nix::net::if_::if_nametoindex;
 use resolv_conf::ScopedIp;
 
 use super::cache::Cache;
-use super::dns::{self, ALIASES_MAX, Answer, Kind, MALFORMED, Reading, TOO_LONG};
+use super::dns::{self, ALIASES_MAX, Answer, Kind, MALFORMED, Reading};
 use crate::config::Config;
 use crate::journal;
 
@@ -131,11 +131,12 @@ impl Resolver {
         let mut asked = key.0.clone();
         // An answer holds as long as the aliases that led to it, and is as authentic as they are.
         let (mut least, mut trusted) = (Duration::MAX, self.trusted);
+        // Each alias takes one of these at least, and without any no alias is read: this ends.
         let mut aliases = ALIASES_MAX;
-        for hop in 0..=ALIASES_MAX {
+        loop {
             match self.ask(Question { name: &asked, kind, aliases, edns: true }, deadline) {
                 // The name that was asked for is a good one: nothing final follows from where it leads.
-                Err(DnsError::BadName(name)) if hop > 0 => {
+                Err(DnsError::BadName(name)) if aliases < ALIASES_MAX => {
                     return Err(DnsError::Failed(format!("an alias of `{name}`, which is no host's name")));
                 }
                 Ok(Reading::Alias { target, steps, ttl, authenticated }) => {
@@ -150,11 +151,10 @@ impl Resolver {
                     self.cache().keep(key, &answer, Instant::now());
                     return Ok(answer);
                 }
-                Ok(_) => break,
+                Ok(_) => return Err(DnsError::Failed(MALFORMED.to_owned())),
                 Err(error) => return Err(error),
             }
         }
-        Err(DnsError::Failed(TOO_LONG.to_owned()))
     }
 
     /// Asks every server, twice at most, until one gives an answer or an alias.

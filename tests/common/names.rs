@@ -156,7 +156,8 @@ impl NameServer {
                     let before = questions.lock().unwrap().clone();
                     questions.lock().unwrap().push(Asked::of(&query, from.port(), true));
                     for Reply { octets, .. } in answers(&query, &table, true, &before) {
-                        let _ = stream.write_all(&(octets.len() as u16).to_be_bytes());
+                        let length = u16::try_from(octets.len()).expect("a message that TCP can carry");
+                        let _ = stream.write_all(&length.to_be_bytes());
                         let _ = stream.write_all(&octets);
                     }
                 }
