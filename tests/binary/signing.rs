@@ -1,8 +1,5 @@
 //! DKIM on the built server: what leaves is signed, and other implementations verify it as it came over the wire.
 
-#[path = "../common/names.rs"]
-mod names;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -10,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use crate::common::hop::{Hop, Taken};
 use crate::common::{self, Server, Setup, finish, python_with, require, said};
-use names::{Behaviour, NameServer, Record};
+use crate::names::{Behaviour, NameServer, Record};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_pillarbox");
 
