@@ -2,13 +2,15 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pillarbox::smtp::command::{Grammar, Verb, parse};
+use pillarbox::smtp::command::{Dialect, Grammar, Verb, parse};
 
 fuzz_target!(|line: &str| {
     if let Some(verb) = Verb::of(line.as_bytes()) {
-        let lenient = parse(verb, line, Grammar::Lenient);
-        if let Ok(command) = parse(verb, line, Grammar::Strict) {
-            assert_eq!(lenient, Ok(command));
+        for dsn in [false, true] {
+            let lenient = parse(verb, line, Dialect { grammar: Grammar::Lenient, dsn });
+            if let Ok(command) = parse(verb, line, Dialect { grammar: Grammar::Strict, dsn }) {
+                assert_eq!(lenient, Ok(command));
+            }
         }
     }
 });
