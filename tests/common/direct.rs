@@ -28,9 +28,13 @@ pub fn hosts(records: Vec<Record>) -> Behaviour {
 
 /// A server that sends by MX; `more` stands in `[outgoing]` and after it.
 pub fn setup(names: &NameServer, more: &str) -> Setup {
+    setup_at(&names.address.to_string(), more)
+}
+
+/// The same with a name server that need not be there.
+pub fn setup_at(resolver: &str, more: &str) -> Setup {
     let outgoing = format!(
-        "[outgoing]\nvia = \"mx\"\nspool = \"{{place}}/spool\"\npostmaster = \"bob@example.org\"\nresolver = \"{}\"\n{more}\n",
-        names.address
+        "[outgoing]\nvia = \"mx\"\nspool = \"{{place}}/spool\"\npostmaster = \"bob@example.org\"\nresolver = \"{resolver}\"\n{more}\n"
     );
     Setup { outgoing, services: vec!["submissions"], ..Setup::default() }
 }

@@ -198,9 +198,9 @@ pub const UNREACHABLE: Explanation = row(
 );
 pub const RESOLVER_SILENT: Explanation = row(
     Side::Route,
-    "The address of the server could not be found in the DNS.",
+    "The name servers (DNS) do not give the address of the server: no answer, or one that says nothing of it.",
     WAIT,
-    "See whether the DNS servers in /etc/resolv.conf answer. If the route has a `url`, look for a mistyped letter in it.",
+    "See whether the name servers answer: `resolver` in `[outgoing]`, or those in /etc/resolv.conf. If the route has a `url`, look for a mistyped letter in it.",
 );
 pub const SENSELESS: Explanation = row(
     Side::Route,

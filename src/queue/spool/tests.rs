@@ -227,6 +227,16 @@ fn long_records_are_cut_and_many_numbers_become_a_range() {
     }
 }
 
+/// What is read can be written and read again.
+#[test]
+fn reply_codes_that_are_none() {
+    for code in ["+51", "051", "000", "45", "4510", "4x1"] {
+        let line = format!("Pillarbox-Log: 1700000123 2 wait at=rcpt {code} 4.7.1 greylisted;");
+        assert_eq!(Record::parse(&line), None, "{line}");
+    }
+    assert!(Record::parse("Pillarbox-Log: 1700000123 2 wait at=rcpt 451 4.7.1 greylisted;").is_some());
+}
+
 #[test]
 fn damaged_files_are_named_and_held() {
     let dir = tempfile::tempdir().unwrap();
