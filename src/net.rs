@@ -15,6 +15,7 @@ pub mod local;
 pub mod network;
 pub mod outbound;
 pub mod pool;
+mod slices;
 pub mod slot;
 pub mod stop;
 pub mod stream;

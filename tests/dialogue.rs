@@ -658,8 +658,18 @@ fn live(case: &Case) -> Outcome {
     if !case.folders.is_empty() {
         let _ = std::process::Command::new("chown").args(["-R", "nobody"]).arg(server.dir.path()).status();
     }
+    // Where the client begins, its octets are there before the server can greet it.
+    let speaks_first = matches!(case.items.first(), Some(Item::Client(_)));
+    if speaks_first {
+        server.stop_all_threads();
+    }
     let mut client = server.connect(case.service.name());
-    let outcome = play(case, &mut client);
+    let begins = usize::from(speaks_first);
+    let outcome = play(&case.items[..begins], &mut client);
+    if speaks_first {
+        server.signal(nix::sys::signal::Signal::SIGCONT);
+    }
+    let outcome = outcome.and_then(|()| play(&case.items[begins..], &mut client));
     drop(client.tcp().shutdown(std::net::Shutdown::Both));
     let begun = Instant::now();
     // The disconnect line is the last of a session.
@@ -680,8 +690,8 @@ fn live(case: &Case) -> Outcome {
         .map_err(|why| format!("{why}\n{}\n{}", client.transcript, server.log_text()))
 }
 
-fn play(case: &Case, client: &mut common::Client) -> Outcome {
-    for item in &case.items {
+fn play(items: &[Item], client: &mut common::Client) -> Outcome {
+    for item in items {
         match item {
             Item::Client(bytes) => client.send(bytes).map_err(|error| format!("{error} at {item:?}"))?,
             Item::Server(want) => match client.line() {

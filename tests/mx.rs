@@ -1,83 +1,37 @@
 //! Mail that goes directly to the servers of a domain: two machines with a wire between, port 25, a name server.
 //!
-//! The rows are those of Exim's tests of MX (0032, 0045, 0117, 0145, 0388, 0430, 0469, 0497) told anew: which server is
-//! taken, which address is not, what fails at once and what waits.
+//! Which server is taken, which address is not, what fails at once and what waits.
 
 #[path = "mx/checking.rs"]
 mod checking;
 mod common;
+#[path = "common/direct.rs"]
+mod direct;
 #[path = "common/names.rs"]
 mod names;
+#[path = "mx/peers.rs"]
+mod peers;
+#[path = "mx/rows.rs"]
+mod rows;
 
 use std::fs;
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, UdpSocket};
 use std::process::Command;
 use std::sync::{Arc, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::mx::{MailServer, StartTls, Taken};
-use common::network::{HERE, Network, THERE};
-use common::{Logged, PATIENCE, Server, Setup, finish, said};
+use common::network::{HERE, Network, THERE, ip};
+use common::{PATIENCE, Setup, finish, said};
+use direct::{ALICE, hosts, mx, reports, run, send, setup, setup_at, there, waiting};
 use domain::base::iana::Rcode;
 use names::{Behaviour, NameServer, Record};
-use pillarbox::mail::dkim::{Algorithm, SigningKey};
-
-const ALICE: &str = "alice@example.org";
-
-fn there(number: usize) -> Record {
-    Record::A(THERE[number].parse().unwrap())
-}
-
-fn mx(rows: &[(u16, &'static str)]) -> Behaviour {
-    Behaviour::Records(rows.iter().map(|(preference, host)| Record::Mx(*preference, host)).collect())
-}
-
-fn hosts(records: Vec<Record>) -> Behaviour {
-    Behaviour::Records(records)
-}
-
-/// A server that sends by MX; `more` stands in `[outgoing]` and after it.
-fn setup(names: &NameServer, more: &str) -> Setup {
-    let outgoing = format!(
-        "[outgoing]\nvia = \"mx\"\nspool = \"{{place}}/spool\"\npostmaster = \"bob@example.org\"\nresolver = \"{}\"\n{more}\n",
-        names.address
-    );
-    Setup { outgoing, services: vec!["submissions"], ..Setup::default() }
-}
-
-/// Hands a message to alice's server; gives its id.
-fn send(server: &Server, to: &[&str]) -> String {
-    let mut client = server.login(ALICE);
-    client.say("MAIL FROM:<alice@example.org>", "250");
-    for to in to {
-        client.say(&format!("RCPT TO:<{to}>"), "250");
-    }
-    client.say("DATA", "354");
-    client.send(b"From: alice@example.org\r\nSubject: x\r\n\r\nHello\r\n.\r\n").unwrap();
-    client.expect("250 2.0.0 Ok").rsplit(' ').next().unwrap().to_owned()
-}
-
-fn run(server: &Server, words: &[&str]) -> String {
-    let output = finish(Command::new(env!("CARGO_BIN_EXE_pillarbox")).arg("-c").arg(&server.config).args(words));
-    said(&output)
-}
-
-fn waiting(server: &Server) -> usize {
-    fs::read_dir(server.dir.path().join("spool/queue")).unwrap().count()
-}
-
-/// The reports in alice's mailbox.
-fn reports(server: &Server, count: usize) -> Vec<String> {
-    let begun = Instant::now();
-    while server.new_mail(ALICE).len() < count {
-        assert!(begun.elapsed() < PATIENCE, "{} reports, not {count}", server.new_mail(ALICE).len());
-        thread::sleep(Duration::from_millis(5));
-    }
-    server.new_mail(ALICE).iter().map(|file| fs::read_to_string(file).unwrap()).collect()
-}
+use nix::sys::signal::Signal;
+use pillarbox::net::stop::Stop;
+use pillarbox::relay::direct::Direct;
+use pillarbox::relay::servers::{PER_ADDRESS, Place, Servers};
+use pillarbox::server::load;
 
 #[test]
 fn the_best_server_that_answers_takes_it() {
@@ -229,6 +183,17 @@ fn what_should_wait_waits_and_arrives_once() {
             server.wait_for_log(&["route", &format!("{domain}.example"), "state=resting"]);
         }
         assert_eq!((waiting(&server), server.new_mail(ALICE).len()), (ids.len(), 0), "{}", server.log_text());
+        // What was tried is told, though the message was part of none of it.
+        run(&server, &["routes", "try", "busy.example"]);
+        let begun = Instant::now();
+        let explained = || run(&server, &["queue", "explain", &ids[4]]).split_whitespace().collect::<Vec<_>>().join(" ");
+        let want = "the way to the server was tried 2 times, the last time";
+        while !explained().contains(want) {
+            assert!(begun.elapsed() < PATIENCE, "{}", explained());
+        }
+        let (told, at) =
+            (explained(), format!("ago at busy.example[{}], and failed each time: \"421 4.3.2 busy\" (at ", THERE[1]));
+        assert!(told.contains(&at) && told.contains("It has not been handed to a server yet. The route rests"), "{told}");
         // Everything is well again.
         for name in ["servfail.example", "refused.example"] {
             names.set(name, hosts(vec![there(0)]));
@@ -251,6 +216,95 @@ fn what_should_wait_waits_and_arrives_once() {
         want.sort();
         assert_eq!(arrived, want);
         assert!(server.new_mail(ALICE).is_empty());
+    });
+}
+
+/// Name servers that are not there, that say nothing, that cannot tell: the route's fault. Nothing is bounced, whoever asks for
+/// the message reads what it waits for, and it leaves as soon as they answer.
+#[test]
+fn mail_waits_for_the_name_servers() {
+    Network::run(|network| {
+        let a = MailServer::on(network.listen(THERE[0], 25), StartTls::None);
+        let rows = || vec![("a.example", mx(&[(10, "mx.a.example")])), ("mx.a.example", hosts(vec![there(0)]))];
+        let refuse = |behaviour| vec![("a.example", behaviour)];
+        // With the MX known and its address not, too.
+        let half = || vec![("a.example", mx(&[(10, "mx.a.example")])), ("mx.a.example", Behaviour::Code(Rcode::SERVFAIL))];
+        let faults = [
+            ("none", None, "the name servers could not tell: Connection refused"),
+            ("silence", Some(refuse(Behaviour::Silence)), "no name server answered in time"),
+            ("SERVFAIL", Some(refuse(Behaviour::Code(Rcode::SERVFAIL))), "the name servers could not tell: SERVFAIL"),
+            ("no address", Some(half()), "the name servers could not tell: SERVFAIL"),
+            ("garbage", Some(refuse(Behaviour::Garbage)), "no name server answered in time"),
+        ];
+        for (taken, (what, fault, why)) in faults.into_iter().enumerate() {
+            let mut names = fault.map(|rows| NameServer::start_at(53, rows));
+            let server = setup_at("127.0.0.1:53", "").start();
+            let id = send(&server, &["x@a.example"]);
+            server.wait_for_log(&["route", "a.example", "state=resting", "reason=dns"]);
+            let text = run(&server, &["queue", "explain", &id]).replace("\n  ", " ");
+            assert!(text.contains("The name servers (DNS) do not give the address of the server"), "{what}: {text}");
+            assert!(text.contains("which is no fault of the message"), "{what}: {text}");
+            // What they say is asked for apart.
+            let words = ["explain", "--login", ALICE, "--from", ALICE, "--to", "x@a.example"];
+            let text = run(&server, &words);
+            assert!(text.contains(&format!("mx: {why}")), "{what}: {text}");
+            assert_eq!((waiting(&server), a.taken().len()), (1, taken), "{what}: {}", server.log_text());
+            match &names {
+                Some(names) => rows().into_iter().for_each(|(name, behaviour)| names.set(name, behaviour)),
+                None => names = Some(NameServer::start_at(53, rows())),
+            }
+            run(&server, &["routes", "try", "a.example"]);
+            a.wait(taken + 1);
+            server.wait_for_log(&["sent", &id]);
+            server.wait_for_log(&["route", "a.example", "state=well"]);
+            assert!(server.new_mail(ALICE).is_empty(), "{what}");
+        }
+    });
+}
+
+/// resolv.conf: the second server is asked where nothing listens at the first; a link-local one, by its interface; and a change
+/// of the file is taken up by a server that runs.
+#[test]
+fn the_name_servers_of_the_system() {
+    Network::run(|network| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("resolv.conf");
+        let write = |text: &str| fs::write(&file, text).unwrap();
+        write("nameserver fe80::53%gone0\n");
+        // The file of this thread and what it starts.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        let file_name = file.to_str().unwrap();
+        for words in [&["--make-rprivate", "/"][..], &["--bind", file_name, "/etc/resolv.conf"]] {
+            let output = finish(Command::new("mount").args(words));
+            assert!(output.status.success(), "mount {words:?}: {}", said(&output));
+        }
+        // Each knows a domain of which the other can tell nothing.
+        let _names = network.there(move || {
+            ip(&["addr", "add", "fe80::53/64", "dev", "there", "nodad"]);
+            let scope = nix::net::if_::if_nametoindex("there").unwrap();
+            let global = SocketAddr::new(THERE[5].parse().unwrap(), 53);
+            let link_local = SocketAddrV6::new("fe80::53".parse().unwrap(), 53, 0, scope).into();
+            [(global, "a.example", "b.example"), (link_local, "b.example", "a.example")].map(|(at, known, unknown)| {
+                let rows = vec![(known, hosts(vec![there(0)])), (unknown, Behaviour::Code(Rcode::SERVFAIL))];
+                NameServer::on(UdpSocket::bind::<SocketAddr>(at).unwrap(), TcpListener::bind(at).unwrap(), rows)
+            })
+        });
+        let a = MailServer::on(network.listen(THERE[0], 25), StartTls::None);
+        let server = Setup { outgoing: setup_at("", "").outgoing.replace("resolver = \"\"\n", ""), ..setup_at("", "") }.start();
+        server.wait_for_log(&["notice", "about=resolver", "fe80::53%gone0"]);
+        let files = [format!("nameserver {}\nnameserver {}\n", THERE[7], THERE[5]), "nameserver fe80::53%here\n".to_owned()];
+        for (taken, (text, domain)) in files.iter().zip(["a.example", "b.example"]).enumerate() {
+            send(&server, &[&format!("x@{domain}")]);
+            server.wait_for_log(&["route", domain, "state=resting", "reason=dns"]);
+            write(text);
+            let begun = Instant::now();
+            while a.taken().len() <= taken {
+                assert!(begun.elapsed() < PATIENCE, "{text}{}", server.log_text());
+                run(&server, &["routes", "try", domain]);
+                thread::sleep(Duration::from_millis(200));
+            }
+        }
+        assert_eq!((a.taken().len(), server.new_mail(ALICE).len()), (2, 0));
     });
 }
 
@@ -318,7 +372,7 @@ fn one_host_of_many_domains_has_few_connections() {
     });
 }
 
-/// A server that is full is passed over; where it is the only one the message waits, and its domain does not rest.
+/// A server that is full is passed over; where it is the only one the message waits, which is no attempt and no fault.
 #[test]
 fn a_full_server_holds_no_courier_and_rests_no_domain() {
     Network::run(|network| {
@@ -353,20 +407,135 @@ fn a_full_server_holds_no_courier_and_rests_no_domain() {
             assert!(begun.elapsed() < PATIENCE, "{}", server.log_text());
             thread::sleep(Duration::from_millis(5));
         }
-        let begun = Instant::now();
         send(&server, &["x@two.example"]);
         b.wait(1);
-        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
         let id = send(&server, &["x@only.example"]);
-        server.wait_for_log(&["deferred", &format!("id={id}"), "a.example[203.0.113.11]"]);
-        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-        assert!(!server.log_text().contains("state=resting"), "{}", server.log_text());
+        server.wait_for_log(&["notice", "about=route", "only.example: as many connections to its server are open"]);
+        let told = run(&server, &["queue", "explain", &id]).split_whitespace().collect::<Vec<_>>().join(" ");
+        for want in [
+            "As many connections to the domain's server are open as this server opens there at once",
+            "The cause is a limit of this mail server; nobody is at fault, and it counts as no attempt.",
+            "It has not been tried yet. It keeps its place, and a connection is looked for again",
+            "What you can do: Nothing has to be done",
+        ] {
+            assert!(told.contains(want), "{want}\n{told}");
+        }
+        let log = server.log_text();
+        assert!(!log.contains("state=resting") && !log.contains("deferred"), "{log}");
         // Nor does the address rest: what comes next goes there.
         drop(held);
         a.wait(first.len());
         a.rule(|_, _| None);
         run(&server, &["queue", "try", "--all", "--yes"]);
         a.wait(first.len() + 1);
+    });
+}
+
+/// A connection that is kept was opened by other settings: the next message goes by the new ones.
+#[test]
+fn a_reload_leaves_no_connection_with_the_old_settings() {
+    Network::run(|network| {
+        let names = NameServer::start(vec![("a.example", hosts(vec![there(0)]))]);
+        let a = MailServer::on(network.listen(THERE[0], 25), StartTls::None);
+        let server = setup(&names, "[outgoing.routes.mx]\nhelo = \"one.example.org\"\n").start();
+        send(&server, &["x@a.example"]);
+        a.wait(1);
+        let text = fs::read_to_string(&server.config).unwrap();
+        let more = format!("two.example.org\"\nsource = [\"{HERE}\"]");
+        fs::write(&server.config, text.replace("one.example.org\"", &more)).unwrap();
+        server.signal(Signal::SIGHUP);
+        server.wait_for_log(&["reloaded", "what=configuration", "result=ok"]);
+        // The couriers have it within a round of the server, and a connection is kept for longer than that.
+        thread::sleep(Duration::from_millis(1500));
+        assert_eq!(a.count("QUIT"), 0, "the first connection is still there");
+        send(&server, &["x@a.example"]);
+        let said: Vec<String> = a.wait(2).into_iter().map(|taken| taken.ehlo).collect();
+        assert_eq!(said, ["EHLO one.example.org", "EHLO two.example.org"]);
+        assert_eq!(a.count("connect"), 2);
+    });
+}
+
+/// What keeps mail from every domain is told to the postmaster, once, and once more when it is over.
+#[test]
+fn the_postmaster_is_told_of_a_source_that_is_not_ours() {
+    Network::run(|network| {
+        let names = NameServer::start(vec![("a.example", hosts(vec![there(0)])), ("b.example", hosts(vec![there(0)]))]);
+        let a = MailServer::on(network.listen(THERE[0], 25), StartTls::None);
+        let server = setup(&names, "[outgoing.routes.mx]\nsource = [\"192.0.2.77\"]\n").start();
+        let letters = |count: usize| {
+            let begun = Instant::now();
+            while server.new_mail("bob@example.org").len() < count {
+                assert!(begun.elapsed() < PATIENCE, "{}", server.log_text());
+                thread::sleep(Duration::from_millis(5));
+            }
+            let mut letters: Vec<String> =
+                server.new_mail("bob@example.org").iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+            letters.sort();
+            letters.iter().map(|letter| letter.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+        };
+        send(&server, &["x@a.example"]);
+        server.wait_for_log(&["route", "route=mx", "state=resting", "reason=source"]);
+        let told = letters(1).remove(0);
+        for want in [
+            "Subject: Route mx does not work",
+            "This server is to connect from an address that this host does not have.",
+            "a.example: source address not usable: 192.0.2.77: ",
+            "What you can do: Correct `source` of the route",
+            "`pillarbox routes try mx` tries it at once.",
+        ] {
+            assert!(told.contains(want), "{want}\n{told}");
+        }
+        send(&server, &["x@b.example"]);
+        server.wait_for_log(&["route=b.example", "state=resting", "reason=source"]);
+        let text = fs::read_to_string(&server.config).unwrap();
+        fs::write(&server.config, text.replace("192.0.2.77", HERE)).unwrap();
+        server.signal(Signal::SIGHUP);
+        server.wait_for_log(&["reloaded", "what=configuration", "result=ok"]);
+        let begun = Instant::now();
+        while a.taken().len() < 2 {
+            assert!(begun.elapsed() < PATIENCE, "{}", server.log_text());
+            run(&server, &["routes", "try", "mx"]);
+            thread::sleep(Duration::from_millis(200));
+        }
+        assert!(letters(2).iter().any(|letter| letter.contains("Subject: Route mx works again")), "{:?}", letters(2));
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(letters(2).len(), 2);
+    });
+}
+
+/// While another address of the domain serves, no place is waited for at the one that is full; if there is no other, it is.
+#[test]
+fn a_full_address_is_passed_over() {
+    Network::run(|network| {
+        let names = NameServer::start(vec![
+            ("two.example", mx(&[(10, "a.example"), (20, "b.example")])),
+            ("only.example", mx(&[(10, "a.example")])),
+            ("a.example", hosts(vec![there(0)])),
+            ("b.example", hosts(vec![there(1)])),
+        ]);
+        let _servers = [0, 1].map(|number| MailServer::on(network.listen(THERE[number], 25), StartTls::None));
+        let dir = tempfile::tempdir().unwrap();
+        let config = load::config(&setup(&names, "").write(dir.path())).unwrap();
+        let (servers, stop) = (Arc::new(Servers::default()), Arc::new(Stop::new()));
+        let direct = Direct::new(&config, &servers).unwrap().unwrap();
+        let take = || servers.take(THERE[0].parse().unwrap(), Instant::now(), &stop).unwrap();
+        let mut full: Vec<Place> = (0..PER_ADDRESS).map(|_| take()).collect();
+        let mut connect = |domain| {
+            let (reached, waited) = thread::scope(|scope| {
+                let reached = scope.spawn(|| direct.connect(domain, &stop));
+                let mut waited = false;
+                while !reached.is_finished() {
+                    if full[0].is_wanted() && !std::mem::replace(&mut waited, true) {
+                        full.pop();
+                    }
+                    thread::sleep(Duration::from_millis(1));
+                }
+                (reached.join().unwrap(), waited)
+            });
+            (reached.map(|reached| reached.courier.host().to_owned()).map_err(|why| format!("{why:?}")), waited)
+        };
+        assert_eq!(connect("two.example"), (Ok("b.example".to_owned()), false));
+        assert_eq!(connect("only.example"), (Ok("a.example".to_owned()), true));
     });
 }
 
@@ -380,7 +549,7 @@ fn sources_and_hosts_that_are_named() {
             ("inside.example", hosts(vec![Record::A(Ipv4Addr::LOCALHOST)])),
         ]);
         let six = MailServer::on(network.listen(THERE[6], 2525), StartTls::None);
-        let inside = MailServer::on(std::net::TcpListener::bind("127.0.0.1:2525").unwrap(), StartTls::None);
+        let inside = MailServer::on(TcpListener::bind("127.0.0.1:2525").unwrap(), StartTls::None);
         let more = "mx_port = 2525\n[outgoing.routes.mx]\nsource = [\"2001:67c::1\", \"127.0.0.1\"]\n\
                     [outgoing.routes.inside]\nurl = \"submission://inside.example\"\n";
         let server = setup(&names, more).start();
@@ -408,136 +577,3 @@ fn sources_of_one_family() {
         assert!(!server.log_text().contains("state=resting"), "{}", server.log_text());
     });
 }
-
-/// Debian's Exim and Postfix as the servers of two domains, each in a root of its own: Exim verifies every signature, 8-bit and
-/// UTF-8 included; Postfix takes mail by TLS and makes one recipient wait. `tests/interop/mx` makes the roots and runs this.
-#[test]
-fn real_servers_take_it() {
-    let Some(roots) = std::env::var_os("PILLARBOX_ROOTS").map(PathBuf::from) else {
-        return eprintln!("real servers: run by tests/interop/mx");
-    };
-    Network::run(move |network| {
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let (rsa, rsa_text) = SigningKey::generate("example.org", "rsa", Algorithm::Rsa).unwrap();
-        let (ed, ed_text) = SigningKey::generate("example.org", "ed", Algorithm::Ed25519).unwrap();
-        let keys = [Record::Txt(rsa.record()), Record::Txt(ed.record())];
-        let _names = network.there(move || {
-            let [rsa, ed] = keys;
-            NameServer::start_at(
-                53,
-                vec![("rsa._domainkey.example.org", hosts(vec![rsa])), ("ed._domainkey.example.org", hosts(vec![ed]))],
-            )
-        });
-        let _exim = network.there({
-            let (roots, dir) = (roots.clone(), dir.path().to_owned());
-            move || peer(&roots.join("exim"), &dir, EXIM, "exim4 -C /mnt/conf -bdf")
-        });
-        let _postfix = network.there({
-            let (roots, dir) = (roots.clone(), dir.path().to_owned());
-            move || peer(&roots.join("postfix"), &dir, "", POSTFIX)
-        });
-        let names = NameServer::start(vec![
-            ("exim.example", mx(&[(10, "a.example")])),
-            ("postfix.example", mx(&[(10, "b.example")])),
-            ("a.example", hosts(vec![there(0)])),
-            ("b.example", hosts(vec![there(1)])),
-        ]);
-        let more = "[dkim]\n\"example.org\" = [{ selector = \"rsa\", key = \"{place}/rsa\" }, { selector = \"ed\", key = \"{place}/ed\" }]\n";
-        let server = setup(&names, more).start_with(tempfile::tempdir().unwrap(), |place| {
-            for (name, text) in [("rsa", &rsa_text), ("ed", &ed_text)] {
-                fs::write(place.join(name), text.as_bytes()).unwrap();
-                fs::set_permissions(place.join(name), fs::Permissions::from_mode(0o600)).unwrap();
-            }
-        });
-        let contents = [
-            "From: alice@example.org\r\nSubject: plain\r\n\r\nHello\r\n",
-            // White space before a colon is obsolete: of the verifiers Exim alone reads it.
-            "From: alice@example.org\r\nSubject \t : no body\r\nTo\t: x@exim.example\r\n\r\n",
-            "From: Al\u{ef}ce <alice@example.org>\r\nTo: =?utf-8?q?x?=\r\n x@exim.example\r\nSubject: \u{4f60}\u{597d}\r\n\r\n\u{e4} \t \u{f6}  \r\n..\r\n\r\n\r\n",
-        ];
-        for address in &THERE[..2] {
-            let begun = Instant::now();
-            while std::net::TcpStream::connect((*address, 25)).is_err() {
-                assert!(begun.elapsed() < PATIENCE, "nothing listens at {address}");
-                thread::sleep(Duration::from_millis(20));
-            }
-        }
-        for content in contents {
-            let mut client = server.login(ALICE);
-            let utf8 = if content.is_ascii() { "" } else { " BODY=8BITMIME SMTPUTF8" };
-            client.say(&format!("MAIL FROM:<alice@example.org>{utf8}"), "250");
-            for to in ["x@exim.example", "x@postfix.example"] {
-                client.say(&format!("RCPT TO:<{to}>"), "250");
-            }
-            client.say("DATA", "354");
-            client.send(format!("{content}.\r\n").as_bytes()).unwrap();
-            client.expect("250");
-        }
-        let id = send(&server, &["later@postfix.example"]);
-        let log = |name: &str, part: &str, count: usize| {
-            let begun = Instant::now();
-            loop {
-                let text = fs::read_to_string(dir.path().join(name)).unwrap_or_default();
-                if text.matches(part).count() >= count {
-                    return text;
-                }
-                assert!(begun.elapsed() < 2 * PATIENCE, "{count} of {part} in {name}:\n{text}\n{}", server.log_text());
-                thread::sleep(Duration::from_millis(20));
-            }
-        };
-        for algorithm in ["rsa-sha256", "ed25519-sha256"] {
-            let text = log("exim/mainlog", &format!("a={algorithm}"), contents.len());
-            let lines: Vec<&str> = text.lines().filter(|line| line.contains(algorithm)).collect();
-            assert!(lines.iter().all(|line| line.contains("[verification succeeded]")), "{text}");
-        }
-        log("postfix/maillog", "status=sent", contents.len());
-        log("postfix/maillog", "TLS connection established from", 1);
-        server.wait_for_log(&["deferred", &id, "code=450"]);
-        assert_eq!((waiting(&server), server.new_mail(ALICE).len()), (1, 0));
-    });
-}
-
-/// A server in a root, with a directory of its own at /mnt and the name server of this machine; it ends with the guard.
-fn peer(root: &Path, dir: &Path, configuration: &str, start: &str) -> Logged {
-    let own = dir.join(root.file_name().unwrap());
-    fs::create_dir(&own).unwrap();
-    fs::set_permissions(&own, fs::Permissions::from_mode(0o777)).unwrap();
-    fs::write(own.join("conf"), configuration).unwrap();
-    fs::write(own.join("resolv.conf"), "nameserver 127.0.0.1\n").unwrap();
-    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    fs::write(own.join("cert.pem"), pair.cert.pem()).unwrap();
-    fs::write(own.join("key.pem"), pair.signing_key.serialize_pem()).unwrap();
-    let (root, own) = (root.display(), own.display());
-    let script = format!(
-        "mount --bind {own} {root}/mnt && mount --bind {own}/resolv.conf {root}/etc/resolv.conf && mount -t proc proc {root}/proc && \
-         mount --bind /dev {root}/dev && exec chroot {root} sh -c 'exec 2>/mnt/errors; {start}'"
-    );
-    // The namespace of processes ends with its first one, and whatever the server has started with it.
-    Logged::spawn(Command::new("unshare").args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", &script]))
-}
-
-const EXIM: &str = "primary_hostname = a.example
-spool_directory = /mnt/spool
-log_file_path = /mnt/%slog
-pid_file_path = /mnt/pid
-local_interfaces = 203.0.113.11
-daemon_smtp_ports = 25
-tls_advertise_hosts = *
-tls_certificate = /mnt/cert.pem
-tls_privatekey = /mnt/key.pem
-smtputf8_advertise_hosts = *
-host_lookup =
-log_selector = +dkim_verbose
-queue_only
-acl_smtp_rcpt = accept
-acl_smtp_dkim = accept
-";
-
-const POSTFIX: &str = "cp -r /etc/postfix /mnt/etc && cd /mnt/etc && mkdir /mnt/q /mnt/d && chown postfix /mnt/d && \
-    postconf -c /mnt/etc -e queue_directory=/mnt/q data_directory=/mnt/d maillog_file=/mnt/maillog maillog_file_prefixes=/mnt \
-    inet_interfaces=203.0.113.12 inet_protocols=ipv4 mydestination= myhostname=b.example relay_domains=postfix.example \
-    relay_transport=discard: smtpd_tls_cert_file=/mnt/cert.pem smtpd_tls_key_file=/mnt/key.pem smtpd_tls_security_level=may \
-    smtpd_tls_loglevel=1 smtpd_sasl_auth_enable=no \"smtpd_recipient_restrictions=check_recipient_access inline:{later@postfix.example=DEFER} reject_unauth_destination\" \
-    smtpd_relay_restrictions=reject_unauth_destination && postconf -c /mnt/etc -M smtp/inet=\"smtp inet n - n - - smtpd\" && \
-    postconf -c /mnt/etc -F \"*/*/chroot=n\" && exec postfix -c /mnt/etc start-fg";

@@ -331,6 +331,19 @@ fn what_a_client_waits_for_is_acknowledged_at_once() {
         acknowledged(before, &format!("piece {piece}"));
     }
     client.say(".", "250");
+    // What is there in one piece is acknowledged by the reply.
+    let before = count();
+    let reply = client.deliver("alice@example.org", "bob@example.org", b"From: alice@example.org\r\n\r\nx");
+    assert!(reply.is_some_and(|reply| reply.starts_with("250")));
+    assert_eq!(count(), before);
+    // The first octets of a chunk come with its command, which has no reply of its own.
+    client.say("MAIL FROM:<alice@example.org>", "250");
+    client.say("RCPT TO:<bob@example.org>", "250");
+    let before = count();
+    client.send(b"BDAT 10 LAST\r\nx\r\n").unwrap();
+    acknowledged(before, "the command of a chunk");
+    client.send(b"1234567").unwrap();
+    client.expect("250");
 }
 
 /// A network that has logged in is known after a restart; a damaged file is no error.

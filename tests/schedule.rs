@@ -229,10 +229,91 @@ fn a_route_is_probed_with_longer_pauses_and_recovers() {
 #[test]
 fn a_dead_domain_is_logged_and_not_told() {
     let mut world = World::new(settings(), 4, live("provider"));
-    world.accept("shop", &[Destination::mx("dead.example")]);
+    let id = world.accept("shop", &[Destination::mx("dead.example")]);
+    world.run(5 * MINUTE);
+    let waits_for = world.schedule.message(id).unwrap().parts[0].waits_for;
+    let probes = world.count(|action| matches!(action, Action::Probe { .. })) as u32;
+    assert!(
+        matches!(waits_for, WaitsFor::Route { failures, .. } if probes > 0 && failures == probes + 1),
+        "{waits_for:?} after {probes} probes"
+    );
     world.run(DAY);
     assert_eq!(world.count(|action| matches!(action, Action::RouteRests { .. })), 1);
     assert_eq!(world.count(|action| matches!(action, Action::Tell { .. })), 0);
+}
+
+fn told_of_mx(world: &World) -> Vec<(u64, Option<Reason>, u32, usize)> {
+    let told = world.log.iter().filter_map(|(time, action)| match action {
+        Action::TellDirect { reason, waiting, domains, .. } => Some((*time, *reason, *waiting, domains.len())),
+        _ => None,
+    });
+    told.collect()
+}
+
+/// Where no domain is reached that is this side's: postmaster is told once, and once more when one works.
+#[test]
+fn that_mail_by_mx_reaches_no_domain_is_told_once() {
+    let mut world = World::new(settings(), 20, |asked| match (asked.hop.as_str(), asked.time) {
+        ("provider", _) | (_, 172_800..) => (1, Reply::Yes),
+        _ => (30, Reply::No(Stage::Connect, Trouble::Dropped)),
+    });
+    for n in 0..7 {
+        world.accept("shop", &[Destination::mx(&format!("{n}.example")), provider()]);
+    }
+    world.run(2 * DAY);
+    let told = told_of_mx(&world);
+    assert!(matches!(told[..], [(900..=1800, Some(Reason::Connect), 7, 5)]), "{told:?}");
+    // `mx` means every domain.
+    let (now, before) = (world.now(), world.count(|action| matches!(action, Action::Probe { .. })));
+    assert!(world.schedule.route_try("mx", now));
+    world.run(HOUR);
+    assert!(world.count(|action| matches!(action, Action::Probe { .. })) >= before + 7);
+    let told = told_of_mx(&world);
+    assert!(matches!(told[..], [_, (172_800..=172_860, None, 7, 0)]), "{told:?}");
+    assert_eq!(world.sent.values().filter(|(_, recipients)| *recipients == 2).count(), 7);
+    let now = world.now();
+    assert!(!world.schedule.route_try("mx", now), "none rests");
+}
+
+#[test]
+fn that_one_domain_is_reached_says_enough_of_mail_by_mx() {
+    let mut world = World::new(settings(), 20, |asked| match asked.hop.as_str() {
+        "lives.example" => (1, Reply::Yes),
+        _ => (30, Reply::No(Stage::Connect, Trouble::Dropped)),
+    });
+    for n in 0..7 {
+        world.accept("shop", &[Destination::mx(&format!("{n}.example"))]);
+    }
+    for _ in 0..50 {
+        world.accept("shop", &[Destination::mx("lives.example")]);
+        world.run(30 * MINUTE);
+    }
+    assert_eq!(told_of_mx(&world), []);
+    // One dead domain is its own affair, however long; so are name servers that know that one does not exist.
+    let mut world = World::new(settings(), 20, |asked| match asked.hop.as_str() {
+        "gone.example" => (1, Reply::No(Stage::Connect, Trouble::NameUnknown)),
+        _ => (30, Reply::No(Stage::Connect, Trouble::NameUnresolved)),
+    });
+    for n in 0..5 {
+        world.accept("shop", &[Destination::mx(&format!("{n}.example"))]);
+    }
+    for _ in 0..200 {
+        world.accept("shop", &[Destination::mx("gone.example")]);
+        world.run(5 * MINUTE);
+    }
+    assert_eq!(told_of_mx(&world), []);
+}
+
+#[test]
+fn a_source_that_is_not_ours_is_told_at_once() {
+    let mut world = World::new(settings(), 4, |asked| match asked.time {
+        0..300 => (1, Reply::No(Stage::Connect, Trouble::Source)),
+        _ => (1, Reply::Yes),
+    });
+    world.accept("shop", &[Destination::mx("a.example"), Destination::mx("b.example")]);
+    world.run(HOUR);
+    let told: Vec<_> = told_of_mx(&world).into_iter().map(|(time, reason, ..)| (time, reason)).collect();
+    assert_eq!(told, [(1, Some(Reason::Source)), (424, None)]);
 }
 
 /// A domain rests and then says for good that it takes nothing: every message that waited fails, whatever was the probe.
@@ -265,6 +346,74 @@ fn a_domain_that_goes_while_it_rests_fails_its_messages() {
     assert_eq!(world.count(|action| matches!(action, Action::Fail { .. })), 0);
 }
 
+/// A server with as many connections as may be open: looked for again after the same while each time, and nothing is said of
+/// it anywhere but once to the operator.
+#[test]
+fn a_full_server_is_no_attempt_and_lengthens_nothing() {
+    let full = || Reply::No(Stage::Connect, Trouble::ServerFull);
+    let mut world = World::new(settings(), 4, move |asked| match asked.time {
+        0..1000 => (5, full()),
+        1000..2000 => (1, code(Stage::Recipient, 450)),
+        _ => (1, Reply::Yes),
+    });
+    let id = world.accept("shop", &[Destination::mx("full.example")]);
+    world.run(20);
+    let state = world.schedule.message(id).unwrap().parts.remove(0);
+    assert_eq!((state.waits, state.waits_for), (0, WaitsFor::Connection(world.unix + 15)));
+    world.run(980);
+    let pauses: Vec<u64> = world.begun(id).windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(pauses.len() > 20 && pauses.iter().all(|pause| *pause == 35), "{pauses:?}");
+    assert_eq!(world.count(|action| per_message(action).is_some()), 0, "nothing is written");
+    assert_eq!(world.count(|action| matches!(action, Action::RouteRests { .. })), 0);
+    assert_eq!(world.count(|action| matches!(action, Action::ServerFull { .. })), 1, "said once");
+    // Its first own wait is the first, and `try` does not wait for the pause.
+    world.run(1000);
+    assert!(world.count(|action| matches!(action, Action::Wait { waits: 1, .. })) == 1);
+    world.run(HOUR);
+    assert_eq!(world.sent[&id].1, 1);
+    world.rule = Box::new(|_| (5, Reply::No(Stage::Connect, Trouble::ServerFull)));
+    world.keeps_open = false;
+    let id = world.accept("shop", &[Destination::mx("full.example")]);
+    world.run(6);
+    world.operator(Verb::Try, id);
+    assert_eq!(world.begun(id).len(), 2);
+    // Five days of it, and it has had no attempt: it is late, and not returned.
+    world.run(6 * DAY);
+    assert_eq!(world.count(|action| matches!(action, Action::Late { .. })), 1);
+    assert_eq!(world.count(|action| matches!(action, Action::Expire { .. })), 0);
+}
+
+/// Where connections are all taken, one of this destination that is open is used all the same.
+#[test]
+fn an_open_connection_serves_while_no_other_is_to_be_had() {
+    let first = std::cell::Cell::new(None);
+    let mut world = World::new(settings(), 4, move |asked| match (asked.id, first.get()) {
+        (Some(id), None) => {
+            first.set(Some(id));
+            (10, code(Stage::Recipient, 550))
+        }
+        (Some(_), Some(_)) if asked.time < 10 => (5, Reply::No(Stage::Connect, Trouble::ServerFull)),
+        _ => (1, Reply::Yes),
+    });
+    world.accept("a", &[Destination::mx("full.example")]);
+    let id = world.accept("b", &[Destination::mx("full.example")]);
+    world.run(HOUR);
+    assert_eq!((world.begun(id), world.sent[&id].0), (vec![0, 10], 11));
+}
+
+/// What the end of the server cut short is no one's fault.
+#[test]
+fn a_stop_blames_no_route() {
+    let mut world = World::new(settings(), 4, |asked| match asked.time {
+        0..10 => (1, Reply::No(Stage::Connect, Trouble::Stopped)),
+        _ => (1, Reply::Yes),
+    });
+    let id = world.accept("shop", &[provider()]);
+    world.run(HOUR);
+    assert_eq!((world.begun(id), world.sent[&id].1), (vec![0, 31], 1));
+    assert_eq!(world.count(|action| matches!(action, Action::RouteRests { .. } | Action::Wait { .. })), 0);
+}
+
 /// A probe that had no place at the server has learnt nothing: no rest begins, and one that there is keeps its reason.
 #[test]
 fn a_probe_without_a_result_blames_no_domain() {
@@ -285,6 +434,42 @@ fn a_probe_without_a_result_blames_no_domain() {
     world.run(HOUR);
     let reasons: Vec<_> = world.schedule.routes().into_iter().filter_map(|route| route.rest.map(|rest| rest.reason)).collect();
     assert_eq!(reasons, [Reason::Connect]);
+}
+
+/// Nor is the rest any longer for it, nor is a message returned as if its route had been tried.
+#[test]
+fn a_probe_without_a_result_lengthens_no_rest() {
+    let connect = (Stage::Connect, Trouble::Dropped);
+    // The probe is a message where the fault was that of a transaction; what a message meets by a defect is its own wait.
+    let mail = (Stage::Mail, Trouble::Reply { code: 503, status: None });
+    let rows = [
+        (connect, Trouble::Internal),
+        (connect, Trouble::ServerFull),
+        (connect, Trouble::Stopped),
+        (mail, Trouble::ServerFull),
+        (mail, Trouble::Stopped),
+    ];
+    for ((stage, first), trouble) in rows {
+        let mut world = World::new(settings(), 4, move |asked| match asked.time {
+            1..300 => (1, Reply::No(Stage::Connect, trouble)),
+            _ => (1, Reply::No(stage, first)),
+        });
+        world.accept("shop", &[Destination::mx("full.example")]);
+        world.run(HOUR);
+        let is_probe = |action: &Action| matches!(action, Action::Probe { .. } | Action::Send(_));
+        let probes: Vec<u64> = world.times(is_probe).into_iter().filter(|time| *time > 1).collect();
+        let pauses: Vec<u64> = probes.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let without = pauses.iter().take_while(|pause| **pause == 31).count();
+        // The first rest was a minute, so that the next real failure makes it two.
+        assert_eq!((probes[0], without, pauses[without]), (61, 8, 121), "{trouble:?} {stage:?}: {probes:?}");
+    }
+    let mut world = World::new(settings(), 4, |asked| match asked.time {
+        0 => (1, Reply::No(Stage::Connect, Trouble::Dropped)),
+        _ => (1, Reply::No(Stage::Connect, Trouble::ServerFull)),
+    });
+    world.accept("shop", &[Destination::mx("full.example")]);
+    world.run(6 * DAY);
+    assert_eq!(world.count(|action| matches!(action, Action::Expire { .. })), 0);
 }
 
 #[test]

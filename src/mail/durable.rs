@@ -16,16 +16,18 @@
 //! file. Directories are held open, so that what is made, linked, taken back and made durable is in one and the same
 //! directory, whatever becomes of its path meanwhile.
 
+mod directory;
+mod error;
+
 use std::collections::HashMap;
-use std::fmt::{self, Display};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fmt;
+use std::fs::File;
 use std::io::{self, ErrorKind, Seek as _, Write};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
@@ -34,6 +36,10 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use super::group_sync::GroupSync;
 use super::space::SpaceCache;
+use directory::{Identity, above};
+
+pub use directory::{Directory, make_directory, sync_above};
+pub use error::StorageError;
 
 /// The steps that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,17 +60,6 @@ pub struct Faults(Option<Arc<Injector>>);
 
 type Injector = dyn Fn(DeliveryStep) -> io::Result<()> + Send + Sync;
 
-/// Why a message could not be made durable. The same message may well be stored later.
-#[derive(Debug)]
-pub enum StorageError {
-    /// No space or no inode is left on the file system (ENOSPC).
-    DiskFull(io::Error),
-    /// The owner of the files has used up its quota (EDQUOT).
-    Quota(io::Error),
-    /// Anything else.
-    Unwritable(io::Error),
-}
-
 /// Makes files durable; one for all directories of a kind in a process.
 #[derive(Debug)]
 pub struct Durable {
@@ -76,22 +71,6 @@ pub struct Durable {
     settled: Mutex<HashMap<PathBuf, Identity>>,
     space: SpaceCache,
     faults: Faults,
-}
-
-/// An open directory that files are linked into.
-#[derive(Debug)]
-pub struct Directory {
-    path: PathBuf,
-    file: File,
-    identity: Identity,
-}
-
-/// What tells a directory from a later one of the same path: inode numbers are used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
-    device: u64,
-    inode: u64,
-    born: Option<SystemTime>,
 }
 
 /// A file that is being written and has no final name yet. Dropping it leaves nothing.
@@ -296,31 +275,6 @@ impl Durable {
     }
 }
 
-impl Directory {
-    /// Opens a directory that is there.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(path)?;
-        let data = file.metadata()?;
-        let identity = Identity { device: data.dev(), inode: data.ino(), born: data.created().ok() };
-        Ok(Self { path: path.to_owned(), file, identity })
-    }
-
-    /// Its path when it was opened.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The open directory.
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// True if a draft is on the same device, so that a link is worth a try.
-    pub fn is_near(&self, draft: &Draft) -> bool {
-        self.identity.device == draft.home.identity.device
-    }
-}
-
 impl Draft {
     /// Octets so far.
     pub fn octets(&self) -> u64 {
@@ -411,76 +365,6 @@ impl fmt::Debug for Faults {
     }
 }
 
-impl From<io::Error> for StorageError {
-    fn from(error: io::Error) -> Self {
-        match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ENOSPC) => Self::DiskFull(error),
-            Some(Errno::EDQUOT) => Self::Quota(error),
-            _ => Self::Unwritable(error),
-        }
-    }
-}
-
-impl From<StorageError> for io::Error {
-    fn from(error: StorageError) -> Self {
-        match error {
-            StorageError::DiskFull(error) | StorageError::Quota(error) | StorageError::Unwritable(error) => error,
-        }
-    }
-}
-
-impl Display for StorageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::DiskFull(error) | Self::Quota(error) | Self::Unwritable(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for StorageError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::DiskFull(error) | Self::Quota(error) | Self::Unwritable(error) => Some(error),
-        }
-    }
-}
-
-/// Makes the entries of a directory, as far as it is there, and of all above it durable. To be called before the process is
-/// confined to what lies below it: an earlier process may have made it and ended at once.
-pub fn sync_above(path: &Path) -> io::Result<()> {
-    let there = path.ancestors().find(|path| path.is_dir());
-    match there.map(Directory::open) {
-        Some(Err(error)) if error.kind() != ErrorKind::PermissionDenied => Err(error),
-        Some(Ok(directory)) => above(&directory).try_for_each(|above| above?.file.sync_all()),
-        _ => Ok(()),
-    }
-}
-
-/// The directories above one, up to the mount point, the working directory, or one that may not be read.
-fn above(directory: &Directory) -> impl Iterator<Item = io::Result<Directory>> {
-    let device = directory.identity.device;
-    let parents = directory.path.ancestors().skip(1).map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
-    parents.map(Directory::open).take_while(move |above| match above {
-        Ok(above) => above.identity.device == device,
-        Err(error) => error.kind() != ErrorKind::PermissionDenied,
-    })
-}
-
-/// Makes a directory and what is missing above it, mode 0700. Nothing is durable yet.
-pub fn make_directory(directory: &Path) -> io::Result<()> {
-    if directory.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        make_directory(parent)?;
-    }
-    match DirBuilder::new().mode(0o700).create(directory) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-        // Below a directory with the set-group-ID bit, such as Debian's /var/mail, the new one would have it too.
-        made => made.and_then(|()| fs::set_permissions(directory, fs::Permissions::from_mode(0o700))),
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -490,6 +374,7 @@ const FILE_MODE: Mode = Mode::from_bits_truncate(0o600);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_directory_is_settled_once_and_anew_when_it_is_another_one() {

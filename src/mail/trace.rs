@@ -1,7 +1,7 @@
 //! The trace fields that stand on top of a stored message (RFC 5321 section 4.4).
 //!
-//! Nothing in them comes from the message itself; the client's own name, which does, is the EHLO argument that the grammar
-//! has let through.
+//! Nothing in them comes from the message itself. The client's own name is what it said in EHLO, printable ASCII, with a `?`
+//! for what would have a meaning in the field.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -59,7 +59,7 @@ impl Trace<'_> {
                     IpAddr::V4(v4) => format!("[{v4}]"),
                     IpAddr::V6(v6) => format!("[IPv6:{v6}]"),
                 };
-                write!(text, "Received: from {name} ({literal})\n\t")
+                write!(text, "Received: from {} ({literal})\n\t", as_one_word(name))
             }
             None => write!(text, "Received: from {HIDDEN}\n\t"),
         };
@@ -95,6 +95,12 @@ impl Trace<'_> {
             (false, false) => "",
         }
     }
+}
+
+/// A name as one word of a Received field: what begins or ends a comment, a quoted string, a route, the date or the word itself
+/// is not let through.
+fn as_one_word(name: &str) -> String {
+    name.replace([' ', '(', ')', '<', '>', ';', '"', '\\', ','], "?")
 }
 
 /// `Mon, 23 Nov 2026 17:43:50 +0000` (RFC 5322 section 3.3).
@@ -135,6 +141,9 @@ pub(super) mod tests {
             by mx.example.org with ESMTPS id id1\n\tfor <b@example.org>\n\ttls TLS_AES_256_GCM_SHA384 (TLSv1.3);\n\t\
             Mon, 23 Nov 2026 17:43:50 +0000\n";
         assert_eq!(text, want);
+        let odd = Some(("a (b) <c>;\"d\\,_.", IpAddr::from([192, 0, 2, 1])));
+        let text = Trace { client: odd, authenticated: false, ..trace(&time) }.render();
+        assert!(text.contains("Received: from a??b???c???d??_. ([192.0.2.1])\n"), "{text}");
         let passed_on = Trace { final_delivery: false, client, authenticated: false, ..trace(&time) }.render();
         assert_eq!(passed_on, want[want.find("Received:").unwrap()..]);
         assert!(trace(&time).render().contains("\nReceived: from client.invalid\n\tby mx.example.org with ESMTPSA id id1\n"));

@@ -1,6 +1,7 @@
 //! Opens a connection to an address elsewhere: within a deadline, from a source address if one is wanted, and given up
 //! when everything is stopped.
 
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
@@ -22,12 +23,14 @@ pub fn source_for(to: SocketAddr, sources: &[IpAddr]) -> Option<Option<IpAddr>> 
     }
 }
 
-/// Connects within `limit`. The error is `TimedOut` after it, one that [`stop::is_stop`] knows once `stop` is said.
+/// Connects within `limit`. The error is `TimedOut` after it, one that [`stop::is_stop`] knows once `stop` is said, and one
+/// that [`is_source`] knows if `source` is no address to connect from.
 pub fn dial(to: SocketAddr, source: Option<IpAddr>, limit: Duration, stop: &Stop) -> io::Result<TcpStream> {
     let deadline = Instant::now() + limit;
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     if let Some(source) = source {
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+        let bound = socket.bind(&SocketAddr::new(source, 0).into());
+        bound.map_err(|error| io::Error::new(error.kind(), BadSource(source, error)))?;
     }
     socket.set_nonblocking(true)?;
     match socket.connect(&to.into()) {
@@ -39,6 +42,22 @@ pub fn dial(to: SocketAddr, source: Option<IpAddr>, limit: Duration, stop: &Stop
     socket.set_tcp_nodelay(true)?;
     Ok(socket.into())
 }
+
+/// True for an error that means: the source is no address of this machine, or none that may be used.
+pub fn is_source(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<BadSource>())
+}
+
+#[derive(Debug)]
+struct BadSource(IpAddr, io::Error);
+
+impl fmt::Display for BadSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0, self.1)
+    }
+}
+
+impl std::error::Error for BadSource {}
 
 /// Waits until the connection stands or has failed.
 fn wait(socket: &Socket, deadline: Instant, stop: &Stop) -> io::Result<()> {
@@ -74,6 +93,16 @@ mod tests {
         let tcp = dial(listener.local_addr().unwrap(), Some([127, 0, 0, 9].into()), MINUTE, &Stop::new()).unwrap();
         assert_eq!(listener.accept().unwrap().1.ip(), IpAddr::from([127, 0, 0, 9]));
         assert!(tcp.nodelay().unwrap());
+    }
+
+    #[test]
+    fn from_an_address_of_another_machine() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let error = dial(to, Some([192, 0, 2, 1].into()), MINUTE, &Stop::new()).unwrap_err();
+        assert!(is_source(&error) && error.to_string().starts_with("192.0.2.1: "), "{error}");
+        drop(listener);
+        assert!(!is_source(&dial(to, Some([127, 0, 0, 9].into()), MINUTE, &Stop::new()).unwrap_err()));
     }
 
     #[test]

@@ -5,7 +5,10 @@
 //! that logged in lately come last. Only where no session is without a login leaves one that has got nothing done for a while.
 //! Octets and commands count for nothing: a client that drips is as idle as a silent one.
 //!
-//! Never chosen is a session that works for its client, that is new, or whose message has begun lately and comes at the data rate.
+//! Never chosen is a session that works for its client, that is new, or whose message comes at the data rate, until the session's
+//! messages have been waited for long enough in all: one that sends message after message as slowly as it may holds its worker
+//! no longer than one that sends a single one.
+//!
 //! No sockets and no clock here: a decision follows from the [`Candidate`]s alone.
 
 use std::cmp::Reverse;
@@ -44,6 +47,8 @@ pub struct Candidate {
 pub struct Content {
     /// Since it has begun.
     pub lasts: Duration,
+    /// How long the session has waited for its client within content, that of earlier messages too.
+    pub waited: Duration,
     /// Octets so far.
     pub octets: u64,
     /// Octets a second that it should come with.
@@ -75,7 +80,7 @@ type Rank = (Reverse<bool>, usize, Duration);
 
 /// No session leaves so soon after a worker took it up: a login over a bad line is under way.
 const NEW: Duration = Duration::from_secs(1);
-/// No session leaves so soon after its content has begun, if that comes at the data rate.
+/// No session leaves within so much time of waiting for its content, if that comes at the data rate.
 const CONTENT: Duration = Duration::from_secs(30);
 /// A session with a login leaves at the earliest so long after its last success.
 const LOGGED_IN: Duration = Duration::from_secs(10);
@@ -88,9 +93,9 @@ impl Candidate {
 }
 
 impl Content {
-    /// True in the first 30 seconds of content that comes at the data rate.
+    /// True in the session's first 30 seconds of content, if this comes at the data rate.
     fn is_protected(self) -> bool {
-        self.lasts < CONTENT && self.octets >= self.rate.saturating_mul(self.lasts.as_secs())
+        self.waited < CONTENT && self.octets >= self.rate.saturating_mul(self.lasts.as_secs())
     }
 }
 
@@ -206,11 +211,12 @@ mod tests {
 
     #[test]
     fn what_spares_a_session() {
-        let content = |lasts: u32, octets: u64| Candidate {
+        let content_after = |before: u32, lasts: u32, octets: u64| Candidate {
             in_transaction: true,
-            content: Some(Content { lasts: lasts * SECOND, octets, rate: 500 }),
+            content: Some(Content { lasts: lasts * SECOND, waited: (before + lasts) * SECOND, octets, rate: 500 }),
             ..session(1, 100)
         };
+        let content = |lasts: u32, octets: u64| content_after(0, lasts, octets);
         let rows = [
             ("waits for a command", session(1, 100), true),
             ("is a second old", session(1, 1), true),
@@ -220,6 +226,9 @@ mod tests {
             ("sends at the data rate", content(29, 14_500), false),
             ("sends more slowly", content(29, 14_499), true),
             ("has sent for 30 seconds", content(30, 1 << 30), true),
+            ("has sent for 29 seconds, with an earlier message", content_after(28, 1, 500), false),
+            ("has sent for 30 seconds, with an earlier message", content_after(29, 1, 500), true),
+            ("begins after 30 seconds of earlier messages", content_after(30, 0, 0), true),
         ];
         for (what, candidate, evictable) in rows {
             assert_eq!(candidate.is_evictable(), evictable, "{what}");

@@ -11,10 +11,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::{MsgFlags, recv};
 use rustls::{ClientConnection, StreamOwned};
 
 use super::connector::{HandshakeError, TlsClient};
+use super::slices::{Slices, send_to};
+use super::slot::Side;
 use super::stop::{self, SLICE, Stop};
 use super::tls::{TlsInfo, not_after};
 
@@ -37,7 +39,7 @@ struct Socket {
     tcp: TcpStream,
     stop: Arc<Stop>,
     patience: Patience,
-    slices: [Duration; 2],
+    slices: Slices,
 }
 
 /// How long is waited.
@@ -47,12 +49,6 @@ enum Patience {
     Content { since: Instant, moved: Instant, octets: u64, limit: Duration },
     /// Until then; with `abides`, [`Stop`] ends it by its own deadline, otherwise at once.
     Until { deadline: Instant, abides: bool },
-}
-
-#[derive(Clone, Copy)]
-enum Side {
-    Read,
-    Write,
 }
 
 /// Octets of content a second, at least, averaged.
@@ -66,7 +62,7 @@ impl Outbound {
     /// A connection that stands.
     pub fn new(tcp: TcpStream, stop: Arc<Stop>) -> Self {
         let patience = Patience::Until { deadline: Instant::now(), abides: false };
-        Self { inner: Inner::Plain(Socket { tcp, stop, patience, slices: [Duration::ZERO; 2] }) }
+        Self { inner: Inner::Plain(Socket { tcp, stop, patience, slices: Slices::new(SLICE) }) }
     }
 
     /// The server's address.
@@ -230,7 +226,7 @@ impl Socket {
             }
             // What is there already is taken, late as it is: it may be this machine that was slow, and a reply that is not
             // read is a duplicate. Replies are bounded by their reader.
-            let flags = if left.is_zero() { MsgFlags::MSG_DONTWAIT } else { self.block_for(side, left)? };
+            let flags = if left.is_zero() { MsgFlags::MSG_DONTWAIT } else { self.slices.block_for(&self.tcp, side, left)? };
             match once(self.tcp.as_raw_fd(), flags) {
                 Ok(octets) => {
                     self.patience.moved(octets);
@@ -241,20 +237,6 @@ impl Socket {
                 Err(errno) => return Err(errno.into()),
             }
         }
-    }
-
-    /// Tells the kernel how long the next call may block, unless it knows.
-    fn block_for(&mut self, side: Side, left: Duration) -> io::Result<MsgFlags> {
-        let slice = left.clamp(Duration::from_millis(1), SLICE);
-        let known = &mut self.slices[side as usize];
-        if *known != slice {
-            match side {
-                Side::Read => self.tcp.set_read_timeout(Some(slice))?,
-                Side::Write => self.tcp.set_write_timeout(Some(slice))?,
-            }
-            *known = slice;
-        }
-        Ok(MsgFlags::empty())
     }
 }
 
@@ -294,7 +276,7 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.transfer(Side::Write, |fd, flags| send(fd, data, flags | MsgFlags::MSG_NOSIGNAL))
+        self.transfer(Side::Write, |fd, flags| send_to(fd, data, flags))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -38,6 +38,10 @@ pub struct Slot {
     in_transaction: AtomicBool,
     /// Milliseconds from `opened` to the first octet of the content of the open transaction, plus one; 0 before it.
     content: AtomicU64,
+    /// Milliseconds that were waited for the client within content, of earlier transactions too.
+    waited: AtomicU64,
+    /// Milliseconds from `opened` to when the present wait within content began, plus one; 0 if there is none.
+    waits_since: AtomicU64,
     octets: AtomicU64,
     data_rate: AtomicU64,
     told_to_drain: AtomicBool,
@@ -106,6 +110,8 @@ impl Slot {
             login: OnceLock::new(),
             in_transaction: AtomicBool::new(false),
             content: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
+            waits_since: AtomicU64::new(0),
             octets: AtomicU64::new(0),
             data_rate: AtomicU64::new(0),
             told_to_drain: AtomicBool::new(false),
@@ -140,11 +146,16 @@ impl Slot {
     /// A session begins to wait for its client; false if it has been evicted.
     pub fn begin_wait(&self, side: Side) -> bool {
         let waits = if side == Side::Read { READING } else { WRITING };
+        if self.content.load(Ordering::Relaxed) > 0 {
+            self.waits_since.store(self.now(), Ordering::Relaxed);
+        }
         self.state.compare_exchange(WORKING, waits, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
     /// The wait is over; false if the session was evicted meanwhile, and must not act on what came.
     pub fn end_wait(&self) -> bool {
+        self.waited.store(self.content_wait(), Ordering::Relaxed);
+        self.waits_since.store(0, Ordering::Relaxed);
         let waits = self.state.load(Ordering::SeqCst);
         waits != EVICTED && self.state.compare_exchange(waits, WORKING, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
@@ -248,6 +259,7 @@ impl Slot {
             0 => None,
             began => Some(Content {
                 lasts: age(began),
+                waited: Duration::from_millis(self.content_wait()),
                 octets: self.octets.load(Ordering::Relaxed),
                 rate: self.data_rate.load(Ordering::Relaxed),
             }),
@@ -264,6 +276,15 @@ impl Slot {
             // A client that does not read its replies sends no content either.
             content: content.filter(|_| in_transaction && state != WRITING),
         }
+    }
+
+    /// Milliseconds that were waited for the client within content until now.
+    fn content_wait(&self) -> u64 {
+        let present = match self.waits_since.load(Ordering::Relaxed) {
+            0 => 0,
+            began => self.now().saturating_sub(began),
+        };
+        self.waited.load(Ordering::Relaxed) + present
     }
 
     fn now(&self) -> u64 {
@@ -322,6 +343,36 @@ mod tests {
         slot.set_in_transaction(false);
         slot.set_in_transaction(true);
         assert!(slot.candidate().content.is_none(), "another message");
+    }
+
+    #[test]
+    fn waits_for_content_add_up_over_messages() {
+        let (slot, _client) = slot(Service::Smtp);
+        let wait = |milliseconds| {
+            assert!(slot.begin_wait(Side::Read));
+            std::thread::sleep(Duration::from_millis(milliseconds));
+            assert!(slot.end_wait());
+        };
+        let waited = || slot.candidate().content.unwrap().waited;
+        slot.set_in_transaction(true);
+        wait(20);
+        slot.begin_content(500);
+        assert_eq!(waited(), Duration::ZERO, "commands do not count");
+        wait(20);
+        let first = waited();
+        assert!(first >= Duration::from_millis(19));
+        std::thread::sleep(Duration::from_millis(5));
+        assert_eq!(waited(), first, "it waits for the server");
+        slot.set_in_transaction(false);
+        wait(20);
+        slot.set_in_transaction(true);
+        slot.begin_content(500);
+        assert_eq!(waited(), first, "neither do waits between messages");
+        assert!(slot.begin_wait(Side::Read));
+        std::thread::sleep(Duration::from_millis(20));
+        let second = waited();
+        assert!(second >= first + Duration::from_millis(19), "the present wait counts");
+        assert!(slot.end_wait() && waited() >= second);
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //! system call, where a socket that does not block costs three. TLS sits on top and cannot wait longer than what is
 //! below it.
 //!
-//! No client waits for a delayed acknowledgement: while content is read and in a handshake, what came is acknowledged at once
-//! (TCP_QUICKACK), since a client with Nagle's algorithm (RFC 896) holds its next small segment back until then.
+//! No client waits for a delayed acknowledgement: before more content or more of a handshake is waited for, what came is acknowledged
+//! (TCP_QUICKACK), since a client with Nagle's algorithm (RFC 896) holds its next small segment back until then. What is answered at
+//! once is acknowledged by the answer, and costs nothing more.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -15,12 +16,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::{MsgFlags, recv};
 use rustls::{ServerConnection, StreamOwned};
 use zeroize::Zeroize as _;
 
 use super::admission::{Admission, Slot};
 use super::deadline::{Clock, Wait};
+use super::slices::{Slices, send_to};
 use super::slot::Side;
 use super::tls::{TlsInfo, TlsServer};
 
@@ -65,9 +67,10 @@ struct Socket {
     admission: Arc<Admission>,
     clock: Clock,
     mode: ReadMode,
-    /// How long the kernel was told to let a read and a write block; zero if it was not told yet.
-    slices: [Duration; 2],
+    slices: Slices,
     ahead: Ahead,
+    /// Something came that nothing has been sent after.
+    unacknowledged: bool,
 }
 
 /// How long a read waits.
@@ -91,6 +94,9 @@ struct Ahead {
 
 /// The longest sleep without looking whether limits have shrunk or the session was told to end.
 const SLICE: Duration = Duration::from_secs(1);
+/// Octets that the kernel keeps for a client, which it doubles (socket(7)): a long batch of replies. Left to itself it keeps megabytes
+/// for one that reads nothing, and the session goes on working until they are full.
+const SEND_BUFFER: usize = 32 * 1024;
 /// Octets that are read ahead: some TLS records of full size.
 const AHEAD: usize = 64 * 1024;
 
@@ -102,9 +108,10 @@ impl Stream {
         socket.set_nonblocking(false)?;
         // On a local socket there is nothing to delay.
         let _ = socket.set_tcp_nodelay(true);
+        let _ = socket.set_send_buffer_size(SEND_BUFFER);
         let (slot, admission) = (Arc::clone(slot), Arc::clone(admission));
-        let (mode, slices, ahead) = (ReadMode::UntilDeadline, [Duration::ZERO; 2], Ahead::default());
-        Ok(Self { inner: Inner::Plain(Socket { socket, slot, admission, clock, mode, slices, ahead }) })
+        let (mode, slices, ahead) = (ReadMode::UntilDeadline, Slices::new(SLICE), Ahead::default());
+        Ok(Self { inner: Inner::Plain(Socket { socket, slot, admission, clock, mode, slices, ahead, unacknowledged: false }) })
     }
 
     fn socket(&mut self) -> &mut Socket {
@@ -163,7 +170,6 @@ impl Link for Stream {
     }
 
     fn expect_much(&mut self) {
-        self.socket().acknowledge();
         if let Inner::Tls(tls) = &mut self.inner
             && tls.sock.ahead.buffer.is_empty()
         {
@@ -280,7 +286,7 @@ impl Socket {
             if over && side == Side::Read && now >= self.clock.end() {
                 return Err(ErrorKind::TimedOut.into());
             }
-            let flags = if over { MsgFlags::MSG_DONTWAIT } else { self.block_for(side, left)? };
+            let flags = if over { MsgFlags::MSG_DONTWAIT } else { self.slices.block_for(&*self.socket, side, left)? };
             match once(self.socket.as_raw_fd(), flags) {
                 Ok(octets) => return Ok(octets),
                 Err(Errno::EINTR) => {}
@@ -291,17 +297,18 @@ impl Socket {
         }
     }
 
-    /// Reads into `buffer`. Notes how much content came; content and a handshake, in which some clients send a flight in pieces,
-    /// are acknowledged at once unless more is there already.
+    /// Reads into `buffer`. Notes how much content came. Before more of it is waited for, what came is acknowledged, and so it is in
+    /// a handshake, in which some clients send a flight in pieces; not if more is there already.
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let octets = self.transfer(Side::Read, |fd, flags| recv(fd, buffer, flags))?;
         let content = self.clock.is_in_content();
+        if self.unacknowledged && (content || self.clock.wait() == Wait::Handshake) {
+            self.acknowledge();
+        }
+        let octets = self.transfer(Side::Read, |fd, flags| recv(fd, buffer, flags))?;
         if content {
             self.slot.add_content(octets);
         }
-        if (content || self.clock.wait() == Wait::Handshake) && octets < buffer.len() {
-            self.acknowledge();
-        }
+        self.unacknowledged = octets < buffer.len();
         Ok(octets)
     }
 
@@ -309,20 +316,6 @@ impl Socket {
     /// anew with every read.
     fn acknowledge(&self) {
         let _ = self.socket.set_tcp_quickack(true);
-    }
-
-    /// Tells the kernel how long the next call may block, unless it knows.
-    fn block_for(&mut self, side: Side, left: Duration) -> io::Result<MsgFlags> {
-        let slice = left.clamp(Duration::from_millis(1), SLICE);
-        let known = &mut self.slices[side as usize];
-        if *known != slice {
-            match side {
-                Side::Read => self.socket.set_read_timeout(Some(slice))?,
-                Side::Write => self.socket.set_write_timeout(Some(slice))?,
-            }
-            *known = slice;
-        }
-        Ok(MsgFlags::empty())
     }
 }
 
@@ -346,7 +339,9 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.transfer(Side::Write, |fd, flags| send(fd, data, flags | MsgFlags::MSG_NOSIGNAL))
+        let sent = self.transfer(Side::Write, |fd, flags| send_to(fd, data, flags))?;
+        self.unacknowledged = false;
+        Ok(sent)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -364,10 +359,10 @@ mod tests {
     use crate::smtp::session::Service;
     use std::net::{TcpListener, TcpStream};
 
-    /// Reads what a client has sent, in a session that is 10 seconds old and waits for a command as long.
-    fn read_late(session: Duration) -> io::Result<usize> {
+    /// A client, and its session, which is 10 seconds old and waits for a command as long.
+    fn with_session<T>(session: Duration, run: impl FnOnce(TcpStream, Stream) -> T) -> T {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (tcp, peer) = listener.accept().unwrap();
         let admission = Admission::new(Capacity { workers: 1, waiting: 1, per_network: 1 }, Arc::default());
         admission.admit(tcp, peer, Service::Smtp).unwrap();
@@ -376,10 +371,24 @@ mod tests {
         let limits = DeadlineLimits { idle: Duration::from_secs(1), login: session, session, data_rate: 1 };
         let mut clock = Clock::new(limits, opened);
         clock.begin(Wait::Command, opened);
-        let mut stream = Stream::new(guard.slot(), &admission, clock).unwrap();
-        client.write_all(b"NOOP").unwrap();
-        while stream.socket().socket.peek(&mut [MaybeUninit::uninit()]).unwrap() == 0 {}
-        stream.read(&mut [0; 8])
+        run(client, Stream::new(guard.slot(), &admission, clock).unwrap())
+    }
+
+    fn read_late(session: Duration) -> io::Result<usize> {
+        with_session(session, |mut client, mut stream| {
+            client.write_all(b"NOOP").unwrap();
+            while stream.socket().socket.peek(&mut [MaybeUninit::uninit()]).unwrap() == 0 {}
+            stream.read(&mut [0; 8])
+        })
+    }
+
+    #[test]
+    fn a_client_that_reads_nothing_is_soon_waited_for() {
+        with_session(Duration::from_secs(60), |_client, mut stream| {
+            // What has arrived at the client is in a buffer of its own, which is as large as it likes.
+            let kept = stream.socket().socket.send_buffer_size().unwrap();
+            assert!((SEND_BUFFER..=2 * SEND_BUFFER).contains(&kept), "{kept}");
+        });
     }
 
     /// The server may have been slow; but a client that always has something to be read is not served beyond the end.

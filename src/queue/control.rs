@@ -12,6 +12,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
 
 use super::listing::{MessageRow, RouteRow, Selectors};
+pub use super::schedule::Verb;
 
 /// What an operator asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,21 +29,6 @@ pub enum Request {
     Explain(String),
     /// Probe a route now.
     TryRoute(String),
-}
-
-/// What can be done to a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Verb {
-    /// Gone, without a report.
-    Drop,
-    /// Not until it is released.
-    Hold,
-    /// Again, its age counted from now.
-    Release,
-    /// Back to the sender with a report.
-    Return,
-    /// Now.
-    Try,
 }
 
 /// One line of an answer; the last is [`Answer::End`].

@@ -2,15 +2,20 @@
 //! that happens to the queue.
 //!
 //! The schedule decides, under a lock that is never held while a file is touched. Quick records are written here, what must
-//! be durable by the [`clerk`](super::clerk), unlinks and records become durable within [`SWEEP`]. It is stopped
+//! be durable by the [`clerk`](super::clerk), unlinks and records become durable within [`SWEEP`](super::spool::SWEEP). It is stopped
 //! without losing anything: no new task is given, and what couriers still report is written down.
 
 mod arrival;
+mod intake;
 mod obey;
+mod room;
+mod sweeper;
+mod troubles;
+mod words;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -22,10 +27,14 @@ use super::QueueId;
 use super::clerk::{Clerk, Deed, Failed, now};
 use super::reporter::{Delivered, Mailer, Reporter};
 use super::schedule::{Answer, Counts, Destination, Now, RouteState, Schedule, Settings, Verb};
-use super::spool::{Envelope, Found, SWEEP, Spool};
+use super::spool::{Envelope, Found, Spool};
 use super::work::{Attempt, Report, Task};
 use crate::journal;
 pub use arrival::Routing;
+use room::Coming;
+pub use room::{QueueFull, Reservation};
+use sweeper::Sweeper;
+use troubles::Troubles;
 
 /// The queue of a running server; shared by all that put something in, ask or want something.
 pub struct Queue {
@@ -37,51 +46,8 @@ pub struct Queue {
     coming: Mutex<Coming>,
     most: AtomicU64,
     routing: Mutex<Arc<Routing>>,
+    troubles: Mutex<Troubles>,
     reporter: Arc<Reporter>,
-}
-
-/// Pairs that were accepted, or are about to be, and that the schedule does not have yet.
-#[derive(Debug, Default)]
-struct Coming {
-    all: u64,
-    by_login: HashMap<String, u64>,
-}
-
-/// Places in the queue; free when it is dropped.
-pub struct Reservation {
-    queue: Arc<Queue>,
-    login: String,
-    pairs: usize,
-}
-
-/// There are no places left for this login.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QueueFull;
-
-impl Coming {
-    fn add(&mut self, login: &str, pairs: usize) {
-        self.all += pairs as u64;
-        *self.by_login.entry(login.to_owned()).or_default() += pairs as u64;
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let mut coming = lock(&self.queue.coming);
-        coming.all = coming.all.saturating_sub(self.pairs as u64);
-        if let Some(own) = coming.by_login.get_mut(&self.login) {
-            *own = own.saturating_sub(self.pairs as u64);
-            if *own == 0 {
-                coming.by_login.remove(&self.login);
-            }
-        }
-    }
-}
-
-impl std::fmt::Debug for Reservation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reservation").field("pairs", &self.pairs).finish_non_exhaustive()
-    }
 }
 
 /// What the dispatcher is told.
@@ -141,8 +107,6 @@ struct Thread {
     failed: HashMap<QueueId, Vec<(u16, Failed)>>,
     /// Envelopes of what couriers have reported in this round, so that their files need not be read for the log.
     envelopes: HashMap<QueueId, Box<Envelope>>,
-    /// What failed last with a destination.
-    troubles: HashMap<Destination, Attempt>,
     /// Messages of which the clerk has something to write, so that it unlinks them too.
     with_clerk: HashSet<QueueId>,
     /// Tasks that are being done.
@@ -175,12 +139,13 @@ impl Dispatcher {
             coming: Mutex::default(),
             most: AtomicU64::new(queue_max),
             routing: Mutex::new(routing),
+            troubles: Mutex::default(),
         });
         let reports = sender.clone();
         let couriers = couriers(Box::new(move |report| drop(reports.send(Input::Report(report)))))?;
         let (deeds, clerk) = start_clerk(Clerk::new(Arc::clone(&spool), reporter))?;
         let sweeper = Sweeper::start(&spool)?;
-        read_in_background(&queue, found, hold_unanswered)?;
+        arrival::read_in_background(&queue, found, hold_unanswered)?;
         let mut thread = Thread {
             queue: Arc::clone(&queue),
             inputs,
@@ -190,7 +155,6 @@ impl Dispatcher {
             begun: HashSet::new(),
             failed: HashMap::new(),
             envelopes: HashMap::new(),
-            troubles: HashMap::new(),
             with_clerk: HashSet::new(),
             busy: HashSet::new(),
             give_up,
@@ -237,33 +201,6 @@ impl Queue {
         self.routing()(envelope, recipient)
     }
 
-    /// Whether a login may put so many pairs more into the queue: all together have `queue_max`, and beyond half of it a
-    /// login has at most half of what the others leave.
-    pub fn has_room(&self, login: &str, pairs: usize) -> bool {
-        self.fits(login, pairs, &lock(&self.coming))
-    }
-
-    /// Takes so many places, until the message is accepted or given up.
-    pub fn reserve(self: &Arc<Self>, login: &str, pairs: usize) -> Result<Reservation, QueueFull> {
-        let mut coming = lock(&self.coming);
-        if !self.fits(login, pairs, &coming) {
-            return Err(QueueFull);
-        }
-        coming.add(login, pairs);
-        Ok(Reservation { queue: Arc::clone(self), login: login.to_owned(), pairs })
-    }
-
-    fn fits(&self, login: &str, pairs: usize, coming: &Coming) -> bool {
-        let most = self.most.load(Ordering::Relaxed);
-        let waiting = u64::from(self.pairs.load(Ordering::Relaxed)) + coming.all;
-        let all = waiting + pairs as u64;
-        if all * 2 <= most || all > most {
-            return all <= most;
-        }
-        let own = u64::from(self.schedule().pairs_of(login)) + coming.by_login.get(login).copied().unwrap_or(0);
-        own + pairs as u64 <= most.saturating_sub(waiting.saturating_sub(own)) / 2
-    }
-
     /// A message is in the spool, durable; its places are free once the schedule has it.
     pub fn accepted(&self, id: QueueId, envelope: Envelope, reservation: Option<Reservation>) {
         let _ = self.inputs.send(Input::Accepted { id, envelope: Box::new(envelope), reservation });
@@ -306,6 +243,11 @@ impl Queue {
     /// Every route.
     pub fn routes(&self) -> Vec<RouteState> {
         self.schedule().routes()
+    }
+
+    /// What failed last with a destination that rests.
+    pub fn last_failure(&self, destination: &Destination) -> Option<Attempt> {
+        lock(&self.troubles).of(destination).cloned()
     }
 
     /// How much there is.
@@ -384,69 +326,6 @@ fn start_clerk(clerk: Clerk) -> io::Result<(Sender<Deed>, JoinHandle<()>)> {
     let (sender, deeds) = crossbeam_channel::unbounded::<Deed>();
     let run = move || clerk.run(&deeds);
     Ok((sender, thread::Builder::new().name("clerk".into()).spawn(run)?))
-}
-
-/// Reads the files of the start, those that are due first, so that listening does not wait for them.
-fn read_in_background(queue: &Arc<Queue>, mut found: Vec<Found>, hold_unanswered: bool) -> io::Result<()> {
-    let queue = Arc::clone(queue);
-    let run = move || {
-        // When each is due. What cannot be found is told when it is read.
-        for file in &mut found {
-            *file = queue.spool.find(file.id).unwrap_or(*file);
-        }
-        found.sort_by_key(|file| (file.held, file.due, file.id));
-        let routing = queue.routing();
-        for file in found {
-            let scanned = match queue.spool.read(file.id) {
-                Ok(message) => Ok(arrival::scanned(file, &message, &*routing, hold_unanswered)),
-                // Settled meanwhile.
-                Err(super::spool::SpoolError::Missing(_)) => continue,
-                Err(error) => Err(error.to_string()),
-            };
-            let _ = queue.inputs.send(Input::Found(Box::new(FoundMessage { id: file.id, scanned })));
-        }
-    };
-    thread::Builder::new().name("spool-reader".into()).spawn(run).map(drop)
-}
-
-/// Makes unlinks and records durable, [`SWEEP`] after they were written at the latest.
-struct Sweeper {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
-
-impl Sweeper {
-    fn start(spool: &Arc<Spool>) -> io::Result<Self> {
-        let (spool, stop) = (Arc::clone(spool), Arc::new(AtomicBool::new(false)));
-        let stopped = Arc::clone(&stop);
-        let run = move || {
-            let mut fails = false;
-            loop {
-                let last = stopped.load(Ordering::Relaxed);
-                if spool.needs_sweep() {
-                    match if last { spool.sweep() } else { spool.sweep_older() } {
-                        Ok(()) => fails = false,
-                        Err(error) if !fails => {
-                            fails = true;
-                            journal::notice("spool", error);
-                        }
-                        Err(_) => {}
-                    }
-                }
-                if last {
-                    return;
-                }
-                thread::park_timeout(SWEEP / 3);
-            }
-        };
-        Ok(Self { thread: thread::Builder::new().name("sweeper".into()).spawn(run)?, stop })
-    }
-
-    fn end(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.thread().unpark();
-        let _ = self.thread.join();
-    }
 }
 
 /// The time.

@@ -33,6 +33,8 @@ pub enum Cause {
 /// On whose side the fault is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
+    /// Nobody's: a limit of this server that keeps it from opening too many connections.
+    Limit,
     /// The recipient's.
     Recipient,
     /// The route's: the next server and the way to it.
@@ -116,6 +118,7 @@ impl Side {
     /// The sentence that names it.
     pub fn sentence(self) -> &'static str {
         match self {
+            Self::Limit => "The cause is a limit of this mail server; nobody is at fault, and it counts as no attempt.",
             Self::Recipient => "The cause is on the recipient's side.",
             Self::Route => "The cause is on the way: the server that takes our mail, or the connection to it.",
             Self::Sender => "The cause is on the sender's side: the sender's address or the message itself.",
@@ -126,6 +129,7 @@ impl Side {
     /// The word for tables.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Limit => "limit",
             Self::Recipient => "recipient",
             Self::Route => "route",
             Self::Sender => "sender",
@@ -139,8 +143,9 @@ fn of_trouble(stage: Stage, trouble: Trouble) -> (u16, u16) {
     match trouble {
         Trouble::Certificate | Trouble::Handshake | Trouble::NotOffered => (7, 5),
         Trouble::Dropped if stage == Stage::Connect => (4, 1),
+        Trouble::Source => (4, 1),
         Trouble::Dropped | Trouble::Unanswered => (4, 2),
-        Trouble::Internal => (3, 0),
+        Trouble::Internal | Trouble::Stopped => (3, 0),
         Trouble::Loop => (4, 6),
         Trouble::NameUnknown => (1, 2),
         Trouble::NameUnresolved => (4, 3),
@@ -148,6 +153,7 @@ fn of_trouble(stage: Stage, trouble: Trouble) -> (u16, u16) {
         Trouble::NotRoutable => (4, 4),
         Trouble::PasswordFile => (3, 5),
         Trouble::Reply { code, status } => known(status).unwrap_or_else(|| of_code(stage, code)),
+        Trouble::ServerFull => (4, 5),
         Trouble::Unfit => (6, 3),
     }
 }
@@ -156,7 +162,7 @@ fn of_reason(reason: Reason) -> (u16, u16) {
     match reason {
         Reason::Auth | Reason::AuthRefused | Reason::AuthRequired => (7, 8),
         Reason::Certificate | Reason::Tls => (7, 5),
-        Reason::Connect => (4, 1),
+        Reason::Connect | Reason::Source => (4, 1),
         Reason::Dns => (4, 3),
         Reason::PasswordFile => (3, 5),
         Reason::Greeting | Reason::Hello | Reason::RefusesEverything | Reason::Temporary => (3, 2),
@@ -210,6 +216,9 @@ fn by_trouble(stage: Stage, trouble: Trouble) -> Explanation {
         Trouble::Reply { code, status } => {
             by_status(stage, code / 100 == 4, known(status).unwrap_or_else(|| of_code(stage, code)))
         }
+        Trouble::ServerFull => SERVER_FULL,
+        Trouble::Source => SOURCE,
+        Trouble::Stopped => STOPPED,
         Trouble::Unanswered => IN_DOUBT,
         Trouble::Unfit => UNFIT,
     }
@@ -227,6 +236,7 @@ fn by_reason(reason: Reason) -> Explanation {
         Reason::Protocol => SENSELESS,
         Reason::Quota => LIMIT,
         Reason::RefusesEverything => REFUSES_EVERYTHING,
+        Reason::Source => SOURCE,
         Reason::Tls => NO_TLS,
     }
 }
@@ -324,10 +334,12 @@ mod tests {
             (Cause::Trouble(Stage::Auth, Trouble::NotOffered), AUTH_MISSING, (4, 7, 5)),
             (Cause::Trouble(Stage::StartTls, Trouble::NotOffered), NO_TLS, (4, 7, 5)),
             (Cause::Trouble(Stage::Connect, Trouble::NameUnknown), NO_SUCH_HOST, (4, 1, 2)),
+            (Cause::Trouble(Stage::Connect, Trouble::ServerFull), SERVER_FULL, (4, 4, 5)),
             (Cause::Unfit(Unfit::TooLarge(1)), TOO_LARGE, (4, 3, 4)),
             (Cause::Unfit(Unfit::Utf8), NO_UTF8, (4, 6, 7)),
             (Cause::Rests(Reason::AuthRefused), AUTH_REFUSED, (4, 7, 8)),
             (Cause::Rests(Reason::Quota), LIMIT, (4, 4, 5)),
+            (Cause::Rests(Reason::Source), SOURCE, (4, 4, 1)),
             (Cause::Held(HeldWhy::MayHaveArrived), HELD_IN_DOUBT, (4, 3, 0)),
             (Cause::Returned, RETURNED, (4, 3, 0)),
         ];
@@ -339,7 +351,7 @@ mod tests {
     /// Every cause there is has sentences, and they are sentences.
     #[test]
     fn every_cause_is_explained_in_sentences() {
-        const TROUBLES: [Trouble; 13] = [
+        const TROUBLES: [Trouble; 16] = [
             Trouble::Certificate,
             Trouble::Dropped,
             Trouble::Handshake,
@@ -351,6 +363,9 @@ mod tests {
             Trouble::NotOffered,
             Trouble::NotRoutable,
             Trouble::PasswordFile,
+            Trouble::ServerFull,
+            Trouble::Source,
+            Trouble::Stopped,
             Trouble::Unanswered,
             Trouble::Unfit,
         ];

@@ -27,6 +27,8 @@ pub struct Resting<'a> {
     pub reply: Option<&'a RemoteReply>,
     /// When it is probed next; none where that waits for the operator.
     pub next: Option<&'a Zoned>,
+    /// Of mail by MX: domains that were not reached, with what came of it.
+    pub tried: &'a [String],
 }
 
 /// Mail of one login that is late because its route rests.
@@ -42,7 +44,7 @@ pub struct Late<'a> {
 
 /// Tells the postmaster that a route rests, with how many messages wait for it.
 pub fn rests(head: Letterhead<'_>, to: &Address, resting: Resting<'_>, waiting: u64) -> Letter {
-    let Resting { route, host, since, cause, reply, next } = resting;
+    let Resting { route, host, since, cause, reply, next, tried } = resting;
     let explanation = cause.explain();
     let mut text = String::new();
     let server = host.map_or(String::new(), |host| format!(" (server {host})"));
@@ -50,6 +52,10 @@ pub fn rests(head: Letterhead<'_>, to: &Address, resting: Resting<'_>, waiting: 
     text.push('\n');
     wrap(&mut text, 4, explanation.what);
     quote(&mut text, reply);
+    if !tried.is_empty() {
+        wrap(&mut text, 4, "None of the domains that were tried last was reached:");
+        tried.iter().for_each(|domain| wrap(&mut text, 6, &clean(domain)));
+    }
     wrap(&mut text, 4, &format!("What you can do: {}", explanation.operator));
     text.push('\n');
     let next = match next {
@@ -203,6 +209,7 @@ mod tests {
             cause: Cause::Trouble(Stage::Auth, Trouble::from(&reply)),
             reply: Some(&reply),
             next: Some(&next),
+            tried: &[],
         };
         let show = |letter: Letter| {
             assert!(!letter.eight_bit && !letter.utf8);
@@ -236,6 +243,13 @@ The mail server mx.example.org
         assert_eq!(show(rests(head, &to, resting, 3)), want);
         let operator = show(rests(head, &to, Resting { next: None, ..resting }, 0));
         assert!(operator.contains("No message waits for it. It is tried again once the cause is put right;"), "{operator}");
+        let tried = ["a.example: no answer in time (a.example[192.0.2.9])".to_owned(), "b.example: no\r\n".to_owned()];
+        let direct = show(rests(head, &to, Resting { route: "mx", host: None, reply: None, tried: &tried, ..resting }, 2));
+        let want = "    None of the domains that were tried last was reached:
+      a.example: no answer in time (a.example[192.0.2.9])
+      b.example: no
+    What you can do: ";
+        assert!(direct.contains(want) && direct.contains("`pillarbox routes try mx` tries it at once"), "{direct}");
         let again = show(well(head, &to, "provider", &since, 3));
         assert!(
             again.contains("Subject: Route provider works again\n") && again.contains("The 3 messages that wait are"),

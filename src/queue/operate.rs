@@ -19,6 +19,7 @@ use super::control::{Answer, Request, Verb};
 use super::listing::Selectors;
 use super::schedule;
 use super::spool::{Envelope, Spool, SpoolError};
+use super::work::Attempt;
 pub use offline::Offline;
 use view::View;
 pub use words::span;
@@ -37,11 +38,16 @@ pub trait Desk {
     /// The routes; none without a server.
     fn routes(&self) -> Vec<schedule::RouteState>;
 
+    /// What failed last with a destination that rests; nothing without a server.
+    fn last_failure(&self, _destination: &schedule::Destination) -> Option<Attempt> {
+        None
+    }
+
     /// The name of the route that a recipient takes by the tables of `[outgoing]`: that of a smarthost, `mx` or `refuse`.
     fn route_of(&self, envelope: &Envelope, recipient: usize) -> String;
 
     /// Applies a verb; the answers are in the order of the ids.
-    fn apply(&self, verb: schedule::Verb, ids: &[QueueId]) -> Vec<schedule::Answer>;
+    fn apply(&self, verb: Verb, ids: &[QueueId]) -> Vec<schedule::Answer>;
 
     /// Probes a route now; false if there is none of this name.
     fn try_route(&self, name: &str) -> bool;
@@ -88,7 +94,7 @@ pub fn serve(desk: &dyn Desk, request: Request, say: Say<'_>) {
 
 fn apply(desk: &dyn Desk, verb: Verb, selectors: &Selectors, say: Say<'_>) -> io::Result<End> {
     let Chosen { ids, wrong } = choose(desk, selectors);
-    let answers = desk.apply(verb.into(), &ids);
+    let answers = desk.apply(verb, &ids);
     if answers.len() < ids.len() {
         return Ok((OS_ERROR, "the server is being stopped; nothing was done, try again".into()));
     }
@@ -250,7 +256,8 @@ fn routes(desk: &dyn Desk, say: Say<'_>) -> io::Result<End> {
 
 fn try_route(desk: &dyn Desk, name: &str) -> io::Result<End> {
     let names: Vec<String> = desk.routes().iter().map(|route| route.destination.name.to_string()).collect();
-    let is_known = names.iter().any(|known| known == name);
+    // Every domain that rests; a smarthost cannot be called so.
+    let is_known = name == "mx" || names.iter().any(|known| known == name);
     Ok(match (desk.is_running(), desk.try_route(name)) {
         (false, _) => (NO_INPUT, "no server runs on this spool; it tries every route when it starts".into()),
         (true, true) => (0, format!("{name}: is tried now")),
@@ -332,18 +339,6 @@ fn nothing_matches(selectors: &Selectors) -> String {
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-impl From<Verb> for schedule::Verb {
-    fn from(verb: Verb) -> Self {
-        match verb {
-            Verb::Drop => Self::Drop,
-            Verb::Hold => Self::Hold,
-            Verb::Release => Self::Release,
-            Verb::Return => Self::Return,
-            Verb::Try => Self::Try,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -49,6 +49,8 @@ pub struct RouteNews {
     pub since: u64,
     /// Seconds since 1970 of the next probe.
     pub next: Option<u64>,
+    /// Of mail by MX: domains that were not reached, with what came of it.
+    pub tried: Vec<String>,
 }
 
 /// A message in mailboxes here whose sender wants to know that it is there.
@@ -153,6 +155,7 @@ impl Reporter {
             cause: news.cause?,
             reply: news.reply.as_ref(),
             next: next.as_ref(),
+            tried: &news.tried,
         };
         Some(self.with_head(|head| build(head, resting)))
     }

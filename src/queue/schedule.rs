@@ -13,6 +13,7 @@
 
 mod action;
 mod age;
+mod direct;
 mod fault;
 mod flow;
 mod heap;
@@ -29,6 +30,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use self::age::Clock;
+use self::direct::Direct;
 use self::flow::{Flow, Login};
 use self::heap::Heap;
 use self::hop::{Bucket, Hop};
@@ -53,6 +55,8 @@ pub struct Schedule {
     login_names: HashMap<Arc<str>, u32>,
     hops: Slab<Hop>,
     hop_numbers: HashMap<Destination, u32>,
+    /// Whether mail by MX works at all.
+    direct: Direct,
     /// Hops that the settings name.
     routes: Vec<u32>,
     /// Logins that have something to send now: couriers at work, when served last, number.
@@ -90,6 +94,7 @@ impl Schedule {
             login_names: HashMap::new(),
             hops: Slab::default(),
             hop_numbers: HashMap::new(),
+            direct: Direct::default(),
             routes: Vec::new(),
             line: BTreeSet::new(),
             served: 0,

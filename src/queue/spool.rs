@@ -10,12 +10,13 @@ mod envelope;
 mod error;
 mod ids;
 mod message;
+mod opened;
 mod record;
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -34,8 +35,8 @@ pub use error::SpoolError;
 use error::missing;
 use ids::Ids;
 pub use ids::arrived;
-use message::FIRST_LINE;
 pub use message::{Damaged, QueuedMessage, Signature, State, TextPlace};
+pub use opened::{Opened, TextReader};
 pub use record::{DOWNGRADED, Happened, RECORD_MAX, Record, Told, Verdict};
 
 /// How long a record or an unlink may stay undurable at most, if [`Spool::sweep`] is called as often.
@@ -77,14 +78,6 @@ pub struct Found {
     pub due: u64,
     /// Octets of the file.
     pub octets: u64,
-}
-
-/// Reads the text of a message, exactly that.
-#[derive(Debug)]
-pub struct TextReader {
-    file: File,
-    at: u64,
-    left: u64,
 }
 
 impl Spool {
@@ -190,56 +183,31 @@ impl Spool {
         Draft::begin(self, envelope)
     }
 
-    /// Reads a message without its text.
-    pub fn read(&self, id: QueueId) -> Result<QueuedMessage, SpoolError> {
-        let file = self.file(id, OFlag::O_RDONLY)?;
-        let (place, size) = first_line(&file)?;
-        let mut before = vec![0; usize::try_from(place.envelope).map_err(|_| too_large())?];
-        file.read_exact_at(&mut before, 0)?;
-        let end = place.envelope + place.octets;
-        let mut after = vec![0; usize::try_from(size - end).map_err(|_| too_large())?];
-        file.read_exact_at(&mut after, end)?;
-        Ok(QueuedMessage::parse(place, &before, &after)?)
-    }
-
-    /// Opens the text of a message.
-    pub fn open_message(&self, id: QueueId) -> Result<TextReader, SpoolError> {
-        let file = self.file(id, OFlag::O_RDONLY)?;
-        let (place, _) = first_line(&file)?;
-        Ok(TextReader { file, at: place.envelope, left: place.octets })
-    }
-
     /// Appends a record. That of a failure is durable when this returns, any other within [`SWEEP`].
     pub fn append(&self, id: QueueId, record: &Record) -> Result<(), SpoolError> {
-        match record.what {
-            Happened::Result { verdict: Verdict::Failed, .. } => self.append_durably(id, record),
-            _ => {
-                self.write(id, record)?;
-                // That an attempt began is nothing to a power cut: without a dot nothing can have arrived.
-                if !matches!(record.what, Happened::Begin { .. }) {
-                    lock(&self.unsynced).records.insert(id);
-                }
-                Ok(())
-            }
-        }
+        self.append_to(id, &self.file_to_append(id)?, record)
     }
 
     /// Appends a record that is durable when this returns.
     pub fn append_durably(&self, id: QueueId, record: &Record) -> Result<(), SpoolError> {
-        self.write(id, record)?.sync_data()?;
+        let file = self.file_to_append(id)?;
+        self.write_to(id, &file, record)?;
+        Ok(file.sync_data()?)
+    }
+
+    fn append_to(&self, id: QueueId, file: &File, record: &Record) -> Result<(), SpoolError> {
+        self.write_to(id, file, record)?;
+        match record.what {
+            Happened::Result { verdict: Verdict::Failed, .. } => file.sync_data()?,
+            // That an attempt began is nothing to a power cut: without a dot nothing can have arrived.
+            Happened::Begin { .. } => {}
+            _ => drop(lock(&self.unsynced).records.insert(id)),
+        }
         Ok(())
     }
 
-    fn write(&self, id: QueueId, record: &Record) -> Result<File, SpoolError> {
-        let mut file = self.file(id, OFlag::O_WRONLY | OFlag::O_APPEND)?;
-        let text = record.render();
-        debug_assert!(text.len() <= RECORD_MAX, "{text}");
-        self.durable.before_write()?;
-        // One write: a second one for the rest could come after another record.
-        match file.write(text.as_bytes())? {
-            written if written == text.len() => Ok(file),
-            _ => Err(io::Error::from(Errno::ENOSPC).into()),
-        }
+    fn file_to_append(&self, id: QueueId) -> Result<File, SpoolError> {
+        self.file(id, OFlag::O_WRONLY | OFlag::O_APPEND)
     }
 
     /// Sets when a message is tried next, in seconds since 1970. Any record sets it to now, so this comes after them.
@@ -389,39 +357,14 @@ impl Spool {
         match file {
             Ok(file) => Ok(File::from(file)),
             Err(Errno::ELOOP) => Err(Damaged("it is a symbolic link".into()).into()),
+            Err(Errno::EISDIR) => Err(Damaged("it is no file".into()).into()),
             Err(errno) => Err(missing(id, errno)),
         }
     }
 }
 
-impl Read for TextReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let read = self.file.read_at(&mut buffer[..wanted], self.at)?;
-        if read == 0 && wanted > 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        self.at += read as u64;
-        self.left -= read as u64;
-        Ok(read)
-    }
-}
-
-fn first_line(file: &File) -> Result<(TextPlace, u64), SpoolError> {
-    let data = file.metadata()?;
-    if !data.is_file() {
-        return Err(Damaged("it is no file".into()).into());
-    }
-    let mut line = [0; FIRST_LINE];
-    if data.len() < line.len() as u64 {
-        return Err(Damaged(format!("{} octets are no queued message", data.len())).into());
-    }
-    file.read_exact_at(&mut line, 0)?;
-    Ok((TextPlace::parse(&line, data.len())?, data.len()))
-}
-
 fn too_large() -> io::Error {
-    ErrorKind::FileTooLarge.into()
+    io::ErrorKind::FileTooLarge.into()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

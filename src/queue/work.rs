@@ -72,6 +72,15 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// No connection to mx.example, at that time.
+    #[cfg(test)]
+    pub fn unreached(time: u64) -> Self {
+        let outcome = Outcome::Trouble(Stage::Connect, Trouble::Dropped);
+        let (host, text) = ("mx.example[192.0.2.9]".to_owned(), "no route to host".to_owned());
+        let (tls, stage, cause, reply) = (None, Stage::Connect, None, None);
+        Self { host, tls, stage, outcome, cause, reply, text, dsn: false, millis: 1, time }
+    }
+
     /// What the spool's record says.
     pub fn told(&self) -> Told {
         Told {
@@ -88,6 +97,11 @@ impl Attempt {
             Some((_, trouble)) => format!("{}: {}", trouble.words(), self.text),
             None => self.text.clone(),
         }
+    }
+
+    /// True if the message may have arrived: no reply came after the final dot.
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self.outcome, Outcome::Trouble(_, Trouble::Unanswered))
     }
 
     /// Where and why it failed, for the schedule; nothing after a success.

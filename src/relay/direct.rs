@@ -6,7 +6,7 @@
 //! whatever the certificate; a handshake that fails is followed by one connection in the clear to the same address.
 //!
 //! An address that has as many connections as it may have is passed over; where no other serves, a place there is waited for,
-//! for [`PLACE_MAX`]. None by then says nothing of the server: the message waits, and neither domain nor address rests.
+//! for [`PLACE_MAX`]. None by then says nothing of the server ([`Unreached::Full`]): neither domain nor address rests.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -52,6 +52,8 @@ pub struct Reached {
 /// Why there is no connection.
 #[derive(Debug)]
 pub enum Unreached {
+    /// As many connections as may be open are open to this server, `name[address]`; nothing is known of it.
+    Full(String),
     /// There is no server to connect to.
     NoServer(NoServer),
     /// What happened with the last that was tried: `name[address]`.
@@ -64,8 +66,6 @@ pub const SESSIONS_MAX: usize = 2;
 const WAIT_MAX: Duration = Duration::from_secs(20);
 /// How long places are waited for in one pass: the courier is wanted elsewhere.
 const PLACE_MAX: Duration = Duration::from_secs(5);
-/// What is said of an address that was full all that time.
-const BUSY: &str = "this server has as many connections there as it may have";
 
 impl Direct {
     /// As a configuration says; `None` if it sends nothing by MX.
@@ -122,7 +122,11 @@ impl Direct {
             let host = format!("{}[{}]", place.host, place.address);
             let failure = match self.servers.take(place.address, until, stop) {
                 None if stop.is_stopped() => Failure { stage: Stage::Connect, fault: Fault::Stopped },
-                None if again => Failure { stage: Stage::Connect, fault: Fault::Local(BUSY.to_owned()) },
+                // It may well serve: while one is full, nothing is known of the domain.
+                None if again => {
+                    last = Some(Unreached::Full(host));
+                    continue;
+                }
                 None => {
                     full.push(place);
                     continue;
@@ -141,9 +145,7 @@ impl Direct {
             };
             let over = failure.fault == Fault::Stopped;
             sessions += usize::from(failure.stage > Stage::Connect);
-            // What is full may well serve: while one is, nothing is known of the domain.
-            let busy = matches!(&last, Some(Unreached::Failed(_, Failure { fault: Fault::Local(_), .. })));
-            if over || !busy {
+            if over || !matches!(last, Some(Unreached::Full(_))) {
                 last = Some(Unreached::Failed(host, failure));
             }
             if over || sessions == SESSIONS_MAX {

@@ -2,14 +2,16 @@
 //!
 //! An answer counts only if its id, its question and its flags are those that were asked for. Whatever it holds, reading it
 //! ends: a chain of aliases is followed for [`ALIASES_MAX`] steps, names are bounded by the format, records by the message.
+//! What is read is kept as little as the message allows: only the records of the name at the end of the chain, each name
+//! in [`NAME_MAX`] octets.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::str::FromStr as _;
 use std::time::Duration;
 
 use domain::base::iana::{Class, OptRcode};
-use domain::base::{Message, MessageBuilder, Name, ParsedName, Rtype};
+use domain::base::record::ParsedRecord;
+use domain::base::{Message, MessageBuilder, Name, ParsedName, Rtype, ToName as _};
 use domain::rdata::{A, Aaaa, Cname, Mx, Ptr, Soa, Txt};
 
 /// What is asked for.
@@ -60,6 +62,8 @@ pub enum Reading {
     Alias {
         /// The other one.
         target: String,
+        /// Steps of the chain to it, one at least.
+        steps: usize,
         /// For how long it is.
         ttl: Duration,
         /// As in [`Answer::authenticated`].
@@ -71,6 +75,9 @@ pub enum Reading {
     Failed(String),
     /// Not an answer to this question: to be overlooked.
     Foreign,
+    /// The server does not understand the question (FORMERR, NOTIMP): it may do so without EDNS (RFC 6891 section 7). The
+    /// response code's word.
+    NotUnderstood(String),
     /// Cut: to be asked for again over TCP.
     Truncated,
 }
@@ -79,8 +86,14 @@ pub enum Reading {
 pub const ALIASES_MAX: usize = 8;
 /// Octets of an answer over UDP that we are ready for (the size that DNS Flag Day 2020 settled on).
 pub const UDP_SIZE: u16 = 1232;
+/// What is said of an answer that cannot be read.
+pub const MALFORMED: &str = "malformed answer";
+/// What is said of one that leads on and on.
+const TOO_LONG: &str = "a chain of aliases that is too long";
 /// The longest time for which an answer is kept.
 pub const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Octets of a name's text, at most: one more than a host's name may have, so that what is cut is none.
+pub const NAME_MAX: usize = 254;
 /// How long "no" holds where the answer does not say.
 const NEGATIVE_TTL: u32 = 60;
 
@@ -96,8 +109,8 @@ impl Kind {
     }
 }
 
-/// A query with EDNS (RFC 6891), recursion and the AD bit asked for; `None` if `name` is no domain name.
-pub fn query(id: u16, name: &str, kind: Kind) -> Option<Vec<u8>> {
+/// A query with recursion and the AD bit asked for, with EDNS (RFC 6891) or without; `None` if `name` is no domain name.
+pub fn query(id: u16, name: &str, kind: Kind, edns: bool) -> Option<Vec<u8>> {
     let name = parse_name(name)?;
     let mut message = MessageBuilder::new_vec();
     message.header_mut().set_id(id);
@@ -110,7 +123,9 @@ pub fn query(id: u16, name: &str, kind: Kind) -> Option<Vec<u8>> {
         opt.set_udp_payload_size(UDP_SIZE);
         Ok(())
     };
-    message.opt(opt).ok()?;
+    if edns {
+        message.opt(opt).ok()?;
+    }
     Some(message.finish())
 }
 
@@ -129,93 +144,123 @@ pub fn reverse_name(address: IpAddr) -> String {
     }
 }
 
-/// Reads a message that may be the answer to [`query`] with the same arguments.
-pub fn read(octets: &[u8], id: u16, name: &str, kind: Kind) -> Reading {
-    read_message(octets, id, name, kind).unwrap_or(Reading::Foreign)
+/// Reads a message that may be the answer to [`query`] with the same arguments; `aliases` is how many steps of a chain may be
+/// followed.
+pub fn read(octets: &[u8], id: u16, name: &str, kind: Kind, aliases: usize) -> Reading {
+    read_message(octets, id, name, kind, aliases).unwrap_or(Reading::Foreign)
 }
 
-fn read_message(octets: &[u8], id: u16, name: &str, kind: Kind) -> Option<Reading> {
+fn read_message(octets: &[u8], id: u16, name: &str, kind: Kind, aliases: usize) -> Option<Reading> {
     let message = Message::from_octets(octets).ok()?;
     let header = message.header();
+    if header.id() != id || !header.qr() {
+        return None;
+    }
+    let code = message.opt_rcode();
+    let not_understood = matches!(code, OptRcode::FORMERR | OptRcode::NOTIMP);
+    // One that reads no further than the header answers with that alone.
+    if not_understood && message.header_counts().qdcount() == 0 {
+        return Some(Reading::NotUnderstood(code.to_string()));
+    }
     let question = message.sole_question().ok()?;
     let asked = parse_name(name)?;
-    let ours = header.id() == id && header.qr() && question.qtype() == kind.rtype() && question.qclass() == Class::IN;
-    if !ours || *question.qname() != asked {
+    if question.qtype() != kind.rtype() || question.qclass() != Class::IN || *question.qname() != asked {
         return None;
     }
     if header.tc() {
         return Some(Reading::Truncated);
     }
-    let exists = match message.opt_rcode() {
+    let exists = match code {
         OptRcode::NOERROR => true,
         OptRcode::NXDOMAIN => false,
+        _ if not_understood => return Some(Reading::NotUnderstood(code.to_string())),
         other => return Some(Reading::Failed(other.to_string())),
     };
-    let Some(Section { aliases, found, mut ttl }) = Section::of(&message, kind) else {
-        return Some(Reading::Failed("malformed answer".to_owned()));
-    };
-    let mut owner = text_of(&asked);
-    for _ in 0..ALIASES_MAX {
-        match aliases.get(&owner) {
-            Some(target) => owner.clone_from(target),
-            None => break,
-        }
-    }
-    if aliases.contains_key(&owner) {
-        return Some(Reading::Failed("a chain of aliases that is too long".to_owned()));
-    }
-    let records: Vec<Data> = found.into_iter().filter(|(known, _)| *known == owner).map(|(_, data)| data).collect();
-    if records.is_empty() {
-        let negative = negative_ttl(&message);
-        // No word of the alias's target: the resolver has not looked.
-        if exists && negative.is_none() && owner != text_of(&asked) {
-            let ttl = Duration::from_secs(u64::from(ttl.unwrap_or(0))).min(TTL_MAX);
-            return Some(Reading::Alias { target: owner, ttl, authenticated: header.ad() });
-        }
-        // An authority knows and a resolver has looked; anything else that has nothing says nothing.
-        if exists && negative.is_none() && !header.ra() && !header.aa() {
-            return Some(Reading::Failed("this name server looks up nothing for others".to_owned()));
-        }
-        ttl = Some(negative.unwrap_or(NEGATIVE_TTL).min(ttl.unwrap_or(u32::MAX)));
-    }
-    let ttl = Duration::from_secs(u64::from(ttl.unwrap_or(0))).min(TTL_MAX);
-    Some(Reading::Answer(Answer { records, exists, authenticated: header.ad(), ttl }))
+    let read = Chain::follow(&message, asked, aliases).and_then(|chain| {
+        let (records, ttl) = records_of(&message, &chain.end, kind)?;
+        Ok(conclude(&message, exists, chain, records, ttl))
+    });
+    Some(read.unwrap_or_else(|bad| Reading::Failed(bad.to_owned())))
 }
 
-/// What the answer section says.
-struct Section {
-    aliases: HashMap<String, String>,
-    found: Vec<(String, Data)>,
+/// What a message says in which the chain of aliases ends at a name with these records.
+fn conclude(message: &Message<&[u8]>, exists: bool, chain: Chain, records: Vec<Data>, ttl: Option<u32>) -> Reading {
+    let header = message.header();
+    let (authenticated, mut ttl) = (header.ad(), least(chain.ttl, ttl));
+    let lasts = |seconds: Option<u32>| Duration::from_secs(u64::from(seconds.unwrap_or(0))).min(TTL_MAX);
+    if records.is_empty() {
+        let negative = negative_ttl(message);
+        // No word of the alias's target: the resolver has not looked.
+        if exists && negative.is_none() && chain.steps > 0 {
+            return Reading::Alias { target: text_of(&chain.end), steps: chain.steps, ttl: lasts(ttl), authenticated };
+        }
+        // An authority knows and a resolver has looked; anything else that has nothing says nothing.
+        if negative.is_none() && !header.ra() && !header.aa() {
+            return Reading::Failed("this name server looks up nothing for others".to_owned());
+        }
+        ttl = least(ttl, Some(negative.unwrap_or(NEGATIVE_TTL)));
+    } else if !exists {
+        return Reading::Failed("records of a name that it says does not exist".to_owned());
+    }
+    Reading::Answer(Answer { records, exists, authenticated, ttl: lasts(ttl) })
+}
+
+/// Aliases from the name that was asked for to another.
+struct Chain {
+    end: Name<Vec<u8>>,
+    steps: usize,
     /// The least of all.
     ttl: Option<u32>,
 }
 
-impl Section {
-    fn of(message: &Message<&[u8]>, kind: Kind) -> Option<Self> {
-        let mut section = Self { aliases: HashMap::new(), found: Vec::new(), ttl: None };
-        for record in message.answer().ok()? {
-            let record = record.ok()?;
-            if record.class() != Class::IN {
-                continue;
+/// Where an alias leads, and its time to live.
+type Link = (Name<Vec<u8>>, u32);
+
+impl Chain {
+    /// Follows the aliases of a message from `asked`, for so many steps at most. A pass over the message for each: nothing is
+    /// built that grows with it.
+    fn follow(message: &Message<&[u8]>, asked: Name<Vec<u8>>, aliases: usize) -> Result<Self, &'static str> {
+        let mut chain = Self { end: asked, steps: 0, ttl: None };
+        while let Some((target, ttl)) = chain.next(message)? {
+            if chain.steps == aliases {
+                return Err(TOO_LONG);
             }
-            let owner = text_of(&record.owner());
-            if record.rtype() == Rtype::CNAME {
-                let alias = record.to_record::<Cname<ParsedName<&[u8]>>>().ok()??;
-                section.aliases.insert(owner, text_of(alias.data().cname()));
-            } else if record.rtype() == kind.rtype() {
-                section.found.push((owner, Data::of(&record, kind)?));
-            } else {
-                continue;
-            }
-            let seconds = record.ttl().as_secs();
-            section.ttl = Some(section.ttl.map_or(seconds, |known| known.min(seconds)));
+            chain = Self { end: target, steps: chain.steps + 1, ttl: least(chain.ttl, Some(ttl)) };
         }
-        Some(section)
+        Ok(chain)
+    }
+
+    fn next(&self, message: &Message<&[u8]>) -> Result<Option<Link>, &'static str> {
+        for record in message.answer().map_err(|_| MALFORMED)? {
+            let record = record.map_err(|_| MALFORMED)?;
+            if record.rtype() == Rtype::CNAME && record.class() == Class::IN && record.owner() == self.end {
+                let alias = record.to_record::<Cname<ParsedName<&[u8]>>>().ok().flatten().ok_or(MALFORMED)?;
+                return Ok(Some((alias.data().cname().to_vec(), record.ttl().as_secs())));
+            }
+        }
+        Ok(None)
     }
 }
 
+/// The records of a name, and the least of their times to live.
+fn records_of(message: &Message<&[u8]>, owner: &Name<Vec<u8>>, kind: Kind) -> Result<(Vec<Data>, Option<u32>), &'static str> {
+    let (mut records, mut ttl) = (Vec::new(), None);
+    for record in message.answer().map_err(|_| MALFORMED)? {
+        let record = record.map_err(|_| MALFORMED)?;
+        if record.rtype() == kind.rtype() && record.class() == Class::IN && record.owner() == *owner {
+            records.push(Data::of(&record, kind).ok_or(MALFORMED)?);
+            ttl = least(ttl, Some(record.ttl().as_secs()));
+        }
+    }
+    Ok((records, ttl))
+}
+
+fn least(one: Option<u32>, other: Option<u32>) -> Option<u32> {
+    one.into_iter().chain(other).min()
+}
+
 impl Data {
-    fn of(record: &domain::base::record::ParsedRecord<'_, &[u8]>, kind: Kind) -> Option<Self> {
+    fn of(record: &ParsedRecord<'_, &[u8]>, kind: Kind) -> Option<Self> {
         Some(match kind {
             Kind::A => Self::Address(record.to_record::<A>().ok()??.data().addr().into()),
             Kind::Aaaa => Self::Address(record.to_record::<Aaaa>().ok()??.data().addr().into()),
@@ -244,9 +289,13 @@ fn parse_name(name: &str) -> Option<Name<Vec<u8>>> {
     (!name.is_empty() && name.bytes().all(plain)).then(|| Name::from_str(name).ok()).flatten()
 }
 
-/// A name in lower case without its final dot; empty for the root.
+/// A name in lower case without its final dot; empty for the root. One with escapes is no host's name, and may be cut: it is
+/// none afterwards either.
 fn text_of(name: &impl std::fmt::Display) -> String {
-    name.to_string().trim_end_matches('.').to_ascii_lowercase()
+    let mut text = name.to_string().trim_end_matches('.').to_ascii_lowercase();
+    text.truncate(NAME_MAX);
+    text.shrink_to_fit();
+    text
 }
 
 #[cfg(test)]
@@ -336,7 +385,7 @@ mod tests {
                 "alias alone",
                 answer("a.x", Kind::A, Rcode::NOERROR, &[("a.x", 5, Alias("b.x"))], None),
                 Kind::A,
-                Reading::Alias { target: "b.x".into(), ttl: Duration::from_secs(5), authenticated: false },
+                Reading::Alias { target: "b.x".into(), steps: 1, ttl: Duration::from_secs(5), authenticated: false },
             ),
             (
                 "alias to nothing",
@@ -352,6 +401,29 @@ mod tests {
             ),
             ("no such name", answer("a.x", Kind::Mx, Rcode::NXDOMAIN, &[], Some(30)), Kind::Mx, none(false, 30)),
             ("none of this kind", answer("a.x", Kind::Mx, Rcode::NOERROR, &[], Some(90)), Kind::Mx, none(true, 90)),
+            (
+                "no for as long as the SOA lives",
+                answer("a.x", Kind::Mx, Rcode::NXDOMAIN, &[], Some(9999)),
+                Kind::Mx,
+                none(false, 3600),
+            ),
+            ("no, without an SOA", answer("a.x", Kind::Mx, Rcode::NXDOMAIN, &[], None), Kind::Mx, none(false, 60)),
+            (
+                "records of what does not exist",
+                answer("a.x", Kind::A, Rcode::NXDOMAIN, &[("a.x", 60, Four([192, 0, 2, 1]))], None),
+                Kind::A,
+                Reading::Failed("records of a name that it says does not exist".into()),
+            ),
+            (
+                "no, from a server that looks up nothing",
+                {
+                    let mut octets = answer("a.x", Kind::Mx, Rcode::NXDOMAIN, &[], None);
+                    octets[3] &= !0x80;
+                    octets
+                },
+                Kind::Mx,
+                Reading::Failed("this name server looks up nothing for others".into()),
+            ),
             (
                 "nothing, from a server that looks up nothing",
                 {
@@ -377,34 +449,104 @@ mod tests {
             ),
         ];
         for (what, octets, kind, want) in rows {
-            assert_eq!(read(&octets, ID, "a.x", kind), want, "{what}");
+            assert_eq!(read(&octets, ID, "a.x", kind, ALIASES_MAX), want, "{what}");
         }
+    }
+
+    /// A chain in one message, from `a0.x` to `a{length}.x`, which has an address.
+    fn chain(length: usize) -> Vec<u8> {
+        let names: Vec<String> = (0..=length).map(|number| format!("a{number}.x")).collect();
+        let link = |at: usize| (names[at].as_str(), if at == 1 { 40 } else { 50 }, Alias(&names[at + 1]));
+        let mut rows: Vec<Row<'_>> = (0..length).rev().map(link).collect();
+        rows.push((&names[length], 60, Four([192, 0, 2, 1])));
+        // Of no concern, whatever it says.
+        rows.push(("other.x", 1, Four([192, 0, 2, 9])));
+        rows.push(("other.x", 1, Alias("a0.x")));
+        answer("a0.x", Kind::A, Rcode::NOERROR, &rows, None)
+    }
+
+    /// Eight aliases and no more, in whatever order they stand; the least time to live of those that lead there counts.
+    #[test]
+    fn chains_of_aliases() {
+        let v4 = vec![Data::Address(IpAddr::from([192, 0, 2, 1]))];
+        assert_eq!(read(&chain(0), ID, "a0.x", Kind::A, ALIASES_MAX), found(v4.clone(), 60));
+        assert_eq!(read(&chain(3), ID, "a0.x", Kind::A, ALIASES_MAX), found(v4.clone(), 40));
+        assert_eq!(read(&chain(8), ID, "a0.x", Kind::A, ALIASES_MAX), found(v4.clone(), 40));
+        assert_eq!(read(&chain(9), ID, "a0.x", Kind::A, ALIASES_MAX), Reading::Failed(TOO_LONG.into()));
+        assert_eq!(read(&chain(0), ID, "a0.x", Kind::A, 0), found(v4, 60));
+        assert_eq!(read(&chain(1), ID, "a0.x", Kind::A, 0), Reading::Failed(TOO_LONG.into()));
+    }
+
+    /// As many records as a message has room for, names that are 1,000 characters as text: what is read stays small.
+    #[test]
+    fn the_longest_answers() {
+        let mut long = vec![3, b'a', 0, b'b'];
+        [63, 63, 63, 54].into_iter().for_each(|length| {
+            long.push(length);
+            long.extend(std::iter::repeat_n(1, usize::from(length)));
+        });
+        long.push(0);
+        let message = |asked: u8, kind: u8, data: &[u8]| {
+            let mut octets = vec![0x12, 0x34, 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 1, b'x', 0, 0, asked, 0, 1];
+            // The long name stands in a record of another kind; the others point to it.
+            octets.extend([0xc0, 12, 0, 99, 0, 1, 0, 0, 0, 60, 0, long.len() as u8]);
+            let at = octets.len() as u16;
+            octets.extend(&long);
+            let mut count = 1_u16;
+            while octets.len() + 32 < 65_535 {
+                octets.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 60, 0, data.len() as u8 + 2]);
+                octets.extend(data);
+                octets.extend((at | 0xc000).to_be_bytes());
+                count += 1;
+            }
+            octets[6..8].copy_from_slice(&count.to_be_bytes());
+            (octets, usize::from(count) - 1)
+        };
+        let (octets, count) = message(15, 15, &[0, 10]);
+        let Reading::Answer(answer) = read(&octets, ID, "a.x", Kind::Mx, ALIASES_MAX) else { panic!("{count} records") };
+        assert!(count > 4000 && answer.records.len() == count);
+        for record in &answer.records {
+            let Data::Exchange(10, host) = record else { panic!("{record:?}") };
+            // It was cut, and has become no host's name by it.
+            assert!(host.len() <= NAME_MAX && host.capacity() <= NAME_MAX && query(ID, host, Kind::A, true).is_none(), "{host}");
+        }
+        let (octets, count) = message(1, 5, &[]);
+        let reading = read(&octets, ID, "a.x", Kind::A, ALIASES_MAX);
+        assert!(count > 4000 && matches!(&reading, Reading::Alias { target, .. } if target.len() <= NAME_MAX), "{reading:?}");
     }
 
     #[test]
     fn only_the_answer_to_the_question_counts() {
         let good = answer("a.x", Kind::A, Rcode::NOERROR, &[("a.x", 60, Four([192, 0, 2, 1]))], None);
-        assert_eq!(read(&good, ID + 1, "a.x", Kind::A), Reading::Foreign, "another id");
-        assert_eq!(read(&good, ID, "b.x", Kind::A), Reading::Foreign, "another name");
-        assert_eq!(read(&good, ID, "a.x", Kind::Mx), Reading::Foreign, "another kind");
+        assert_eq!(read(&good, ID + 1, "a.x", Kind::A, ALIASES_MAX), Reading::Foreign, "another id");
+        assert_eq!(read(&good, ID, "b.x", Kind::A, ALIASES_MAX), Reading::Foreign, "another name");
+        assert_eq!(read(&good, ID, "a.x", Kind::Mx, ALIASES_MAX), Reading::Foreign, "another kind");
         let mut query = good.clone();
         query[2] &= 0x7f;
-        assert_eq!(read(&query, ID, "a.x", Kind::A), Reading::Foreign, "a query");
+        assert_eq!(read(&query, ID, "a.x", Kind::A, ALIASES_MAX), Reading::Foreign, "a query");
         let mut cut = good.clone();
         cut[2] |= 2;
-        assert_eq!(read(&cut, ID, "a.x", Kind::A), Reading::Truncated);
+        assert_eq!(read(&cut, ID, "a.x", Kind::A, ALIASES_MAX), Reading::Truncated);
         for length in 0..good.len() {
-            assert_ne!(read(&good[..length], ID, "a.x", Kind::A), read(&good, ID, "a.x", Kind::A), "{length} octets");
+            assert_ne!(
+                read(&good[..length], ID, "a.x", Kind::A, ALIASES_MAX),
+                read(&good, ID, "a.x", Kind::A, ALIASES_MAX),
+                "{length} octets"
+            );
         }
-        assert_eq!(read(&super::query(ID, "a.x", Kind::A).unwrap(), ID, "a.x", Kind::A), Reading::Foreign, "an echo");
+        assert_eq!(
+            read(&super::query(ID, "a.x", Kind::A, true).unwrap(), ID, "a.x", Kind::A, ALIASES_MAX),
+            Reading::Foreign,
+            "an echo"
+        );
     }
 
     #[test]
     fn names() {
         for bad in ["", ".", "a b", "a\\.b", "\u{f6}.x", "a..b", &"a".repeat(64), &"a.".repeat(200)] {
-            assert!(query(1, bad, Kind::A).is_none(), "{bad}");
+            assert!(query(1, bad, Kind::A, true).is_none(), "{bad}");
         }
-        assert!(query(1, "_dmarc.a-b.example.", Kind::Txt).is_some());
+        assert!(query(1, "_dmarc.a-b.example.", Kind::Txt, true).is_some());
         assert_eq!(reverse_name(IpAddr::from([192, 0, 2, 7])), "7.2.0.192.in-addr.arpa");
         assert!(reverse_name("2001:db8::1".parse().unwrap()).starts_with("1.0.0.0.0"));
     }
@@ -413,12 +555,12 @@ mod tests {
         /// Nothing that comes makes it loop or panic.
         #[test]
         fn any_octets(octets in proptest::collection::vec(proptest::num::u8::ANY, 0..600), flip in 0_usize..80, value: u8) {
-            read(&octets, ID, "a.x", Kind::Mx);
+            read(&octets, ID, "a.x", Kind::Mx, ALIASES_MAX);
             let rows = [("a.x", 5, Alias("b.x")), ("b.x", 5, Exchange(1, "m.x")), ("b.x", 6, Exchange(2, "n.x"))];
             let mut good = answer("a.x", Kind::Mx, Rcode::NOERROR, &rows, Some(3));
             let at = flip % good.len();
             good[at] = value;
-            read(&good, ID, "a.x", Kind::Mx);
+            read(&good, ID, "a.x", Kind::Mx, ALIASES_MAX);
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::route::Hop;
 use crate::net::connector::{HandshakeError, TlsClient};
+use crate::net::dial::is_source;
 use crate::net::outbound::Outbound;
 use crate::net::stop::{Stop, is_stop};
 use crate::net::tls::TlsInfo;
@@ -258,6 +259,7 @@ impl Line {
 pub(super) fn fault_of(error: &io::Error) -> Fault {
     match error.kind() {
         _ if is_stop(error) => Fault::Stopped,
+        _ if is_source(error) => Fault::Source(error.to_string()),
         ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => Fault::Closed,
         ErrorKind::TimedOut => Fault::Timeout,
         _ => Fault::Io(error.to_string()),

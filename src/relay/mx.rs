@@ -5,7 +5,7 @@
 //! private, link-local, multicast, our own) are never connected to. What is final has an enhanced status code in
 //! [`NoServer`]; what the name servers could not tell is [`NoServer::Unknown`], a fault of the route.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
@@ -70,7 +70,7 @@ pub fn find(resolver: &Resolver, domain: &str, own: &Own, deadline: Instant) -> 
     let Hosts { hosts, cut } = hosts(domain, &answer, own, random)?;
     let mut found: Vec<(u16, Exchanger)> = Vec::new();
     let (mut unknown, mut ours): (Option<(u16, DnsError)>, bool) = (None, false);
-    let mut best_of_ours = None;
+    let (mut best_of_ours, mut seen) = (None, BTreeSet::new());
     let count = hosts.len();
     for (at, (preference, host)) in hosts.into_iter().enumerate() {
         // A name without an answer takes its share of the time, not that of the others.
@@ -91,8 +91,9 @@ pub fn find(resolver: &Resolver, domain: &str, own: &Own, deadline: Instant) -> 
                     if addresses.iter().any(|address| own.is_reached_at(&host, *address)) {
                         best_of_ours = Some(preference);
                     }
-                    let usable = addresses.into_iter().filter(|address| own.may_connect_to(&host, *address));
-                    found.extend(usable.map(|address| (preference, Exchanger { host: host.clone(), address })));
+                    // Two hosts of one address are one server, tried once in a pass.
+                    addresses.retain(|address| own.may_connect_to(&host, *address) && seen.insert(*address));
+                    found.extend(addresses.into_iter().map(|address| (preference, Exchanger { host: host.clone(), address })));
                 }
             }
         }
@@ -137,7 +138,7 @@ fn hosts(domain: &str, answer: &Answer, own: &Own, mut random: impl FnMut(usize)
     if answer.records.len() == 1 && by_preference.values().flatten().all(String::is_empty) {
         return Err(NoServer::NullMx);
     }
-    let mut hosts = Vec::new();
+    let (mut hosts, mut known) = (Vec::new(), BTreeSet::new());
     for (preference, mut equals) in by_preference {
         // RFC 5321 section 5.1: ourselves, our equals and all that is worse are left out.
         if equals.iter().any(|host| own.is_named(host)) {
@@ -146,9 +147,8 @@ fn hosts(domain: &str, answer: &Answer, own: &Own, mut random: impl FnMut(usize)
             }
             break;
         }
-        equals.retain(|host| !host.is_empty());
-        equals.sort_unstable();
-        equals.dedup();
+        // A host counts at its best preference.
+        equals.retain(|host| !host.is_empty() && known.insert(host.to_ascii_lowercase()));
         shuffle(&mut equals, &mut random);
         hosts.extend(equals.into_iter().map(|host| (preference, host)));
     }
@@ -301,11 +301,12 @@ mod tests {
     fn hosts_of_a_domain() {
         let own = Own { names: vec!["mx.own.example".into()], ..Own::default() };
         type Row<'a> = (&'a str, &'a [(u16, &'a str)], Result<&'a [&'a str], NoServer>);
-        let rows: [Row<'_>; 12] = [
+        let rows: [Row<'_>; 13] = [
             ("no MX at all", &[], Ok(&["d.example"])),
             ("one", &[(10, "a.x")], Ok(&["a.x"])),
             ("by preference", &[(20, "b.x"), (10, "a.x"), (30, "c.x")], Ok(&["a.x", "b.x", "c.x"])),
-            ("one host twice", &[(10, "a.x"), (10, "a.x")], Ok(&["a.x"])),
+            ("one host twice", &[(10, "a.x"), (10, "A.x")], Ok(&["a.x"])),
+            ("one host twice, worse", &[(30, "A.x"), (10, "a.x"), (20, "b.x")], Ok(&["a.x", "b.x"])),
             ("null MX", &[(0, "")], Err(NoServer::NullMx)),
             ("null MX of another preference", &[(10, "")], Err(NoServer::NullMx)),
             ("null MX beside another", &[(0, ""), (10, "a.x")], Ok(&["a.x"])),

@@ -17,12 +17,12 @@ use super::courier::Courier;
 use super::direct::{Direct, Reached, Unreached as NotReached};
 use super::results;
 use super::route::Hop;
-use super::servers::Place;
+use super::servers::{PER_ADDRESS, Place};
 use crate::journal;
 use crate::net::stop::Stop;
 use crate::queue::explain::Cause;
 use crate::queue::schedule::{Destination, Finished, Job, Kind, Outcome, RecipientResult, Trouble};
-use crate::queue::spool::{DOWNGRADED, Happened, QueuedMessage, Record, Spool, SpoolError};
+use crate::queue::spool::{DOWNGRADED, Happened, Opened, QueuedMessage, Record, Spool, SpoolError};
 use crate::queue::work::{Attempt, Report, Task};
 use crate::smtp::address::ForwardPath;
 use crate::smtp::client::{Failure, Fault, Message, Outcome as Came, Unreached};
@@ -46,6 +46,19 @@ pub struct Shared {
     pub report: Box<dyn Fn(Report) + Send + Sync>,
 }
 
+impl Shared {
+    /// The settings by which a destination is reached now.
+    fn by(&self, destination: &Destination) -> Option<By> {
+        match destination.kind {
+            Kind::Mx => self.direct.read().unwrap_or_else(PoisonError::into_inner).clone().map(By::Mx),
+            Kind::Smarthost => {
+                let hops = self.hops.read().unwrap_or_else(PoisonError::into_inner);
+                hops.get(destination).cloned().map(By::Smarthost)
+            }
+        }
+    }
+}
+
 /// One courier.
 struct Worker {
     number: u16,
@@ -56,13 +69,29 @@ struct Worker {
 /// A connection that is open.
 struct Connection {
     destination: Destination,
-    /// By which settings, unless its server was found by MX.
-    by: Option<Arc<Hop>>,
+    by: By,
     courier: Courier,
     /// Its place among those to one address, for servers that are found by MX.
     place: Option<Place>,
     /// The domain had TLS before, and this connection has none.
     downgraded: bool,
+}
+
+/// The settings by which a connection was opened. Those that a reload has replaced are others, whatever they say.
+#[derive(Clone)]
+enum By {
+    Mx(Arc<Direct>),
+    Smarthost(Arc<Hop>),
+}
+
+impl PartialEq for By {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Mx(own), Self::Mx(other)) => Arc::ptr_eq(own, other),
+            (Self::Smarthost(own), Self::Smarthost(other)) => Arc::ptr_eq(own, other),
+            (Self::Mx(_), Self::Smarthost(_)) | (Self::Smarthost(_), Self::Mx(_)) => false,
+        }
+    }
 }
 
 /// How long a connection is kept without a task.
@@ -142,26 +171,32 @@ impl Worker {
     /// A connection to this destination, the one that is open or a new one.
     fn connect(&mut self, destination: &Destination) -> Result<(), Box<Attempt>> {
         let begun = Instant::now();
-        let hop = self.shared.hops.read().unwrap_or_else(PoisonError::into_inner).get(destination).cloned();
+        let by = self.shared.by(destination);
         if let Some(open) = &mut self.connection
             && open.destination == *destination
-            && open.by.as_ref().map(Arc::as_ptr) == hop.as_ref().map(Arc::as_ptr)
+            && by.as_ref() == Some(&open.by)
             && open.courier.is_usable()
         {
             return Ok(());
         }
         self.close();
-        if destination.kind == Kind::Mx {
-            return self.connect_directly(destination, begun);
-        }
-        let Some(hop) = hop else {
-            let failure = Failure { stage: Stage::Connect, fault: Fault::Dns("no such route is configured".to_owned()) };
-            return Err(attempt_of(&destination.name, &failure, begun).into());
+        let hop = match by {
+            Some(By::Mx(direct)) => return self.connect_directly(destination, direct, begun),
+            Some(By::Smarthost(hop)) => hop,
+            None => {
+                let why = match destination.kind {
+                    Kind::Mx => "`mx` is not configured any more",
+                    Kind::Smarthost => "no such route is configured",
+                };
+                let failure = Failure { stage: Stage::Connect, fault: Fault::Dns(why.to_owned()) };
+                return Err(attempt_of(&destination.name, &failure, begun).into());
+            }
         };
         match Courier::connect(&hop, &self.shared.stop) {
             Ok(courier) => {
                 let destination = destination.clone();
-                self.connection = Some(Connection { destination, by: Some(hop), courier, place: None, downgraded: false });
+                let by = By::Smarthost(hop);
+                self.connection = Some(Connection { destination, by, courier, place: None, downgraded: false });
                 Ok(())
             }
             Err(unreachable) => {
@@ -177,19 +212,21 @@ impl Worker {
     }
 
     /// To a server that the domain names.
-    fn connect_directly(&mut self, destination: &Destination, begun: Instant) -> Result<(), Box<Attempt>> {
-        let direct = self.shared.direct.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(direct) = direct else {
-            let failure = Failure { stage: Stage::Connect, fault: Fault::Dns("`mx` is not configured any more".to_owned()) };
-            return Err(attempt_of(&destination.name, &failure, begun).into());
-        };
+    fn connect_directly(&mut self, destination: &Destination, direct: Arc<Direct>, begun: Instant) -> Result<(), Box<Attempt>> {
         match direct.connect(&destination.name, &self.shared.stop) {
             Ok(Reached { courier, place, downgraded }) => {
                 let destination = destination.clone();
-                self.connection = Some(Connection { destination, by: None, courier, place: Some(place), downgraded });
+                let by = By::Mx(direct);
+                self.connection = Some(Connection { destination, by, courier, place: Some(place), downgraded });
                 Ok(())
             }
             Err(NotReached::Failed(host, failure)) => Err(attempt_of(&host, &failure, begun).into()),
+            Err(NotReached::Full(host)) => {
+                let (stage, text) = (Stage::Connect, format!("{PER_ADDRESS} connections are open"));
+                let came = Came::Lost { stage, after_dot: false, fault: Fault::Local(text) };
+                let outcome = Outcome::Trouble(stage, Trouble::ServerFull);
+                Err(attempt(&host, None, &came, outcome, false, begun).into())
+            }
             Err(NotReached::NoServer(why)) => {
                 let came = Came::Lost { stage: Stage::Connect, after_dot: false, fault: Fault::Dns(why.to_string()) };
                 let outcome = Outcome::Trouble(Stage::Connect, results::no_server(&why));
@@ -200,17 +237,20 @@ impl Worker {
 
     fn send(&mut self, job: &Job) -> Report {
         let begun = Instant::now();
-        let message = match self.shared.spool.read(job.id) {
-            Ok(message) => message,
+        let opened = self.shared.spool.open_to_send(job.id).and_then(|file| Ok((file.read()?, file)));
+        let (message, file) = match opened {
+            Ok(opened) => opened,
             Err(error) => return self.unreadable(job, &error),
         };
         if let Err(attempt) = self.connect(&job.destination) {
             return self.nothing_sent(job, &attempt);
         }
         // A connection that ended before it was used is no attempt: another one is opened once.
-        let mut report = match self.transaction(job, &message, begun) {
+        let mut report = match self.transaction(job, &message, &file, begun) {
             None => match self.connect(&job.destination) {
-                Ok(()) => self.transaction(job, &message, begun).unwrap_or_else(|| self.without_result(&Task::Send(job.clone()))),
+                Ok(()) => {
+                    self.transaction(job, &message, &file, begun).unwrap_or_else(|| self.without_result(&Task::Send(job.clone())))
+                }
                 Err(attempt) => self.nothing_sent(job, &attempt),
             },
             Some(report) => report,
@@ -222,8 +262,7 @@ impl Worker {
     }
 
     /// One transaction on the open connection; `None` if the connection had ended before.
-    fn transaction(&mut self, job: &Job, message: &QueuedMessage, begun: Instant) -> Option<Report> {
-        let (spool, id) = (Arc::clone(&self.shared.spool), job.id);
+    fn transaction(&mut self, job: &Job, message: &QueuedMessage, file: &Opened, begun: Instant) -> Option<Report> {
         let dot_durably = self.shared.dot_durably;
         let Connection { courier, place, downgraded, .. } = self.connection.as_mut()?;
         let host = format!("{}[{}]", courier.host(), courier.peer().ip());
@@ -237,13 +276,13 @@ impl Worker {
             tls: if *downgraded { Some(DOWNGRADED.to_owned()) } else { tls.map(str::to_owned) },
         };
         let outgoing = outgoing(message, job, &signatures);
-        let mut content = match spool.append(id, &record(begin)).and_then(|()| spool.open_message(id)) {
+        let mut content = match file.append(&record(begin)).and_then(|()| file.text()) {
             Ok(text) => io::Cursor::new(signatures).chain(text),
             Err(error) => return Some(self.unreadable(job, &error)),
         };
         let mut before_dot = || {
             let dot = record(Happened::Dot { recipients: job.recipients.clone() });
-            let appended = if dot_durably { spool.append_durably(id, &dot) } else { spool.append(id, &dot) };
+            let appended = if dot_durably { file.append_durably(&dot) } else { file.append(&dot) };
             appended.map_err(|error| io::Error::other(error.to_string()))
         };
         let domains = domains(message, job);
@@ -277,7 +316,7 @@ impl Worker {
             accepted: came.accepted,
             open: self.connection.is_some(),
         };
-        Some(Report::Sent { id, finished, attempts, begun: job.recipients.clone(), envelope: None, damaged: None })
+        Some(Report::Sent { id: job.id, finished, attempts, begun: job.recipients.clone(), envelope: None, damaged: None })
     }
 
     /// No connection: nothing was said about any recipient.

@@ -1,32 +1,52 @@
 //! A small blocking stub resolver: the questions of sending by MX, with a deadline.
 //!
-//! Asks the name servers in turn over UDP, over TCP where an answer was cut. Every question has a random id and a port of its
-//! own. Answers are kept as long as they hold, a day at most, in a bounded table; "no" too. What cannot be answered
-//! ([`DnsError`]) is a fault of the route, never of a message.
+//! Asks the name servers in turn over UDP, over TCP where an answer was cut, and without EDNS where that is not understood.
+//! Every question has a random id and a port of its own. Answers are kept as long as they hold, a day at most, in a bounded
+//! table; "no" too. What cannot be answered ([`DnsError`]) is a fault of the route, never of a message.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::dns::{self, ALIASES_MAX, Answer, Kind, Reading};
+use nix::net::if_::if_nametoindex;
+use resolv_conf::ScopedIp;
+
+use super::cache::Cache;
+use super::dns::{self, ALIASES_MAX, Answer, Kind, MALFORMED, Reading};
 use crate::config::Config;
+use crate::journal;
 
 /// Asks name servers, and remembers what they said.
 #[derive(Debug)]
 pub struct Resolver {
     servers: Vec<SocketAddr>,
     trusted: bool,
-    cache: Mutex<HashMap<(String, Kind), Kept>>,
+    limits: Limits,
+    cache: Mutex<Cache>,
 }
 
-#[derive(Debug)]
-struct Kept {
-    answer: Answer,
-    until: Instant,
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// All of a lookup.
+    lookup: Duration,
+    /// A server's answer over UDP, at the first and at the second try.
+    udp: [Duration; 2],
+    /// A server's answer over TCP.
+    tcp: Duration,
+}
+
+/// One question, of however many servers.
+#[derive(Clone, Copy)]
+struct Question<'a> {
+    name: &'a str,
+    kind: Kind,
+    /// Steps that a chain of aliases may still have.
+    aliases: usize,
+    edns: bool,
 }
 
 /// Why a question has no answer.
@@ -44,14 +64,8 @@ pub enum DnsError {
 
 /// How long all of a lookup may take, so that no courier is held longer.
 pub const LOOKUP_MAX: Duration = Duration::from_secs(20);
-/// How long a server may take for an answer over UDP, at the first and at the second try.
-const TRIES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(5)];
-/// How long a server may take over TCP.
-const TCP_MAX: Duration = Duration::from_secs(10);
-/// Answers that are kept.
-const CACHE_MAX: usize = 10_000;
-/// Records of an answer that is kept, at most, so that the table is bounded in octets as well.
-const KEPT_RECORDS_MAX: usize = 100;
+const LIMITS: Limits =
+    Limits { lookup: LOOKUP_MAX, udp: [Duration::from_secs(2), Duration::from_secs(5)], tcp: Duration::from_secs(10) };
 /// Where the name servers of this host are named.
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 const DNS_PORT: u16 = 53;
@@ -71,12 +85,22 @@ impl Resolver {
     }
 
     /// A resolver as resolv.conf(5) says; where there is none, the server of this host is asked. The AD bit counts with the
-    /// option `trust-ad` only: that a server is on loopback proves nothing.
+    /// option `trust-ad` only: that a server is on loopback proves nothing. A server that cannot be reached as it stands
+    /// there is named in the log and not asked.
     pub fn of_the_system(file: &Path) -> Self {
         let text = std::fs::read(file).unwrap_or_default();
-        let (config, _) = resolv_conf::Config::parse_with_errors(&text);
-        let mut servers: Vec<SocketAddr> =
-            config.nameservers.iter().map(|server| SocketAddr::new(IpAddr::from(server.clone()), DNS_PORT)).collect();
+        let (config, errors) = resolv_conf::Config::parse_with_errors(&text);
+        let pass_over = |why: String| journal::notice("resolver", format!("{}: {why}; it is not asked", file.display()));
+        for line in errors.iter().filter_map(|error| bad_name_server(&text, error)) {
+            pass_over(format!("`{line}` is no address of a name server"));
+        }
+        let mut servers: Vec<SocketAddr> = Vec::new();
+        for server in &config.nameservers {
+            match socket_address(server) {
+                Ok(address) => servers.push(address),
+                Err(error) => pass_over(format!("name server {server}: its interface: {error}")),
+            }
+        }
         if servers.is_empty() {
             servers.push(SocketAddr::from((Ipv4Addr::LOCALHOST, DNS_PORT)));
         }
@@ -89,7 +113,7 @@ impl Resolver {
     }
 
     fn new(servers: Vec<SocketAddr>, trusted: bool) -> Self {
-        Self { servers, trusted, cache: Mutex::default() }
+        Self { servers, trusted, limits: LIMITS, cache: Mutex::default() }
     }
 
     /// The name servers that are asked, in turn.
@@ -99,94 +123,124 @@ impl Resolver {
 
     /// What a name has of a kind; aliases are followed. `deadline` is kept, and so is [`LOOKUP_MAX`].
     pub fn look_up(&self, name: &str, kind: Kind, deadline: Instant) -> Result<Answer, DnsError> {
-        let deadline = deadline.min(Instant::now() + LOOKUP_MAX);
-        let key = (name.trim_end_matches('.').to_ascii_lowercase(), kind);
-        if let Some(answer) = self.kept(&key) {
+        let deadline = deadline.min(Instant::now() + self.limits.lookup);
+        let key = (name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase(), kind);
+        if let Some(answer) = self.cache().find(&key, Instant::now()) {
             return Ok(answer);
         }
         let mut asked = key.0.clone();
         // An answer holds as long as the aliases that led to it, and is as authentic as they are.
         let (mut least, mut trusted) = (Duration::MAX, self.trusted);
-        for _ in 0..ALIASES_MAX {
-            match self.ask(&asked, kind, deadline)? {
-                Reading::Alias { target, ttl, authenticated } => {
+        // Each alias takes one of these at least, and without any no alias is read: this ends.
+        let mut aliases = ALIASES_MAX;
+        loop {
+            match self.ask(Question { name: &asked, kind, aliases, edns: true }, deadline) {
+                // The name that was asked for is a good one: nothing final follows from where it leads.
+                Err(DnsError::BadName(name)) if aliases < ALIASES_MAX => {
+                    return Err(DnsError::Failed(format!("an alias of `{name}`, which is no host's name")));
+                }
+                Ok(Reading::Alias { target, steps, ttl, authenticated }) => {
                     asked = target;
+                    aliases = aliases.saturating_sub(steps);
                     least = least.min(ttl);
                     trusted &= authenticated;
                 }
-                Reading::Answer(mut answer) => {
+                Ok(Reading::Answer(mut answer)) => {
                     answer.authenticated &= trusted;
                     answer.ttl = answer.ttl.min(least);
-                    self.keep(key, &answer);
+                    self.cache().keep(key, &answer, Instant::now());
                     return Ok(answer);
                 }
-                Reading::Failed(_) | Reading::Foreign | Reading::Truncated => break,
+                Ok(_) => return Err(DnsError::Failed(MALFORMED.to_owned())),
+                Err(error) => return Err(error),
             }
         }
-        Err(DnsError::Failed("a chain of aliases that is too long".to_owned()))
     }
 
-    /// Asks every server, twice at most, until one gives an answer.
-    fn ask(&self, name: &str, kind: Kind, deadline: Instant) -> Result<Reading, DnsError> {
+    /// Asks every server, twice at most, until one gives an answer or an alias.
+    fn ask(&self, question: Question<'_>, deadline: Instant) -> Result<Reading, DnsError> {
         let mut error = if self.servers.is_empty() { DnsError::NoServer } else { DnsError::Timeout };
-        for (limit, server) in TRIES.iter().flat_map(|limit| self.servers.iter().map(move |server| (*limit, *server))) {
+        let tries = self.limits.udp.iter().flat_map(|limit| self.servers.iter().map(move |server| (*limit, *server)));
+        for (limit, server) in tries {
             let until = deadline.min(Instant::now() + limit);
             if until <= Instant::now() {
                 break;
             }
-            match ask_over_udp(server, name, kind, until) {
-                Ok(None) => return Err(DnsError::BadName(name.to_owned())),
-                Ok(Some(Reading::Truncated)) => match ask_over_tcp(server, name, kind, deadline) {
-                    Ok(Reading::Failed(word)) => error = DnsError::Failed(word),
-                    Ok(reading @ (Reading::Alias { .. } | Reading::Answer(_))) => return Ok(reading),
-                    Ok(Reading::Foreign | Reading::Truncated) => error = DnsError::Failed("malformed answer".to_owned()),
-                    Err(failure) => error = DnsError::of(&failure),
-                },
-                Ok(Some(Reading::Failed(word))) => error = DnsError::Failed(word),
-                Ok(Some(reading)) => return Ok(reading),
-                Err(failure) => error = DnsError::of(&failure),
+            let mut reading = self.ask_server(server, question, until, deadline);
+            if let Ok(Reading::NotUnderstood(_)) = reading {
+                reading = self.ask_server(server, Question { edns: false, ..question }, until, deadline);
+            }
+            match reading {
+                Ok(reading @ (Reading::Alias { .. } | Reading::Answer(_))) => return Ok(reading),
+                Ok(Reading::Failed(word) | Reading::NotUnderstood(word)) => error = DnsError::Failed(word),
+                Ok(Reading::Foreign | Reading::Truncated) => error = DnsError::Failed(MALFORMED.to_owned()),
+                Err(failure @ DnsError::BadName(_)) => return Err(failure),
+                Err(failure) => error = failure,
             }
         }
         Err(error)
     }
 
-    fn kept(&self, key: &(String, Kind)) -> Option<Answer> {
-        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.get(key).filter(|kept| kept.until > Instant::now()).map(|kept| kept.answer.clone())
+    /// One server, over TCP if its answer is cut.
+    fn ask_server(
+        &self,
+        server: SocketAddr,
+        question: Question<'_>,
+        until: Instant,
+        deadline: Instant,
+    ) -> Result<Reading, DnsError> {
+        let id = random_id().map_err(|error| DnsError::of(&error))?;
+        let Some(query) = dns::query(id, question.name, question.kind, question.edns) else {
+            return Err(DnsError::BadName(question.name.to_owned()));
+        };
+        let read = |octets: &[u8]| dns::read(octets, id, question.name, question.kind, question.aliases);
+        let reading = match ask_over_udp(server, &query, read, until) {
+            Ok(Reading::Truncated) => ask_over_tcp(server, &query, read, deadline.min(Instant::now() + self.limits.tcp)),
+            other => other,
+        };
+        reading.map_err(|error| DnsError::of(&error))
     }
 
-    fn keep(&self, key: (String, Kind), answer: &Answer) {
-        if answer.records.len() > KEPT_RECORDS_MAX {
-            return;
-        }
-        let now = Instant::now();
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache.len() >= CACHE_MAX {
-            cache.retain(|_, kept| kept.until > now);
-            if cache.len() >= CACHE_MAX {
-                cache.clear();
-            }
-        }
-        cache.insert(key, Kept { answer: answer.clone(), until: now + answer.ttl });
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One question from a port of its own, until an answer to it comes; `None` if the name is none.
-fn ask_over_udp(server: SocketAddr, name: &str, kind: Kind, until: Instant) -> io::Result<Option<Reading>> {
-    let id = random_id()?;
-    let Some(query) = dns::query(id, name, kind) else { return Ok(None) };
+/// The text of a line that should name a server and does not.
+fn bad_name_server(text: &[u8], error: &resolv_conf::ParseError) -> Option<String> {
+    let (resolv_conf::ParseError::InvalidIp(number, _) | resolv_conf::ParseError::InvalidValue(number)) = error else {
+        return None;
+    };
+    let line = String::from_utf8_lossy(text.split(|octet| *octet == b'\n').nth(*number)?).trim().to_owned();
+    line.starts_with("nameserver").then_some(line)
+}
+
+/// With the number of the interface that a link-local address stands beside (RFC 4007 section 11).
+fn socket_address(server: &ScopedIp) -> nix::Result<SocketAddr> {
+    Ok(match server {
+        ScopedIp::V4(address) => SocketAddr::from((*address, DNS_PORT)),
+        ScopedIp::V6(address, None) => SocketAddr::from((*address, DNS_PORT)),
+        ScopedIp::V6(address, Some(scope)) => {
+            let number = scope.parse().or_else(|_| if_nametoindex(scope.as_str()))?;
+            SocketAddrV6::new(*address, DNS_PORT, 0, number).into()
+        }
+    })
+}
+
+/// One question from a port of its own, until an answer to it comes.
+fn ask_over_udp(server: SocketAddr, query: &[u8], read: impl Fn(&[u8]) -> Reading, until: Instant) -> io::Result<Reading> {
     let any = if server.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
     // Connected: the kernel drops what comes from elsewhere.
     socket.connect(server)?;
-    socket.send(&query)?;
+    socket.send(query)?;
     let mut buffer = [0; dns::UDP_SIZE as usize];
     loop {
         socket.set_read_timeout(Some(left(until)?))?;
         match socket.recv(&mut buffer) {
-            Ok(octets) => match dns::read(&buffer[..octets], id, name, kind) {
+            Ok(octets) => match read(&buffer[..octets]) {
                 Reading::Foreign => {}
-                reading => return Ok(Some(reading)),
+                reading => return Ok(reading),
             },
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -195,19 +249,16 @@ fn ask_over_udp(server: SocketAddr, name: &str, kind: Kind, until: Instant) -> i
 }
 
 /// The same over TCP, a length before each message (RFC 1035 section 4.2.2).
-fn ask_over_tcp(server: SocketAddr, name: &str, kind: Kind, deadline: Instant) -> io::Result<Reading> {
-    let until = deadline.min(Instant::now() + TCP_MAX);
-    let id = random_id()?;
-    let query = dns::query(id, name, kind).ok_or(ErrorKind::InvalidInput)?;
+fn ask_over_tcp(server: SocketAddr, query: &[u8], read: impl Fn(&[u8]) -> Reading, until: Instant) -> io::Result<Reading> {
     let mut stream = TcpStream::connect_timeout(&server, left(until)?)?;
     let length = u16::try_from(query.len()).map_err(io::Error::other)?;
     stream.set_write_timeout(Some(left(until)?))?;
-    stream.write_all(&[&length.to_be_bytes()[..], &query].concat())?;
+    stream.write_all(&[&length.to_be_bytes()[..], query].concat())?;
     let mut length = [0; 2];
     read_exact(&mut stream, &mut length, until)?;
     let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
     read_exact(&mut stream, &mut answer, until)?;
-    Ok(dns::read(&answer, id, name, kind))
+    Ok(read(&answer))
 }
 
 /// Fills the buffer before `until`, however slowly the octets come.
@@ -301,5 +352,95 @@ mod tests {
             let answer = resolver.look_up("a.x", Kind::A, Instant::now() + LOOKUP_MAX).unwrap();
             assert_eq!((answer.ttl.as_secs(), answer.authenticated, answer.records.len()), (ttl, authentic, 1), "{hops:?}");
         }
+    }
+
+    /// A server that takes questions and says nothing; how many came is seen afterwards.
+    fn silent() -> UdpSocket {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket
+    }
+
+    fn asked(socket: &UdpSocket) -> usize {
+        std::iter::from_fn(|| socket.recv(&mut [0; 512]).ok()).count()
+    }
+
+    fn limited(servers: &[SocketAddr], lookup: u64, udp: u64) -> Resolver {
+        let (lookup, udp) = (Duration::from_millis(lookup), Duration::from_millis(udp));
+        Resolver { limits: Limits { lookup, udp: [udp; 2], ..LIMITS }, ..Resolver::with_servers(servers) }
+    }
+
+    /// Every server is asked twice; where that takes longer than a lookup may, those that are left are not asked.
+    #[test]
+    fn a_lookup_has_a_limit_of_its_own() {
+        assert_eq!((LIMITS.lookup, LOOKUP_MAX), (LOOKUP_MAX, Duration::from_secs(20)));
+        let far = Instant::now() + Duration::from_secs(3600);
+        let sockets = [silent(), silent(), silent()];
+        let servers = sockets.each_ref().map(|socket| socket.local_addr().unwrap());
+        assert_eq!(limited(&servers, 60_000, 20).look_up("a.x", Kind::A, far), Err(DnsError::Timeout));
+        assert_eq!(sockets.each_ref().map(asked), [2, 2, 2]);
+        assert_eq!(limited(&servers, 300, 1000).look_up("a.x", Kind::A, far), Err(DnsError::Timeout));
+        let asked = sockets.each_ref().map(asked);
+        assert!(asked[0] <= 1 && asked[1..] == [0, 0], "{asked:?}");
+        // The caller's deadline is kept as well.
+        let soon = Instant::now() + Duration::from_millis(300);
+        assert_eq!(limited(&servers, 60_000, 1000).look_up("a.x", Kind::A, soon), Err(DnsError::Timeout));
+        assert!(sockets[1..].iter().all(|socket| self::asked(socket) == 0));
+    }
+
+    /// Octets that trickle in over TCP are not waited for longer than all the rest.
+    #[test]
+    fn a_slow_answer_over_tcp_ends_at_the_limit() {
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+            if let Ok(tcp) = std::net::TcpListener::bind(udp.local_addr().unwrap()) {
+                break (udp, tcp);
+            }
+        };
+        let server = udp.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 512];
+            let (octets, from) = udp.recv_from(&mut buffer).unwrap();
+            buffer[2] = 0x83;
+            udp.send_to(&buffer[..octets], from).unwrap();
+            let (mut stream, _) = tcp.accept().unwrap();
+            let _ = stream.write_all(&60_000_u16.to_be_bytes());
+            for _ in 0..150 {
+                if stream.write_all(b"x").is_err() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        // Without the limit the connection ends, which is another error.
+        let mut resolver = limited(&[server], 500, 500);
+        resolver.limits.tcp = Duration::from_secs(3600);
+        let far = Instant::now() + Duration::from_secs(3600);
+        assert_eq!(resolver.look_up("a.x", Kind::A, far), Err(DnsError::Timeout));
+    }
+
+    /// A link-local server stands beside an interface; what cannot be asked is left out, and the others are.
+    #[test]
+    fn servers_of_resolv_conf() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("resolv.conf");
+        let servers = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Resolver::of_the_system(&file).servers.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(servers("nameserver fe80::1%lo\n"), ["[fe80::1%1]:53"]);
+        assert_eq!(servers("nameserver fe80::1%7\nnameserver 2001:db8::1\n"), ["[fe80::1%7]:53", "[2001:db8::1]:53"]);
+        assert_eq!(servers("nameserver fe80::1%gone0\nnameserver 192.0.2.1\n"), ["192.0.2.1:53"]);
+        assert_eq!(servers("nameserver nonsense\nnameserver 192.0.2.1\n"), ["192.0.2.1:53"]);
+        assert_eq!(servers("options edns0 unheard-of\n"), ["127.0.0.1:53"]);
+    }
+
+    /// The lines that are named in the log as not asked.
+    #[test]
+    fn lines_that_name_no_server() {
+        let text = b"# x\nnameserver br-lan\noptions unheard-of\nsortlist x\n  nameserver\nnameserver fe80::1%br-lan # y\n";
+        let (_, errors) = resolv_conf::Config::parse_with_errors(text);
+        let named: Vec<String> = errors.iter().filter_map(|error| bad_name_server(text, error)).collect();
+        assert_eq!(named, ["nameserver br-lan", "nameserver", "nameserver fe80::1%br-lan # y"]);
     }
 }

@@ -26,13 +26,15 @@ pub fn failure(failure: &Failure) -> (Stage, Trouble) {
 pub fn trouble(fault: &Fault) -> Trouble {
     match fault {
         Fault::Certificate(_) => Trouble::Certificate,
-        Fault::Closed | Fault::Garbage(_) | Fault::Io(_) | Fault::Stopped | Fault::Timeout => Trouble::Dropped,
+        Fault::Closed | Fault::Garbage(_) | Fault::Io(_) | Fault::Timeout => Trouble::Dropped,
         Fault::Defect | Fault::Local(_) => Trouble::Internal,
         Fault::Dns(_) => Trouble::NameUnresolved,
         Fault::EarlyOctets | Fault::Tls(_) => Trouble::Handshake,
         Fault::NoMechanism | Fault::NoStartTls => Trouble::NotOffered,
         Fault::Password(_) => Trouble::PasswordFile,
         Fault::Refused(reply) | Fault::Unexpected(reply) => replied(reply),
+        Fault::Source(_) => Trouble::Source,
+        Fault::Stopped => Trouble::Stopped,
     }
 }
 
@@ -73,6 +75,8 @@ mod tests {
             (Outcome::Unfit(Unfit::Utf8), Some(Scheduled::Trouble(Stage::Mail, Trouble::Unfit))),
             // After the dot it may have arrived, whatever ended the wait.
             (lost(true, Fault::Closed), at_dot(Trouble::Unanswered)),
+            (lost(true, Fault::Stopped), at_dot(Trouble::Unanswered)),
+            (lost(false, Fault::Stopped), at_dot(Trouble::Stopped)),
             (lost(true, Fault::Unexpected(reply(354))), at_dot(Trouble::Unanswered)),
             (lost(false, Fault::Closed), at_dot(Trouble::Dropped)),
             (lost(false, Fault::Local(String::new())), at_dot(Trouble::Internal)),
@@ -91,6 +95,7 @@ mod tests {
             (Fault::Dns(String::new()), Trouble::NameUnresolved),
             (Fault::EarlyOctets, Trouble::Handshake),
             (Fault::NoStartTls, Trouble::NotOffered),
+            (Fault::Source(String::new()), Trouble::Source),
             (Fault::Password(String::new()), Trouble::PasswordFile),
             (Fault::Refused(reply(535)), Trouble::Reply { code: 535, status: None }),
         ];

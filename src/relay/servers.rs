@@ -1,7 +1,7 @@
 //! What is remembered of servers that are found by MX: connections that are open to each address, addresses that failed, and
 //! domains that had TLS. Bounded; it is lost at a restart, which costs an attempt and no mail.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,12 +18,21 @@ pub struct Servers {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Connections, and couriers that wait for one.
-    open: HashMap<IpAddr, (usize, usize)>,
+    open: HashMap<IpAddr, Open>,
+    /// The number of the next courier that waits.
+    next: u64,
     /// Until when an address rests, and how often it has failed in a row.
     failed: HashMap<IpAddr, (Instant, u32)>,
     /// Domains that had TLS, each with when that was.
     secured: HashMap<String, Instant>,
+}
+
+/// What is open to one address.
+#[derive(Debug, Default)]
+struct Open {
+    connections: usize,
+    /// The numbers of couriers that wait, in the order in which they came.
+    waiting: VecDeque<u64>,
 }
 
 /// A connection that counts; dropping it lets another one be opened.
@@ -48,24 +57,26 @@ const REST_MAX: Duration = Duration::from_secs(3600);
 const KNOWN_MAX: usize = 10_000;
 
 impl Servers {
-    /// A place among the connections to an address; waits for one until `deadline`, or until everything is stopped.
+    /// A place among the connections to an address; waits for one until `deadline`, or until everything is stopped. The
+    /// first that came is served first.
     pub fn take(self: &Arc<Self>, address: IpAddr, deadline: Instant, stop: &Stop) -> Option<Place> {
         let mut known = self.known();
+        let number = known.next;
+        known.next += 1;
+        known.open.entry(address).or_default().waiting.push_back(number);
         loop {
-            let (open, waiting) = known.open.entry(address).or_default();
-            if *open < PER_ADDRESS {
-                *open += 1;
-                return Some(Place { servers: Arc::clone(self), address });
-            }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || stop.is_stopped() {
-                return None;
+            let open = known.open.entry(address).or_default();
+            let taken = open.connections < PER_ADDRESS && open.waiting.front() == Some(&number);
+            if taken || left.is_zero() || stop.is_stopped() {
+                open.waiting.retain(|other| *other != number);
+                open.connections += usize::from(taken);
+                drop(known);
+                // The next one may be first now.
+                self.freed.notify_all();
+                return taken.then(|| Place { servers: Arc::clone(self), address });
             }
-            *waiting += 1;
             (known, _) = self.freed.wait_timeout(known, left.min(SLICE)).unwrap_or_else(PoisonError::into_inner);
-            if let Some((_, waiting)) = known.open.get_mut(&address) {
-                *waiting -= 1;
-            }
         }
     }
 
@@ -140,7 +151,7 @@ fn shorten<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, counts: impl Fn(
 impl Place {
     /// True if a courier waits for a place at this address, so that an idle connection is better closed.
     pub fn is_wanted(&self) -> bool {
-        self.servers.known().open.get(&self.address).is_some_and(|(_, waiting)| *waiting > 0)
+        self.servers.known().open.get(&self.address).is_some_and(|open| !open.waiting.is_empty())
     }
 
     /// The connection did not serve.
@@ -152,9 +163,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut known = self.servers.known();
-        if let Some((open, waiting)) = known.open.get_mut(&self.address) {
-            *open -= 1;
-            if *open == 0 && *waiting == 0 {
+        if let Some(open) = known.open.get_mut(&self.address) {
+            open.connections -= 1;
+            if open.connections == 0 && open.waiting.is_empty() {
                 known.open.remove(&self.address);
             }
         }
@@ -189,6 +200,33 @@ mod tests {
         stop.stop(Instant::now());
         let _all: Vec<Place> = (0..PER_ADDRESS).map(|_| take(Instant::now()).unwrap()).collect();
         assert!(servers.take(HERE, Instant::now() + Duration::from_secs(3600), &stop).is_none());
+    }
+
+    /// However often others come, none waits longer than those before it.
+    #[test]
+    fn the_first_that_came_is_served_first() {
+        let servers = Arc::new(Servers::default());
+        let late = || Instant::now() + Duration::from_secs(20);
+        let mut places: Vec<Place> = (0..PER_ADDRESS).map(|_| servers.take(HERE, late(), &Stop::new()).unwrap()).collect();
+        let waiting = || servers.known().open[&HERE].waiting.len();
+        let (told, order) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            for number in 0..4 {
+                let (servers, told) = (Arc::clone(&servers), told.clone());
+                scope.spawn(move || told.send((number, servers.take(HERE, late(), &Stop::new()))));
+                while waiting() <= number {
+                    std::thread::yield_now();
+                }
+            }
+            for number in 0..4 {
+                // One that comes later has nothing while another waits, though there is a place for a moment.
+                places.pop();
+                assert!(number == 3 || servers.take(HERE, Instant::now(), &Stop::new()).is_none());
+                let (first, place) = order.recv().unwrap();
+                assert_eq!(first, number);
+                places.insert(0, place.unwrap());
+            }
+        });
     }
 
     #[test]

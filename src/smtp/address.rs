@@ -65,6 +65,17 @@ impl ReversePath {
             _ => parse_path(text, utf8).map(Self::Mailbox),
         }
     }
+
+    /// Reads a path as [`Self::parse`] does, and one whose local part has dots where RFC 5321 section 4.1.2 has none: `a..b@c`,
+    /// `a.@c`. Telephone companies gave out such addresses by the million. From then on it is written as a quoted string.
+    pub fn parse_with_any_dots(text: &str, utf8: bool) -> Result<Self, AddressError> {
+        Self::parse(text, utf8).or_else(|error| {
+            let inner = text.strip_prefix('<').and_then(|rest| rest.split_once('@')).ok_or(error)?;
+            let (local, domain) = inner;
+            let dots = local.contains('.') && local.chars().all(|c| c == '.' || is_atext(c, utf8));
+            if dots { Self::parse(&format!("<\"{local}\"@{domain}"), utf8) } else { Err(error) }
+        })
+    }
 }
 
 impl ForwardPath {
@@ -154,18 +165,28 @@ impl fmt::Display for ForwardPath {
 
 /// Where the path that `text` begins with ends: the octets up to and with its closing `>`, quoted strings respected.
 pub fn path_len(text: &str) -> Option<usize> {
+    end_of(text, '>').map(|at| at + 1)
+}
+
+/// Where the word that `text` begins with ends: the octets up to the first space, quoted strings respected.
+pub fn word_len(text: &str) -> usize {
+    end_of(text, ' ').unwrap_or(text.len())
+}
+
+/// Where `end` first stands outside quoted strings.
+fn end_of(text: &str, end: char) -> Option<usize> {
     let mut quoted = false;
     let mut escaped = false;
-    for (at, c) in text.char_indices() {
+    text.char_indices().find_map(|(at, c)| {
         match c {
             _ if escaped => escaped = false,
             '\\' if quoted => escaped = true,
             '"' => quoted = !quoted,
-            '>' if !quoted => return Some(at + 1),
+            c if c == end && !quoted => return Some(at),
             _ => {}
         }
-    }
-    None
+        None
+    })
 }
 
 /// True if `text` is a domain as RFC 5321 section 4.1.2 has it: labels of letters, digits and inner hyphens.
@@ -425,6 +446,35 @@ mod tests {
         assert_eq!(ForwardPath::parse("<>", false), Err(AddressError::Syntax));
         assert_eq!(ForwardPath::parse("<PostMaster>", false), Ok(ForwardPath::Postmaster));
         assert_eq!(ReversePath::parse("<postmaster>", false), Err(AddressError::Syntax));
+    }
+
+    #[test]
+    fn dots_of_a_sender_may_stand_anywhere() {
+        for (text, want) in [
+            ("<a..b@c.example>", "\"a..b\"@c.example"),
+            ("<a.@c.example>", "\"a.\"@c.example"),
+            ("<...@c.example>", "\"...\"@c.example"),
+            ("<a.b@c.example>", "a.b@c.example"),
+            ("<\"a b\"@c.example>", "\"a b\"@c.example"),
+        ] {
+            let path = ReversePath::parse_with_any_dots(text, false).unwrap();
+            assert_eq!(path.to_string(), want);
+            assert_eq!(ReversePath::parse(&format!("<{path}>"), false), Ok(path), "it can be read again");
+        }
+        for text in [
+            "<a..b c@c.example>",
+            "<a..b@>",
+            "<a..b@c@d.example>",
+            "<a..(b)@c.example>",
+            "<\"a..b@c.example>",
+            "a..b@c.example",
+            "<@x:a..b@c>",
+        ] {
+            assert_eq!(ReversePath::parse_with_any_dots(text, false), Err(AddressError::Syntax), "{text}");
+        }
+        assert_eq!(ReversePath::parse_with_any_dots("<\u{f6}..b@c.example>", false), Err(AddressError::Utf8));
+        let long = format!("<{}..@c.example>", "a".repeat(63));
+        assert_eq!(ReversePath::parse_with_any_dots(&long, false), Err(AddressError::Syntax));
     }
 
     #[test]

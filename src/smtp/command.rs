@@ -4,6 +4,8 @@
 //! several after a verb, an EHLO name with an underscore or a final dot. What is not understood is an error that says
 //! what would have been right; nothing is guessed. [`Grammar`] is what differs between servers and mail programs.
 
+use std::borrow::Cow;
+
 use super::address::{self, AddressError, ForwardPath, ReversePath};
 use super::dsn::{self, Notify, Orcpt, Ret};
 use super::reply::{Refusal, Refused};
@@ -101,7 +103,7 @@ pub struct Recipient {
 /// What a port understands of a command's arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dialect {
-    /// How strictly they are read.
+    /// What is read beyond RFC 5321.
     pub grammar: Grammar,
     /// True where DSN is offered: RET, ENVID, NOTIFY and ORCPT are parameters (RFC 3461 section 4).
     pub dsn: bool,
@@ -144,13 +146,14 @@ pub enum Verb {
     Vrfy,
 }
 
-/// How strictly arguments are read.
+/// What is read beyond RFC 5321. Each side is spared what its own clients write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grammar {
-    /// For mail programs: AUTH= of MAIL, and any printable word as an EHLO name.
-    Lenient,
-    /// For other servers: no AUTH=, and an EHLO name that is safe in a Received field.
-    Strict,
+    /// From mail programs: AUTH= of MAIL. An EHLO name is one printable word.
+    Submission,
+    /// From other servers, where a refusal loses mail: paths without brackets (RFC 821 demands them as well) or with spaces inside
+    /// them, a sender with dots where none belong, and an EHLO name of several words. No AUTH=, since AUTH is not offered.
+    Transfer,
 }
 
 /// Why a line is no command.
@@ -298,10 +301,8 @@ fn alone<'a>(args: &str, command: Command<'a>, usage: &'static str) -> Result<Co
 }
 
 fn hello(args: &str, grammar: Grammar) -> Result<&str, CommandError> {
-    let word = !args.is_empty() && args.len() <= address::DOMAIN_MAX && args.bytes().all(|b| b.is_ascii_graphic());
-    // These begin or end a comment, a quoted string, a route or the date of the Received field that the name goes into.
-    let structure = |b: u8| b"()<>;\"\\,".contains(&b);
-    let fits = word && (grammar == Grammar::Lenient || !args.bytes().any(structure));
+    let printable = |b: u8| b.is_ascii_graphic() || (b == b' ' && grammar == Grammar::Transfer);
+    let fits = !args.is_empty() && args.len() <= address::DOMAIN_MAX && args.bytes().all(printable);
     if fits { Ok(args) } else { Err(CommandError::Hello) }
 }
 
@@ -333,7 +334,8 @@ fn parse_bdat(args: &str) -> Result<Command<'_>, CommandError> {
 
 fn parse_mail(args: &str, dialect: Dialect) -> Result<Command<'_>, CommandError> {
     let Dialect { grammar, dsn } = dialect;
-    let (path, parameters) = split_path(args, "FROM:").ok_or(CommandError::Syntax("MAIL FROM:<address> [parameters]"))?;
+    let (path, parameters) =
+        split_path(args, "FROM:", grammar).ok_or(CommandError::Syntax("MAIL FROM:<address> [parameters]"))?;
     let mut mail = Mail { reverse_path: ReversePath::Null, size: None, body: None, utf8: false, ret: None, envid: None };
     let mut seen: Vec<String> = Vec::new();
     for (name, value) in parameters {
@@ -347,9 +349,9 @@ fn parse_mail(args: &str, dialect: Dialect) -> Result<Command<'_>, CommandError>
             ("BODY", Some(value)) => mail.body = Some(Body::parse(value).ok_or_else(bad)?),
             ("SMTPUTF8", None) => mail.utf8 = true,
             // RFC 4954 section 5: understood where AUTH is offered, and ignored, as no client is trusted to name another.
-            ("AUTH", Some(value)) if grammar == Grammar::Lenient => check_xtext(value).ok_or_else(bad)?,
+            ("AUTH", Some(value)) if grammar == Grammar::Submission => check_xtext(value).ok_or_else(bad)?,
             ("SIZE" | "BODY" | "SMTPUTF8", _) => return Err(bad()),
-            ("AUTH", None) if grammar == Grammar::Lenient => return Err(bad()),
+            ("AUTH", None) if grammar == Grammar::Submission => return Err(bad()),
             ("RET", Some(value)) if dsn => mail.ret = Some(Ret::parse(value).ok_or_else(bad)?),
             ("ENVID", Some(value)) if dsn => mail.envid = Some(dsn::parse_envid(value).ok_or_else(bad)?),
             ("RET" | "ENVID", None) if dsn => return Err(bad()),
@@ -357,12 +359,16 @@ fn parse_mail(args: &str, dialect: Dialect) -> Result<Command<'_>, CommandError>
         }
         seen.push(upper);
     }
-    mail.reverse_path = ReversePath::parse(path, mail.utf8).map_err(CommandError::Sender)?;
+    let path = match grammar {
+        Grammar::Submission => ReversePath::parse(&path, mail.utf8),
+        Grammar::Transfer => ReversePath::parse_with_any_dots(&path, mail.utf8),
+    };
+    mail.reverse_path = path.map_err(CommandError::Sender)?;
     Ok(Command::Mail(mail))
 }
 
 fn parse_rcpt(args: &str, dialect: Dialect) -> Result<Command<'_>, CommandError> {
-    let (path, parameters) = split_path(args, "TO:").ok_or(CommandError::Syntax("RCPT TO:<address>"))?;
+    let (path, parameters) = split_path(args, "TO:", dialect.grammar).ok_or(CommandError::Syntax("RCPT TO:<address>"))?;
     let (mut notify, mut orcpt, mut utf8) = (None, None, false);
     for (name, value) in parameters {
         let upper = name.to_ascii_uppercase();
@@ -378,29 +384,40 @@ fn parse_rcpt(args: &str, dialect: Dialect) -> Result<Command<'_>, CommandError>
         }
     }
     // Whether UTF-8 is welcome only the transaction knows; the session asks again with its answer.
-    let path = ForwardPath::parse(path, true).map_err(CommandError::Recipient)?;
+    let path = ForwardPath::parse(&path, true).map_err(CommandError::Recipient)?;
     utf8 |= !path.to_string().is_ascii();
     Ok(Command::Rcpt { recipient: Recipient { path, notify, orcpt }, utf8 })
 }
 
 type Parameter<'a> = (&'a str, Option<&'a str>);
 
-/// Takes `FROM:<path> NAME=VALUE …` apart. A path without brackets is given as it is, for the address to be refused.
-fn split_path<'a>(args: &'a str, keyword: &str) -> Option<(&'a str, impl Iterator<Item = Parameter<'a>>)> {
+/// Takes `FROM:<path> NAME=VALUE …` apart. A path that the grammar wants in brackets is given as it is, for the address to be
+/// refused; another has them when it is given.
+fn split_path<'a>(args: &'a str, keyword: &str, grammar: Grammar) -> Option<(Cow<'a, str>, impl Iterator<Item = Parameter<'a>>)> {
     let head = args.get(..keyword.len())?;
     if !head.eq_ignore_ascii_case(keyword) {
         return None;
     }
     let rest = args[keyword.len()..].trim_start_matches(' ');
-    let end = match rest.starts_with('<') {
-        true => address::path_len(rest).unwrap_or(rest.len()),
-        false => rest.len(),
+    let end = match (rest.starts_with('<'), grammar) {
+        (true, _) => address::path_len(rest).unwrap_or(rest.len()),
+        (false, Grammar::Transfer) => address::word_len(rest),
+        (false, Grammar::Submission) => rest.len(),
     };
     let (path, tail) = rest.split_at(end);
-    if !tail.is_empty() && !tail.starts_with(' ') {
-        return Some((rest, "".split_ascii_whitespace().map(split_parameter as fn(&str) -> Parameter<'_>)));
+    let (path, tail) = if tail.is_empty() || tail.starts_with(' ') { (path, tail) } else { (rest, "") };
+    let path = if grammar == Grammar::Transfer { bracketed(path) } else { path.into() };
+    Some((path, tail.split_ascii_whitespace().map(split_parameter)))
+}
+
+/// A path with brackets where it has none, and without spaces next to them. No path at all stays none: only `<>` is the null sender.
+fn bracketed(path: &str) -> Cow<'_, str> {
+    match path.strip_prefix('<').map(|rest| rest.strip_suffix('>')) {
+        None if path.is_empty() => path.into(),
+        None => format!("<{path}>").into(),
+        Some(Some(inner)) if inner.starts_with(' ') || inner.ends_with(' ') => format!("<{}>", inner.trim_matches(' ')).into(),
+        Some(_) => path.into(),
     }
-    Some((path, tail.split_ascii_whitespace().map(split_parameter as fn(&str) -> Parameter<'_>)))
 }
 
 fn split_parameter(word: &str) -> Parameter<'_> {
@@ -473,6 +490,11 @@ mod tests {
             ("EHLO client.example", Command::Ehlo("client.example")),
             ("EHLO [127.0.0.1]", Command::Ehlo("[127.0.0.1]")),
             ("EHLO my_pc", Command::Ehlo("my_pc")),
+            ("HELO _", Command::Helo("_")),
+            ("EHLO 192.0.2.1", Command::Ehlo("192.0.2.1")),
+            ("EHLO 2001:db8::1", Command::Ehlo("2001:db8::1")),
+            ("EHLO [x:(]", Command::Ehlo("[x:(]")),
+            ("EHLO a;b", Command::Ehlo("a;b")),
             ("EHLO msg.eml:1", Command::Ehlo("msg.eml:1")),
             ("EHLO  mail.b.example.", Command::Ehlo("mail.b.example.")),
             ("MAIL FROM: <a@b.example>", mail("<a@b.example>", None, false)),
@@ -500,23 +522,92 @@ mod tests {
             ("DATA ", Command::Data),
         ];
         for (line, want) in rows {
-            for grammar in [Grammar::Strict, Grammar::Lenient] {
+            for grammar in [Grammar::Transfer, Grammar::Submission] {
                 assert_eq!(read(line, grammar).as_ref(), Ok(&want), "{line} {grammar:?}");
             }
         }
     }
 
     #[test]
-    fn what_only_the_lenient_grammar_reads() {
+    fn what_is_read_from_mail_programs_alone() {
         let rows = [
-            ("EHLO [x:(]", Command::Ehlo("[x:(]")),
-            ("EHLO a;b", Command::Ehlo("a;b")),
             ("MAIL FROM:<a@b.example> AUTH=<>", mail("<a@b.example>", None, false)),
             ("MAIL FROM:<a@b.example> AUTH=e+3Dmc2@b.example", mail("<a@b.example>", None, false)),
         ];
         for (line, want) in rows {
-            assert_eq!(read(line, Grammar::Lenient).as_ref(), Ok(&want), "{line}");
-            assert!(read(line, Grammar::Strict).is_err(), "{line}");
+            assert_eq!(read(line, Grammar::Submission).as_ref(), Ok(&want), "{line}");
+            assert!(read(line, Grammar::Transfer).is_err(), "{line}");
+        }
+    }
+
+    /// What Postfix reads by default; a refusal would lose mail.
+    #[test]
+    fn what_is_read_from_other_servers_alone() {
+        let rows = [
+            ("EHLO two words", Command::Ehlo("two words")),
+            ("HELO  two  words ", Command::Helo("two  words")),
+            ("MAIL FROM:a@b.example", mail("<a@b.example>", None, false)),
+            ("mail from: a@b.example  size=12", mail("<a@b.example>", Some(12), false)),
+            ("MAIL FROM:a@[192.0.2.1]", mail("<a@[192.0.2.1]>", None, false)),
+            ("MAIL FROM:a@b.example.", mail("<a@b.example>", None, false)),
+            ("MAIL FROM:@x.example,@y.example:a@b.example", mail("<a@b.example>", None, false)),
+            ("MAIL FROM:ö@b.example SMTPUTF8", mail("<ö@b.example>", None, true)),
+            // A parameter's name is the local part of an address like any other word.
+            ("MAIL FROM:SIZE=1@b.example SIZE=12", mail("<SIZE=1@b.example>", Some(12), false)),
+            ("MAIL FROM:\"a SIZE=1\"@b.example SIZE=12", mail("<\"a SIZE=1\"@b.example>", Some(12), false)),
+            ("MAIL FROM:\"a\\\" b\"@b.example", mail("<\"a\\\" b\"@b.example>", None, false)),
+            ("MAIL FROM:< a@b.example >", mail("<a@b.example>", None, false)),
+            ("MAIL FROM: <a@b.example > SIZE=12", mail("<a@b.example>", Some(12), false)),
+            ("MAIL FROM:< >", mail("<>", None, false)),
+            ("MAIL FROM:<a..b@c.example>", mail("<\"a..b\"@c.example>", None, false)),
+            ("MAIL FROM:.a.@c.example", mail("<\".a.\"@c.example>", None, false)),
+            ("RCPT TO:a@b.example", rcpt("<a@b.example>")),
+            ("RCPT TO: < a@b.example>", rcpt("<a@b.example>")),
+            ("RCPT TO:postmaster", rcpt("<Postmaster>")),
+        ];
+        for (line, want) in rows {
+            assert_eq!(read(line, Grammar::Transfer).as_ref(), Ok(&want), "{line}");
+            assert!(read(line, Grammar::Submission).is_err(), "{line}");
+        }
+    }
+
+    /// Nothing is guessed: these are no addresses, though some servers find one in them.
+    #[test]
+    fn what_other_servers_may_not_write_either() {
+        let sender = [
+            "a@b.example>",
+            "<a@b.example",
+            "<<a@b.example>>",
+            "<>a@b.example",
+            "a@b.example<>",
+            "Name<a@b.example>",
+            "<a @b.example>",
+            "<a@b. example>",
+            "<a@b@c.example>",
+            "a@b.example,c@d.example",
+            "a@b.example;c@d.example",
+            "\"a b@c.example",
+            "\"a\"b@c.example",
+            "\ta@b.example",
+            "root",
+            "SIZE=12",
+            "<.@>",
+            "<@b.example>",
+            "mailto:a@b.example",
+        ];
+        for path in sender {
+            let line = format!("MAIL FROM:{path}");
+            assert_eq!(read(&line, Grammar::Transfer), Err(CommandError::Sender(AddressError::Syntax)), "{path}");
+        }
+        let after = |word: &str| Err(CommandError::UnknownParameter(word.into()));
+        assert_eq!(read("MAIL FROM:a@b.example <c@d.example>", Grammar::Transfer), after("<c@d.example>"));
+        assert_eq!(read("MAIL FROM:\"a\" <a@b.example>", Grammar::Transfer), after("<a@b.example>"));
+        assert_eq!(read("MAIL FROM:a b@c.example", Grammar::Transfer), after("b@c.example"));
+        assert_eq!(read("RCPT TO:a@b.example c@d.example", Grammar::Transfer), after("c@d.example"));
+        for path in ["", "<>", "< >", "alice", "a..b@c.example", "<a..b@c.example>", "a@b.example,c@d.example"] {
+            let line = format!("RCPT TO:{path}");
+            let recipient = Err(CommandError::Recipient(AddressError::Syntax));
+            assert_eq!(read(&line, Grammar::Transfer), recipient, "{path}");
         }
     }
 
@@ -525,13 +616,15 @@ mod tests {
         use CommandError::*;
         let rows = [
             ("EHLO", Hello),
-            ("EHLO a b", Hello),
             ("HELO \u{e9}", Hello),
+            ("HELO a\tb", Hello),
             ("MAIL", Syntax("MAIL FROM:<address> [parameters]")),
             ("MAIL TO:<a@b.example>", Syntax("MAIL FROM:<address> [parameters]")),
             ("MAIL FROM", Syntax("MAIL FROM:<address> [parameters]")),
             ("MAIL FROM:", Sender(AddressError::Syntax)),
-            ("MAIL FROM:a@b.example", Sender(AddressError::Syntax)),
+            ("MAIL FROM: ", Sender(AddressError::Syntax)),
+            ("MAIL FROM :<a@b.example>", Syntax("MAIL FROM:<address> [parameters]")),
+            ("MAIL a@b.example", Syntax("MAIL FROM:<address> [parameters]")),
             ("MAIL FROM:<a@b.example>SIZE=1", Sender(AddressError::Syntax)),
             ("MAIL FROM:<ö@b.example>", Sender(AddressError::Utf8)),
             ("MAIL FROM:<a@b.example> SIZE=", BadValue("SIZE".into())),
@@ -555,19 +648,19 @@ mod tests {
             ("VRFY", Syntax("VRFY string")),
         ];
         for (line, want) in rows {
-            for grammar in [Grammar::Strict, Grammar::Lenient] {
+            for grammar in [Grammar::Transfer, Grammar::Submission] {
                 assert_eq!(read(line, grammar), Err(want.clone()), "{line} {grammar:?}");
             }
         }
-        assert_eq!(read("MAIL FROM:<a@b.example> AUTH=a+3", Grammar::Lenient), Err(BadValue("AUTH".into())));
-        assert_eq!(read("MAIL FROM:<a@b.example> AUTH=<>", Grammar::Strict), Err(UnknownParameter("AUTH".into())));
+        assert_eq!(read("MAIL FROM:<a@b.example> AUTH=a+3", Grammar::Submission), Err(BadValue("AUTH".into())));
+        assert_eq!(read("MAIL FROM:<a@b.example> AUTH=<>", Grammar::Transfer), Err(UnknownParameter("AUTH".into())));
     }
 
     #[test]
     fn body_is_kept() {
         for (text, want) in [("BODY=7BIT", Body::SevenBit), ("body=8bitmime", Body::EightBitMime)] {
             let line = format!("MAIL FROM:<> {text}");
-            let Ok(Command::Mail(mail)) = read(&line, Grammar::Strict) else { panic!("{line}") };
+            let Ok(Command::Mail(mail)) = read(&line, Grammar::Transfer) else { panic!("{line}") };
             assert_eq!(mail.body, Some(want));
             assert_eq!(Body::parse(&want.to_string()), Some(want));
         }
@@ -576,7 +669,7 @@ mod tests {
     /// RFC 3461 section 4: where DSN is offered, for both grammars.
     #[test]
     fn notifications_where_they_are_offered() {
-        let both = [Grammar::Strict, Grammar::Lenient].map(|grammar| Dialect { grammar, dsn: true });
+        let both = [Grammar::Transfer, Grammar::Submission].map(|grammar| Dialect { grammar, dsn: true });
         let of = |line: &'static str, dialect| parse(Verb::of(line.as_bytes()).unwrap(), line, dialect);
         for dialect in both {
             let line = "MAIL FROM:<a@b.example> RET=hdrs ENVID=QQ+2B314159 SIZE=1";

@@ -71,9 +71,9 @@ impl Service {
         matches!(self, Self::Submission | Self::Submissions)
     }
 
-    /// How strictly commands are read.
+    /// What commands may look like beyond RFC 5321.
     pub fn grammar(self) -> Grammar {
-        if self.needs_login() { Grammar::Lenient } else { Grammar::Strict }
+        if self.needs_login() { Grammar::Submission } else { Grammar::Transfer }
     }
 }
 

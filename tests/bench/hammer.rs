@@ -7,8 +7,13 @@ mod attack;
 mod bare;
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/direct.rs"]
+mod direct;
+mod domains;
 mod load;
 mod nagle;
+#[path = "../common/names.rs"]
+mod names;
 mod through;
 
 use std::time::Duration;
@@ -73,6 +78,7 @@ fn main() {
             println!("{}", load::run(address.parse().expect("address:port"), &plan).figures());
         }
         ["sink", address, certificate, key] => through::sink(address, certificate.as_ref(), key.as_ref()),
+        ["domains", root, rounds] => domains::table(root, rounds.parse().expect("rounds")),
         ["nagle"] => nagle::table(),
         ["nagle", address, certificate, password, seconds] => {
             let address = address.parse().expect("address:port");
@@ -91,6 +97,7 @@ fn main() {
              load ADDRESS LOGIN PASSWORD CONNECTIONS SIZE SECONDS [each]: another server, TLS from the first octet\n\
              through ADDRESS LOGIN PASSWORD CONNECTIONS SIZE SECONDS SINK CERTIFICATE KEY: another server, which hands on to address SINK\n\
              fill ADDRESS LOGIN PASSWORD CONNECTIONS SIZE COUNT SECONDS: the same load to another domain, so many messages at most\n\
+             domains ROOT ROUNDS: a message to each of 200 domains by MX, beside the Postfix of that root; see tests/bench/domains\n\
              sink ADDRESS CERTIFICATE KEY: a next hop that keeps nothing, until standard input ends\n\
              disk DIRECTORY WRITERS SIZE SECONDS: the same files without a network\n\
              bare ADDRESS CERTIFICATE KEY MAILDIR: a server that does nothing but TLS and the same files\n\

@@ -45,7 +45,7 @@ fn decoder(bencher: Bencher, line: usize) {
 #[divan::bench(args = ["EHLO client.example", "MAIL FROM:<alice@example.org> SIZE=10000 BODY=8BITMIME", "RCPT TO:<bob@example.org>", "DATA"])]
 fn command_parse(line: &str) -> bool {
     let verb = Verb::of(black_box(line.as_bytes()));
-    verb.is_some_and(|verb| command::parse(verb, black_box(line), Dialect { grammar: Grammar::Strict, dsn: false }).is_ok())
+    verb.is_some_and(|verb| command::parse(verb, black_box(line), Dialect { grammar: Grammar::Transfer, dsn: false }).is_ok())
 }
 
 /// The steps of one message: MAIL, RCPT, DATA and the end.

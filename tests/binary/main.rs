@@ -3,6 +3,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/names.rs"]
+mod names;
 
 mod change;
 mod faults;

@@ -1,8 +1,5 @@
 //! Started as root: what is given up, what is kept, and that a renewed key is taken up all the same.
 
-#[path = "../common/names.rs"]
-mod names;
-
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::common::hop::Hop;
 use crate::common::leaf::Leaf;
 use crate::common::{self, Client, Logged, PATIENCE, Server, Setup, finish, require, require_root, said, skipped};
-use names::{Behaviour, NameServer, Record};
+use crate::names::{Behaviour, NameServer, Record};
 use nix::sys::signal::Signal;
 use pillarbox::mail::dkim::{Algorithm, BodyHasher, Fields, SigningKey};
 

@@ -92,6 +92,7 @@ fn notices() -> Vec<(&'static str, Letter)> {
         cause: Cause::Rests(Reason::Certificate),
         reply: None,
         next: Some(&now),
+        tried: &[],
     };
     let head = |id| Letterhead { hostname: "mx.example.org", from: &from, now: &now, id };
     vec![

@@ -1,8 +1,5 @@
 //! DKIM on the built server: what leaves is signed, and other implementations verify it as it came over the wire.
 
-#[path = "../common/names.rs"]
-mod names;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -13,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::common::hop::{Hop, Taken};
 use crate::common::messages::messages;
 use crate::common::{self, PATIENCE, Server, Setup, finish, python_with, require, said, skipped};
-use names::{Behaviour, NameServer, Record};
+use crate::names::{Behaviour, NameServer, Record};
 use nix::sys::signal::Signal;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_pillarbox");

@@ -250,6 +250,20 @@ impl Server {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).unwrap();
     }
 
+    /// Stops the server where it stands, until SIGCONT; returns once no thread of it runs.
+    pub fn stop_all_threads(&self) {
+        self.signal(nix::sys::signal::Signal::SIGSTOP);
+        let runs = |task: fs::DirEntry| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('T'))
+        };
+        let begun = Instant::now();
+        while fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().flatten().any(runs) {
+            assert!(begun.elapsed() < PATIENCE, "the server does not stop");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Waits for the end; gives the exit code.
     pub fn wait(&mut self, limit: Duration) -> Option<i32> {
         let begun = Instant::now();

@@ -43,6 +43,7 @@ pub struct MailServer(Arc<Shared>);
 struct Shared {
     tls: Arc<ServerConfig>,
     starttls: Mutex<StartTls>,
+    offer: Mutex<Vec<&'static str>>,
     rule: Mutex<Arc<Rule>>,
     one_each: AtomicBool,
     counts: Mutex<std::collections::HashMap<String, usize>>,
@@ -58,6 +59,7 @@ impl MailServer {
         let shared = Arc::new(Shared {
             tls: Authority::new().server(Leaf::Expired),
             starttls: Mutex::new(starttls),
+            offer: Mutex::new(vec!["PIPELINING"]),
             rule: Mutex::new(Arc::new(|_: &str, _: usize| None)),
             one_each: AtomicBool::default(),
             counts: Mutex::default(),
@@ -87,6 +89,11 @@ impl MailServer {
         *self.0.starttls.lock().unwrap() = starttls;
     }
 
+    /// The extensions that are offered beside 8BITMIME and STARTTLS.
+    pub fn offer(&self, offer: &[&'static str]) {
+        *self.0.offer.lock().unwrap() = offer.to_vec();
+    }
+
     pub fn taken(&self) -> Vec<Taken> {
         self.0.taken.lock().unwrap().clone()
     }
@@ -99,6 +106,13 @@ impl MailServer {
     /// Messages that were coming in at the same time, at most.
     pub fn most(&self) -> usize {
         self.0.busy.lock().unwrap().1
+    }
+
+    /// Forgets what came.
+    pub fn forget(&self) {
+        self.0.taken.lock().unwrap().clear();
+        let mut busy = self.0.busy.lock().unwrap();
+        busy.1 = busy.0;
     }
 
     pub fn wait(&self, count: usize) -> Vec<Taken> {
@@ -146,14 +160,19 @@ fn session(shared: &Shared, tcp: TcpStream) -> io::Result<()> {
             if answer.is_empty() {
                 return Ok(());
             }
+            if verb == "MAIL" {
+                open.mail.clear();
+            }
             say(&mut stream, answer)?;
             continue;
         }
         match verb.as_str() {
             "EHLO" => {
                 open.ehlo = line;
-                let offer = if starttls == StartTls::None || open.secured { "" } else { "250-STARTTLS\r\n" };
-                say(&mut stream, &format!("250-mx.elsewhere.example\r\n{offer}250-PIPELINING\r\n250 8BITMIME"))?;
+                let tls = (starttls != StartTls::None && !open.secured).then_some("STARTTLS");
+                let offer: Vec<&str> = shared.offer.lock().unwrap().iter().copied().chain(tls).collect();
+                let offer: String = offer.iter().map(|word| format!("250-{word}\r\n")).collect();
+                say(&mut stream, &format!("250-mx.elsewhere.example\r\n{offer}250 8BITMIME"))?;
             }
             "STARTTLS" => {
                 say(&mut stream, "220 go on")?;
@@ -173,6 +192,7 @@ fn session(shared: &Shared, tcp: TcpStream) -> io::Result<()> {
                 drop(busy);
                 say(&mut stream, "250 2.1.0 ok")?;
             }
+            "RCPT" | "DATA" if open.mail.is_empty() => say(&mut stream, "503 5.5.1 no sender")?,
             "RCPT" => {
                 open.rcpt.push(line);
                 say(&mut stream, "250 2.1.5 ok")?;

@@ -62,16 +62,17 @@ impl Network {
         let network = Self { there };
         network.there(|| {
             ip(&["link", "set", "lo", "up"]);
-            for address in THERE {
-                let length = if address.contains(':') { 64 } else { 24 };
-                let mut words =
-                    vec!["addr".to_owned(), "add".into(), format!("{address}/{length}"), "dev".into(), "there".into()];
-                words.extend(address.contains(':').then(|| "nodad".to_owned()));
-                ip(&words.iter().map(String::as_str).collect::<Vec<_>>());
-            }
             ip(&["link", "set", "there", "up"]);
         });
+        THERE.into_iter().for_each(|address| network.add(address));
         network
+    }
+
+    /// One more address of the other machine: of 203.0.113/24 or 2001:67c::/64.
+    pub fn add(&self, address: &str) {
+        let (length, options): (u8, &[&str]) = if address.contains(':') { (64, &["nodad"]) } else { (24, &[]) };
+        let address = format!("{address}/{length}");
+        self.there(move || ip(&[&["addr", "add", &address, "dev", "there"], options].concat()));
     }
 
     /// Does something on the other machine.

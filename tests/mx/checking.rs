@@ -1,11 +1,16 @@
 //! What an operator finds out before mail by MX is returned: `check` reads a greeting, and asks DNS for what other servers
 //! judge this host by.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::sync::atomic::Ordering;
 
+use pillarbox::mail::dkim::{Algorithm, SigningKey};
+
 use super::*;
-use common::give_to_nobody;
 use common::network::ip;
+use common::{finish, give_to_nobody, said};
 
 /// Records of a host that mail can be sent from, the other machine's server, and a key.
 struct World {
@@ -21,6 +26,8 @@ struct World {
 const PTR: &str = "1.113.0.203.in-addr.arpa";
 const KEY: &str = "pb1._domainkey.example.org";
 const DOMAIN: &str = "far.example";
+/// The cure where no connection to port 25 comes about.
+const BLOCKED: &str = "most likely the provider of this host blocks port 25; ask it to open it, or send by a smarthost";
 
 impl World {
     /// All is well. The server is that of [`far`].
@@ -286,10 +293,9 @@ fn port_25_that_does_not_answer() {
     Network::run(|network| {
         let far = far(network);
         let world = World::new(&far);
-        let cure = "most likely the provider of this host blocks port 25; ask it to open it, or send by a smarthost";
         world.names.set("mx.far.example", hosts(vec![there(1)]));
         let refused = "routes warning mx: port 25: mx.far.example[203.0.113.12]: Connection refused";
-        world.warns("nothing listens", &[&format!("{refused}...; {cure}")]);
+        world.warns("nothing listens", &[&format!("{refused}...; {BLOCKED}")]);
         let _silent = network.listen(THERE[2], 25);
         world.names.set("mx.far.example", hosts(vec![there(2)]));
         let mute = "mx.far.example[203.0.113.13] takes the connection and says nothing; a firewall on the way...ask the provider";
@@ -301,9 +307,16 @@ fn port_25_that_does_not_answer() {
         world.warns("a refusal", &[listed]);
         far.rule(|line, _| (line == "connect").then_some("HTTP/1.1 400 \x1b[31m"));
         world.warns("another protocol", &["mx.far.example[203.0.113.11]: ...a firewall on the way"]);
-        // What comes from here is dropped.
+    });
+}
+
+/// What comes from here is dropped.
+#[test]
+fn port_25_that_is_filtered() {
+    Network::run(|network| {
+        let world = World::new(&far(network));
         network.there(|| ip(&["route", "add", "blackhole", "203.0.113.1/32"]));
-        world.warns("dropped", &[&format!("mx.far.example[203.0.113.11]: no answer in time; {cure}")]);
+        world.warns("dropped", &[&format!("mx.far.example[203.0.113.11]: no answer in time; {BLOCKED}")]);
     });
 }
 

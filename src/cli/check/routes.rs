@@ -205,6 +205,7 @@ fn step(stage: Stage) -> &'static str {
 fn cure(failure: &Failure) -> Option<&'static str> {
     Some(match (failure.stage, &failure.fault) {
         (_, Fault::Password(_) | Fault::Local(_)) => return None,
+        (_, Fault::Source(_)) => "correct `source`, or give this host the address",
         (_, Fault::Defect) => "please report it",
         (_, Fault::Dns(_)) => "correct the host in `url`, or the servers in /etc/resolv.conf",
         (_, Fault::Certificate(_)) => {

@@ -4,10 +4,10 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
-use super::{Input, Queue};
+use super::{FoundMessage, Input, Queue};
 use crate::queue::QueueId;
 use crate::queue::schedule::{Destination, HeldWhy, MessageState, Part, PartState, Queued};
-use crate::queue::spool::{Envelope, Found, Happened, QueuedMessage, State, arrived};
+use crate::queue::spool::{Envelope, Found, Happened, QueuedMessage, SpoolError, State, arrived};
 
 /// Where a recipient of an envelope is sent; none if that is refused by now.
 pub type Routing = dyn Fn(&Envelope, usize) -> Option<Destination> + Send + Sync;
@@ -90,6 +90,29 @@ pub fn scanned(found: Found, message: &QueuedMessage, routing: &Routing, hold_un
         returned,
         queued: (!queued.parts.is_empty()).then_some(queued),
     }
+}
+
+/// Reads the files of the start, those that are due first, so that listening does not wait for them.
+pub(super) fn read_in_background(queue: &Arc<Queue>, mut found: Vec<Found>, hold_unanswered: bool) -> io::Result<()> {
+    let queue = Arc::clone(queue);
+    let run = move || {
+        // When each is due. What cannot be found is told when it is read.
+        for file in &mut found {
+            *file = queue.spool.find(file.id).unwrap_or(*file);
+        }
+        found.sort_by_key(|file| (file.held, file.due, file.id));
+        let routing = queue.routing();
+        for file in found {
+            let scanned = match queue.spool.read(file.id) {
+                Ok(message) => Ok(scanned(file, &message, &*routing, hold_unanswered)),
+                // Settled meanwhile.
+                Err(SpoolError::Missing(_)) => continue,
+                Err(error) => Err(error.to_string()),
+            };
+            let _ = queue.inputs.send(Input::Found(Box::new(FoundMessage { id: file.id, scanned })));
+        }
+    };
+    thread::Builder::new().name("spool-reader".into()).spawn(run).map(drop)
 }
 
 /// Reads what waits, and tells the dispatcher of each message of which a recipient takes another route now.

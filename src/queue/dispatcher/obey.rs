@@ -1,124 +1,22 @@
-//! What the dispatcher does about reports, files of the start and the schedule's actions.
+//! Does what the schedule has decided: hands out tasks, writes records, and has reports made.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 
-use super::{FoundMessage, Thread, arrival, clock};
+use super::words::{Owned, address, together};
+use super::{Thread, lock};
 use crate::journal;
-use crate::journal::queue::Transfer;
 use crate::queue::QueueId;
-use crate::queue::clerk::{Deed, Failed, grouped, last_of, nothing_said, record};
+use crate::queue::clerk::{Deed, Failed, grouped, last_of, record};
 use crate::queue::explain::Cause;
 use crate::queue::reporter::RouteNews;
-use crate::queue::schedule::{Action, Destination, HeldWhy, Outcome, Reason, Trouble, Verb, WaitsFor};
+use crate::queue::schedule::{Action, HeldWhy, Reason, WaitsFor};
 use crate::queue::spool::{Envelope, Happened, Verdict, arrived};
-use crate::queue::work::{Attempt, Report, Task};
+use crate::queue::work::{Attempt, Task};
 
 impl Thread {
-    /// A courier has finished.
-    pub(super) fn reported(&mut self, report: Report) {
-        match report {
-            Report::Closed(courier) => self.queue.schedule().closed(courier),
-            Report::Probed { courier, destination, result } => {
-                self.busy.remove(&courier);
-                let result = result.map_err(|attempt| {
-                    let trouble = attempt.trouble();
-                    self.troubles.insert(destination, attempt);
-                    trouble
-                });
-                let result = match result {
-                    Err(Some(trouble)) => Err(trouble),
-                    _ => Ok(()),
-                };
-                self.queue.schedule().probed(courier, result, clock());
-            }
-            Report::Sent { id, finished, attempts, begun, envelope, damaged } => {
-                self.envelopes.extend(envelope.map(|envelope| (id, envelope)));
-                // What may have arrived is not over before a person or another attempt says so.
-                let in_doubt = |number: &u16| attempts.iter().any(|(known, attempt)| known == number && is_unanswered(attempt));
-                self.begun.extend(begun.into_iter().filter(|number| !in_doubt(number)).map(|number| (id, number)));
-                self.busy.remove(&finished.courier);
-                if let Some((_, attempt)) = attempts.iter().find(|(_, attempt)| attempt.outcome != Outcome::Sent)
-                    && let Some(destination) = self.destination_of(id, attempts.first().map_or(0, |(number, _)| *number))
-                {
-                    self.troubles.insert(destination, attempt.clone());
-                }
-                self.attempts.extend(attempts.into_iter().map(|(number, attempt)| ((id, number), attempt)));
-                self.queue.schedule().finished(&finished, clock());
-                if let Some(why) = damaged {
-                    self.damaged(id, &why);
-                }
-            }
-        }
-    }
-
-    /// A file that is no queued message: to `held/`, and named.
-    fn damaged(&mut self, id: QueueId, why: &str) {
-        journal::notice("spool", format!("{id}: {why}; the file is in held/"));
-        self.queue.schedule().forget(id);
-        if let Err(error) = self.queue.spool.hold(id, None) {
-            journal::notice("spool", error);
-        }
-    }
-
-    /// A file of the start was read.
-    pub(super) fn found(&mut self, FoundMessage { id, scanned }: FoundMessage) {
-        let scanned = match scanned {
-            Ok(scanned) => scanned,
-            Err(why) => return self.damaged(id, &why),
-        };
-        for (number, host) in &scanned.in_doubt {
-            journal::queue::maybe_twice(&id.to_string(), &self.address(id, *number), host);
-        }
-        if !scanned.unreported.is_empty() || !scanned.refused.is_empty() {
-            self.settle_of_the_start(id, &scanned.unreported, &scanned.refused);
-        }
-        match &scanned.queued {
-            Some(queued) => {
-                if let Some(why) = scanned.hold {
-                    self.deed(id, Deed::Hold(id, why.word()));
-                }
-                self.queue.schedule().accepted(queued, clock());
-                if scanned.returned {
-                    self.queue.schedule().operator(Verb::Return, &[id], clock());
-                }
-            }
-            None => self.deed(id, Deed::Remove(id)),
-        }
-    }
-
-    /// A message of which a recipient takes another route since the configuration has changed.
-    pub(super) fn rerouted(&mut self, id: QueueId) {
-        let Some(state) = self.queue.schedule().message(id) else { return };
-        let (Ok(found), Ok(message)) = (self.queue.spool.find(id), self.queue.spool.read(id)) else { return };
-        let scanned = arrival::scanned(found, &message, &*self.queue.routing(), self.hold_unanswered);
-        if let Some(scanned) = arrival::rerouted(scanned, state)
-            // One that is being sent keeps its route.
-            && self.queue.schedule().forget(id)
-        {
-            self.found(FoundMessage { id, scanned: Ok(scanned) });
-        }
-    }
-
-    /// Recipients that are settled, but whose sender does not know it yet.
-    fn settle_of_the_start(&mut self, id: QueueId, unreported: &[u16], refused: &[u16]) {
-        let Ok(message) = self.queue.spool.read(id) else { return };
-        let failed = unreported.iter().map(|number| (*number, last_of(&message, *number, None))).collect::<Vec<_>>();
-        if !failed.is_empty() {
-            self.deed(id, Deed::Fail { id, recipients: failed, record: false });
-        }
-        let refused = refused.iter().map(|number| {
-            let failed = last_of(&message, *number, Some(Cause::Refused));
-            (*number, Failed { told: nothing_said("no route takes mail for this recipient"), ..failed })
-        });
-        let refused: Vec<(u16, Failed)> = refused.collect();
-        if !refused.is_empty() {
-            self.deed(id, Deed::Fail { id, recipients: refused, record: true });
-        }
-    }
-
     /// Does what the schedule has decided.
     pub(super) fn act(&mut self) {
         let actions: Vec<Action> = {
@@ -203,11 +101,15 @@ impl Thread {
                 journal::queue::route(&destination.name, "resting", reason.word(), time(next));
             }
             Action::RouteWell { destination } => {
-                self.troubles.remove(&destination);
+                lock(&self.queue.troubles).forget(&destination);
                 journal::queue::route(&destination.name, "well", "", "");
             }
             Action::Send(job) => self.task(job.courier, Task::Send(job)),
             Action::Sent { id, recipients } => self.sent(id, &recipients, settled.contains(&id)),
+            Action::ServerFull { destination } => {
+                let text = "as many connections to its server are open as this server opens there; mail for it waits";
+                journal::notice("route", format!("{}: {text}", destination.name));
+            }
             Action::SetDue { id, due } => {
                 if let Err(error) = self.queue.spool.set_due(id, due) {
                     journal::notice("spool", error);
@@ -217,6 +119,22 @@ impl Thread {
             Action::Tell { destination, reason, since, waiting } => {
                 let next = reason.and_then(|_| self.next_probe(&destination));
                 let news = self.news(&destination, reason, since, next);
+                let _ = self.clerk.send(Deed::Tell(news, waiting.into()));
+            }
+            Action::TellDirect { reason, since, waiting, domains, next } => {
+                match reason {
+                    Some(reason) => journal::queue::route("mx", "resting", reason.word(), time(next)),
+                    None => journal::queue::route("mx", "well", "", ""),
+                }
+                let news = RouteNews {
+                    name: "mx".to_owned(),
+                    host: String::new(),
+                    cause: reason.map(Cause::Rests),
+                    reply: None,
+                    since,
+                    next: Some(next),
+                    tried: domains.iter().map(|domain| self.tried(domain)).collect(),
+                };
                 let _ = self.clerk.send(Deed::Tell(news, waiting.into()));
             }
             Action::Wait { id, recipients, waits: _, due } => self.wait_for(id, &recipients, due),
@@ -234,7 +152,7 @@ impl Thread {
     }
 
     /// For the clerk, which then has all that comes for this message.
-    fn deed(&mut self, id: QueueId, deed: Deed) {
+    pub(super) fn deed(&mut self, id: QueueId, deed: Deed) {
         self.with_clerk.insert(id);
         let _ = self.clerk.send(deed);
     }
@@ -276,7 +194,7 @@ impl Thread {
             journal::queue::deferred(self.transfer(id, &numbers, &attempt, envelope.as_deref()).view(), time(due));
         }
         self.write(id, &attempts, Verdict::Wait);
-        if attempts.iter().any(|(_, attempt)| is_unanswered(attempt)) {
+        if attempts.iter().any(|(_, attempt)| attempt.is_unanswered()) {
             self.log_in_doubt(id, &attempts);
         }
     }
@@ -351,7 +269,7 @@ impl Thread {
     }
 
     fn log_in_doubt(&self, id: QueueId, attempts: &[(u16, Attempt)]) {
-        for (number, attempt) in attempts.iter().filter(|(_, attempt)| is_unanswered(attempt)) {
+        for (number, attempt) in attempts.iter().filter(|(_, attempt)| attempt.is_unanswered()) {
             journal::queue::maybe_twice(&id.to_string(), &self.address(id, *number), &attempt.host);
         }
     }
@@ -362,103 +280,11 @@ impl Thread {
         }
         recipients.iter().filter_map(|number| Some((*number, self.attempts.remove(&(id, *number))?))).collect()
     }
-
-    fn destination_of(&self, id: QueueId, number: u16) -> Option<Destination> {
-        let state = self.queue.schedule().message(id)?;
-        state.parts.into_iter().find(|part| part.recipients.contains(&number)).map(|part| part.destination)
-    }
-
-    fn next_probe(&self, destination: &Destination) -> Option<u64> {
-        let routes = self.queue.routes();
-        routes.into_iter().find(|route| route.destination == *destination)?.rest.map(|rest| rest.next)
-    }
-
-    fn news(&self, destination: &Destination, reason: Option<Reason>, since: u64, next: Option<u64>) -> RouteNews {
-        let trouble = self.troubles.get(destination);
-        RouteNews {
-            name: destination.name.to_string(),
-            host: trouble.map(|attempt| attempt.host.clone()).unwrap_or_default(),
-            cause: reason.map(Cause::Rests),
-            reply: trouble.and_then(|attempt| attempt.reply.clone()),
-            since,
-            next,
-        }
-    }
-
-    /// From the courier's report, or else from the file.
-    fn envelope_of(&mut self, id: QueueId) -> Option<Box<Envelope>> {
-        self.envelopes.remove(&id).or_else(|| self.queue.spool.read(id).ok().map(|message| message.envelope.into()))
-    }
-
-    fn route_name(&self, envelope: &Envelope, number: u16) -> String {
-        let destination = self.queue.route_of(envelope, usize::from(number));
-        destination.map(|destination| destination.name.to_string()).unwrap_or_default()
-    }
-
-    fn address(&self, id: QueueId, number: u16) -> String {
-        self.queue.spool.read(id).map(|message| address(&message.envelope, number)).unwrap_or_default()
-    }
-
-    fn transfer(&self, id: QueueId, numbers: &[u16], attempt: &Attempt, envelope: Option<&Envelope>) -> Owned {
-        let to: Vec<String> = numbers.iter().filter_map(|number| Some(address(envelope?, *number))).collect();
-        let route =
-            envelope.zip(numbers.first()).map(|(envelope, number)| self.route_name(envelope, *number)).unwrap_or_default();
-        let told = attempt.told();
-        Owned {
-            id: id.to_string(),
-            to: to.join(","),
-            route,
-            host: attempt.host.clone(),
-            tls: attempt.tls.unwrap_or_default(),
-            code: told.code.unwrap_or_default(),
-            text: told.text,
-            millis: attempt.millis,
-        }
-    }
-}
-
-/// A [`Transfer`] that owns its words.
-struct Owned {
-    id: String,
-    to: String,
-    route: String,
-    host: String,
-    tls: &'static str,
-    code: u16,
-    text: String,
-    millis: u64,
-}
-
-impl Owned {
-    fn view(&self) -> Transfer<'_> {
-        let Self { id, to, route, host, tls, code, text, millis } = self;
-        Transfer { id, to, route, host, tls, code: *code, text, millis: *millis }
-    }
-}
-
-/// Recipients with the same result, together.
-fn together(attempts: &[(u16, Attempt)]) -> Vec<(Vec<u16>, Attempt)> {
-    let mut groups: Vec<(Vec<u16>, Attempt)> = Vec::new();
-    for (number, attempt) in attempts {
-        match groups.iter_mut().find(|(_, known)| known.told() == attempt.told() && known.host == attempt.host) {
-            Some((numbers, _)) => numbers.push(*number),
-            None => groups.push((vec![*number], attempt.clone())),
-        }
-    }
-    groups
-}
-
-fn address(envelope: &Envelope, number: u16) -> String {
-    envelope.recipients.get(usize::from(number)).map(|to| to.address.to_string()).unwrap_or_default()
 }
 
 fn asks_success(envelope: Option<&Envelope>, number: u16) -> bool {
     let to = envelope.and_then(|envelope| envelope.recipients.get(usize::from(number)));
     to.is_some_and(|to| to.notify.is_some_and(|notify| notify.success))
-}
-
-fn is_unanswered(attempt: &Attempt) -> bool {
-    matches!(attempt.outcome, Outcome::Trouble(_, Trouble::Unanswered))
 }
 
 /// Seconds since 1970 as RFC 3339 has them.

@@ -198,9 +198,9 @@ pub const UNREACHABLE: Explanation = row(
 );
 pub const RESOLVER_SILENT: Explanation = row(
     Side::Route,
-    "The address of the server could not be found in the DNS.",
+    "The name servers (DNS) do not give the address of the server: no answer, or one that says nothing of it.",
     WAIT,
-    "See whether the DNS servers in /etc/resolv.conf answer. If the route has a `url`, look for a mistyped letter in it.",
+    "See whether the name servers answer: `resolver` in `[outgoing]`, or those in /etc/resolv.conf. If the route has a `url`, look for a mistyped letter in it.",
 );
 pub const SENSELESS: Explanation = row(
     Side::Route,
@@ -249,6 +249,24 @@ pub const INTERNAL: Explanation = row(
     "An attempt to send the message ended by a defect of this server.",
     WAIT,
     "Please report the defect, with the log.",
+);
+pub const SERVER_FULL: Explanation = row(
+    Side::Limit,
+    "As many connections to the domain's server are open as this server opens there at once; it may serve many domains.",
+    "You need not do anything; the message is sent as soon as a connection is free.",
+    "Nothing has to be done: it goes out as messages to that server are finished. If it lasts, much mail goes there, or the server is slow; `pillarbox queue` shows which.",
+);
+pub const SOURCE: Explanation = row(
+    Side::Us,
+    "This server is to connect from an address that this host does not have.",
+    WAIT,
+    "Correct `source` of the route, or give this host the address; `ip address` shows which it has.",
+);
+pub const STOPPED: Explanation = row(
+    Side::Us,
+    "This server was being stopped when it would have sent the message.",
+    PATIENCE,
+    "It is sent once the server runs again.",
 );
 pub const REFUSES_EVERYTHING: Explanation = row(
     Side::Route,

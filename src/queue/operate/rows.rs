@@ -69,6 +69,7 @@ impl View<'_> {
 fn present(waits: Waits) -> Option<String> {
     match waits {
         Waits::Return => Some("returned when the server starts".to_owned()),
+        Waits::Live(WaitsFor::Connection(_)) => Some(Trouble::ServerFull.words().to_owned()),
         Waits::Live(WaitsFor::Decision) => Some("refused; held back until the route takes or refuses another message".to_owned()),
         Waits::Live(WaitsFor::Pair(_)) => Some("the connection was cut; the route is looked at first".to_owned()),
         Waits::Live(WaitsFor::Result) => Some("is being sent".to_owned()),

@@ -3,8 +3,9 @@
 use super::Desk;
 use crate::queue::QueueId;
 use crate::queue::dispatcher::Queue;
-use crate::queue::schedule::{Answer, Kind, MessageState, RouteState, Verb};
+use crate::queue::schedule::{Answer, Destination, Kind, MessageState, RouteState, Verb};
 use crate::queue::spool::{Envelope, Spool};
+use crate::queue::work::Attempt;
 
 impl Desk for Queue {
     fn spool(&self) -> &Spool {
@@ -21,6 +22,10 @@ impl Desk for Queue {
 
     fn routes(&self) -> Vec<RouteState> {
         Queue::routes(self)
+    }
+
+    fn last_failure(&self, destination: &Destination) -> Option<Attempt> {
+        Queue::last_failure(self, destination)
     }
 
     fn route_of(&self, envelope: &Envelope, recipient: usize) -> String {

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::mail::durable::Faults;
 use crate::queue::listing::MessageRow;
-use crate::queue::schedule::{
-    Destination, HeldWhy, MessageState, PartState, Reason, RestState, RouteState, Verb as ScheduleVerb, WaitsFor,
-};
+use crate::queue::schedule::{Destination, HeldWhy, MessageState, PartState, Reason, RestState, RouteState, WaitsFor};
 use crate::queue::spool::{Happened, QueuedRecipient, Record, Told, Verdict};
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::remote::Stage;
@@ -20,7 +18,8 @@ struct Running {
     waits: Option<WaitsFor>,
     held: Option<HeldWhy>,
     answers: Vec<schedule::Answer>,
-    asked: RefCell<Vec<(ScheduleVerb, Vec<QueueId>)>>,
+    failed: Option<Attempt>,
+    asked: RefCell<Vec<(Verb, Vec<QueueId>)>>,
 }
 
 impl Desk for Running {
@@ -53,12 +52,16 @@ impl Desk for Running {
         vec![route("next", Some(rest)), route("other", None)]
     }
 
+    fn last_failure(&self, destination: &Destination) -> Option<Attempt> {
+        self.failed.clone().filter(|_| *destination == Destination::smarthost("next"))
+    }
+
     fn route_of(&self, envelope: &Envelope, recipient: usize) -> String {
         let address = envelope.recipients[recipient].address.to_string();
         if address.ends_with(".refused.example") { "refuse" } else { "next" }.to_owned()
     }
 
-    fn apply(&self, verb: ScheduleVerb, ids: &[QueueId]) -> Vec<schedule::Answer> {
+    fn apply(&self, verb: Verb, ids: &[QueueId]) -> Vec<schedule::Answer> {
         self.asked.borrow_mut().push((verb, ids.to_vec()));
         ids.iter().enumerate().map(|(at, _)| self.answers.get(at).copied().unwrap_or(schedule::Answer::Done)).collect()
     }
@@ -75,7 +78,8 @@ impl Desk for Running {
 impl Running {
     fn over(spool: &Arc<Spool>, ids: &[QueueId]) -> Self {
         let spool = Arc::clone(spool);
-        Self { spool, ids: ids.to_vec(), waits: None, held: None, answers: Vec::new(), asked: RefCell::default() }
+        let (answers, asked) = (Vec::new(), RefCell::default());
+        Self { spool, ids: ids.to_vec(), waits: None, held: None, answers, failed: None, asked }
     }
 
     fn explains(&self, id: QueueId) -> String {
@@ -163,7 +167,7 @@ fn a_verb_is_said_by_its_answer() {
         let desk = Running { answers: vec![answer], ..Running::over(&spool, &[id]) };
         let said = ask(&desk, Request::Apply(verb, ids(&[&id.to_string().to_uppercase()])));
         assert_eq!(said, (vec![format!("{id}: {want}")], vec![], (exit, end.to_owned())), "{verb:?} {answer:?}");
-        assert_eq!(desk.asked.take(), [(verb.into(), vec![id])]);
+        assert_eq!(desk.asked.take(), [(verb, vec![id])]);
     }
 }
 
@@ -261,7 +265,8 @@ fn rows() {
     assert_eq!((bob.code, bob.status.as_deref(), bob.text.as_deref()), (Some(451), Some("4.7.1"), Some("greylisted")));
     assert_eq!(bob.last.as_deref(), Some("2023-11-14T22:15:23Z"));
     assert_eq!((carol.state.as_str(), carol.code), ("sent", Some(250)));
-    let resting = row(Some(WaitsFor::Route { reason: Reason::Dns, next: 4_000_000_000 }), None);
+    let resting =
+        row(Some(WaitsFor::Route { reason: Reason::Dns, next: 4_000_000_000, since: 1_700_000_000, failures: 1 }), None);
     assert_eq!((resting.to[0].text.as_deref(), resting.to[0].code, &resting.next), (Some("route rests: dns"), None, &future));
     let held = row(Some(WaitsFor::Person), Some(HeldWhy::NoResult));
     assert_eq!((held.held.as_deref(), held.next.as_str()), (Some("no-result"), ""));
@@ -309,7 +314,20 @@ fn explained_in_words() {
     explains(WaitsFor::ItsTurn, None, &["from <alice@example.org>, login alice@example.org, accepted 0s ago.", both, is_first]);
     let reason = Reason::Certificate;
     let rests = ["certificate", "The cause is on the way", "no fault of the message; it keeps its place", "2096-10-02T07:06:40Z"];
-    explains(WaitsFor::Route { reason, next: time }, None, &rests);
+    let route = |failures| WaitsFor::Route { reason, next: time, since: 1_700_000_000, failures };
+    explains(route(1), None, &rests);
+    // What is a look at the route is no attempt of the message; both are told.
+    let once = ["The way to the server was tried once, and failed.", "It has not been handed to a server yet. The route rests"];
+    explains(route(1), None, &once);
+    let often = "Since 2023-11-14T22:13:20Z the way to the server was tried 3 times, and failed each time.";
+    explains(route(3), None, &[often, once[1]]);
+    let desk = Running { waits: Some(route(3)), failed: Some(Attempt::unreached(now() - 60)), ..Running::over(&spool, &[id]) };
+    let (text, want) = (
+        desk.explains(id),
+        "tried 3 times, the last time 1m ago at mx.example[192.0.2.9], and failed each time: \
+        \"connection lost: no route to host\" (at connect)",
+    );
+    assert!(text.contains(want), "{text}");
     let release = format!("`pillarbox queue release {id}`");
     explains(WaitsFor::Person, Some(HeldWhy::Operator), &["holds the message back", &release, "It stays until you release it"]);
     explains(WaitsFor::Person, Some(HeldWhy::MayHaveArrived), &["may have arrived", &format!("`pillarbox queue drop {id}`")]);
@@ -423,6 +441,7 @@ fn routes_and_their_probe() {
     assert!(lines[0].contains("next: Some(\"2023-11-14T22:23:20Z\"), waiting: 3"), "{lines:?}");
     assert!(lines[1].contains("name: \"other\", state: \"well\", why: None"), "{lines:?}");
     assert_eq!(ask(&desk, Request::TryRoute("next".into())).2, (0, "next: is tried now".into()));
+    assert_eq!(ask(&desk, Request::TryRoute("mx".into())).2, (0, "mx: does not rest, so there is nothing to try".into()));
     let wrong = "no route `othr`, the nearest known is `other`; see `pillarbox routes`";
     assert_eq!(ask(&desk, Request::TryRoute("othr".into())).2, (66, wrong.into()));
 }

@@ -2,8 +2,9 @@
 
 use super::Desk;
 use crate::queue::QueueId;
-use crate::queue::schedule::{MessageState, WaitsFor};
+use crate::queue::schedule::{MessageState, PartState, WaitsFor};
 use crate::queue::spool::{DOWNGRADED, Damaged, Envelope, Found, Happened, QueuedMessage, SpoolError, State, Told, arrived};
+use crate::queue::work::Attempt;
 
 /// A message at a moment.
 pub(super) struct View<'a> {
@@ -87,10 +88,8 @@ impl<'a> View<'a> {
             State::Failed { .. } | State::Sent { .. } => return Waits::Settled,
             State::MayHaveArrived { .. } | State::Waits { .. } => {}
         }
-        if let Some(live) = &file.live {
-            let number = u16::try_from(recipient).unwrap_or(u16::MAX);
-            let part = live.parts.iter().find(|part| part.recipients.contains(&number));
-            return match part.map(|part| part.waits_for) {
+        if file.live.is_some() {
+            return match file.part(recipient).map(|part| part.waits_for) {
                 Some(WaitsFor::Person) => Waits::Held,
                 Some(waits) => Waits::Live(waits),
                 // Settled since the file was read.
@@ -112,11 +111,22 @@ impl<'a> View<'a> {
             Waits::Held | Waits::Settled => return None,
             Waits::Return => self.now,
             Waits::Offline(due) => due,
-            Waits::Live(WaitsFor::Time(time) | WaitsFor::Pair(Some(time)) | WaitsFor::Route { next: time, .. }) => time,
+            Waits::Live(
+                WaitsFor::Connection(time)
+                | WaitsFor::Time(time)
+                | WaitsFor::Pair(Some(time))
+                | WaitsFor::Route { next: time, .. },
+            ) => time,
             Waits::Live(WaitsFor::ItsTurn | WaitsFor::Result) => self.now,
             Waits::Live(WaitsFor::Decision | WaitsFor::Pair(None) | WaitsFor::Person) => return None,
         };
         Some(time.max(self.now))
+    }
+
+    /// What failed last with the destination of a recipient, while it rests.
+    pub(super) fn last_failure(&self, recipient: usize) -> Option<Attempt> {
+        let part = self.file.as_ref().ok()?.part(recipient)?;
+        self.desk.last_failure(&part.destination)
     }
 
     /// The time when it goes back to its sender, if it could not be sent before.
@@ -149,6 +159,12 @@ impl File {
     fn of(message: QueuedMessage, live: Option<MessageState>) -> Self {
         let is_being_sent = live.as_ref().is_some_and(|live| live.parts.iter().any(|part| part.waits_for == WaitsFor::Result));
         Self { states: message.states(), doubts: message.doubts(is_being_sent), message, live }
+    }
+
+    /// What the running server has of a recipient that is not settled.
+    fn part(&self, recipient: usize) -> Option<&PartState> {
+        let number = u16::try_from(recipient).ok()?;
+        self.live.as_ref()?.parts.iter().find(|part| part.recipients.contains(&number))
     }
 
     /// How often it was tried for a recipient, and when that was last.

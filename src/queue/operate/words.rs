@@ -194,6 +194,9 @@ fn explain_group(view: &View<'_>, envelope: &Envelope, group: &Group, text: &mut
         let whose = if told.code.is_some() { "The server said" } else { "The last attempt" };
         wrap(text, 2, &clean(&format!("{whose}: \"{}\" (at {})", said(told), told.stage.name())));
     }
+    if let Waits::Live(WaitsFor::Route { since, failures, .. }) = group.waits {
+        wrap(text, 2, &clean(&looks(view, group, since, failures)));
+    }
     if view.file.as_ref().is_ok_and(|file| file.is_downgraded(group.recipients[0])) {
         wrap(text, 2, DOWNGRADE);
     }
@@ -204,6 +207,21 @@ fn explain_group(view: &View<'_>, envelope: &Envelope, group: &Group, text: &mut
         wrap(text, 2, &format!("What you can do: {}", explanation.operator.replace("ID`", &format!("{id}`"))));
         wrap(text, 2, &format!("What the sender can do: {}", explanation.sender));
     }
+}
+
+/// How often the way to the server was tried since it rests, and what came of that; no message was sent to it then.
+fn looks(view: &View<'_>, group: &Group, since: u64, failures: u32) -> String {
+    let (mut place, mut end) = (String::new(), ".".to_owned());
+    if let Some(last) = view.last_failure(group.recipients[0]) {
+        place = format!(" {} ago at {}", span(view.now.saturating_sub(last.time)), last.host);
+        end = format!(": \"{}\" (at {})", said(&last.told()), last.stage.name());
+    }
+    let often = match failures {
+        0 | 1 => format!("The way to the server was tried once{place}"),
+        n if place.is_empty() => format!("Since {} the way to the server was tried {n} times", rfc3339(since)),
+        n => format!("Since {} the way to the server was tried {n} times, the last time{place}", rfc3339(since)),
+    };
+    format!("{often}, and {}{end}", if failures > 1 { "failed each time" } else { "failed" })
 }
 
 /// Addresses that are named of a group.
@@ -219,6 +237,7 @@ fn cause(view: &View<'_>, group: &Group) -> Option<Cause> {
         }
         (Waits::Return, _) => Some(Cause::Returned),
         (Waits::Live(WaitsFor::Route { reason, .. }), _) => Some(Cause::Rests(reason)),
+        (Waits::Live(WaitsFor::Connection(_)), _) => Some(Cause::Trouble(Stage::Connect, Trouble::ServerFull)),
         (Waits::Live(WaitsFor::Result), _) => None,
         (_, State::MayHaveArrived { .. }) => Some(Cause::Trouble(Stage::Dot, Trouble::Unanswered)),
         _ if group.route == "refuse" && told.is_none() => Some(Cause::Refused),
@@ -237,6 +256,7 @@ fn next(view: &View<'_>, group: &Group) -> String {
         format!(" If it cannot be sent until {}, it goes back to its sender with a report.", rfc3339(over))
     });
     let so_far = match group.attempts {
+        0 if matches!(group.waits, Waits::Live(WaitsFor::Route { .. })) => "It has not been handed to a server yet.".to_owned(),
         0 => "It has not been tried yet.".to_owned(),
         1 => "It was tried once.".to_owned(),
         attempts => format!("It was tried {attempts} times."),
@@ -258,6 +278,9 @@ fn next(view: &View<'_>, group: &Group) -> String {
                 "It waits until the route has taken or refused other messages; only then is it known whether this one is \
                  refused, or everything is."
                     .to_owned()
+            }
+            WaitsFor::Connection(time) => {
+                format!("{so_far} It keeps its place, and a connection is looked for again {}.{over}", at(time))
             }
             WaitsFor::ItsTurn => format!("{so_far} It is sent as soon as it is its turn.{over}"),
             WaitsFor::Pair(Some(time)) => format!("The connection was cut in the middle. It is tried again {}.{over}", at(time)),

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::fault::{Kind, Reason, Trouble};
 use crate::queue::QueueId;
 use crate::smtp::remote::Stage;
@@ -204,16 +206,16 @@ pub enum Outcome {
     Trouble(Stage, Trouble),
 }
 
-/// What the operator wants of messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What the operator wants of messages; as it is asked for through the control socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Verb {
     /// Gone, without a report.
     Drop,
-    /// Not until release.
+    /// Not until it is released.
     Hold,
-    /// A held message again, as if it had arrived now.
+    /// A held message again, its age counted from now.
     Release,
-    /// Back to the sender.
+    /// Back to the sender with a report.
     Return,
     /// Now.
     Try,
@@ -335,6 +337,11 @@ pub enum Action {
         /// The recipients.
         recipients: Vec<u16>,
     },
+    /// All connections that may be open to the servers of a domain are taken: said once, until one of its messages is sent.
+    ServerFull {
+        /// Which.
+        destination: Destination,
+    },
     /// When the next attempt is, for the file's time stamp.
     SetDue {
         /// The message.
@@ -357,6 +364,19 @@ pub enum Action {
         since: u64,
         /// Pairs that wait there.
         waiting: u32,
+    },
+    /// Postmaster is told that mail by MX reaches no domain, once, and once when one works again.
+    TellDirect {
+        /// Why; nothing when it works again.
+        reason: Option<Reason>,
+        /// Seconds since 1970: it does not or did not work from then on.
+        since: u64,
+        /// Pairs that wait for domains that rest.
+        waiting: u32,
+        /// Domains that were not reached, the last one last.
+        domains: Vec<Arc<str>>,
+        /// Seconds since 1970 of the next probe of any.
+        next: u64,
     },
     /// These recipients wait.
     Wait {

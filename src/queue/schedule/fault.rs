@@ -46,6 +46,12 @@ pub enum Trouble {
         /// The enhanced status code, if there is one.
         status: Option<RemoteStatus>,
     },
+    /// As many connections to the server are open as this side opens at once: nothing was tried.
+    ServerFull,
+    /// The address to connect from is none of this machine's.
+    Source,
+    /// This server is being stopped: nothing was tried, or not to its end.
+    Stopped,
     /// The final dot was sent, and the connection ended without a reply: the message may have arrived.
     Unanswered,
     /// The next hop does not offer what the message needs: SMTPUTF8, its size.
@@ -66,6 +72,8 @@ pub struct Transaction {
 pub enum Fault {
     /// The message's: all recipients without a result of their own.
     Message(Verdict),
+    /// Nobody's: nothing was tried, so nothing is counted and nobody waits longer for it.
+    NotTried,
     /// That of the pair of destination and login, until an empty probe shows that it is the route's.
     Pair,
     /// The recipient's alone.
@@ -114,6 +122,8 @@ pub enum Reason {
     Quota,
     /// Five messages in a row were refused.
     RefusesEverything,
+    /// The address to connect from is none of this machine's.
+    Source,
     /// Three messages in a row were refused for the moment.
     Temporary,
     /// STARTTLS is not offered or refused, or there is no TLS.
@@ -122,7 +132,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Auth,
         Self::AuthRefused,
         Self::AuthRequired,
@@ -135,6 +145,7 @@ impl Reason {
         Self::Protocol,
         Self::Quota,
         Self::RefusesEverything,
+        Self::Source,
         Self::Temporary,
         Self::Tls,
     ];
@@ -154,6 +165,7 @@ impl Reason {
             Self::Protocol => "protocol",
             Self::Quota => "quota",
             Self::RefusesEverything => "refuses-everything",
+            Self::Source => "source",
             Self::Temporary => "temporary",
             Self::Tls => "tls",
         }
@@ -161,7 +173,12 @@ impl Reason {
 
     /// True where waiting cures nothing: the operator is told at once.
     pub fn needs_a_person(self) -> bool {
-        matches!(self, Self::AuthRefused | Self::AuthRequired | Self::Certificate | Self::PasswordFile | Self::RefusesEverything)
+        match self {
+            Self::AuthRefused | Self::AuthRequired | Self::Certificate | Self::PasswordFile | Self::RefusesEverything => true,
+            Self::Source => true,
+            Self::Auth | Self::Connect | Self::Dns | Self::Greeting | Self::Hello | Self::Protocol => false,
+            Self::Quota | Self::Temporary | Self::Tls => false,
+        }
     }
 }
 
@@ -173,7 +190,7 @@ impl From<&RemoteReply> for Trouble {
 
 impl Trouble {
     /// All that are no reply.
-    pub const WITHOUT_REPLY: [Self; 13] = [
+    pub const WITHOUT_REPLY: [Self; 16] = [
         Self::Certificate,
         Self::Dropped,
         Self::Handshake,
@@ -185,9 +202,22 @@ impl Trouble {
         Self::NotOffered,
         Self::NotRoutable,
         Self::PasswordFile,
+        Self::ServerFull,
+        Self::Source,
+        Self::Stopped,
         Self::Unanswered,
         Self::Unfit,
     ];
+
+    /// True if nothing was tried: it says nothing of the next hop or the message, and is recorded nowhere.
+    pub fn is_untried(self) -> bool {
+        matches!(self, Self::ServerFull | Self::Stopped)
+    }
+
+    /// True if it says nothing of the next hop: nothing was tried, or it ended by a defect of this program.
+    pub fn is_without_result(self) -> bool {
+        self.is_untried() || self == Self::Internal
+    }
 
     /// What a record says where there was no reply, alone or before `: ` and more. `reply` for a reply.
     pub fn words(self) -> &'static str {
@@ -204,6 +234,9 @@ impl Trouble {
             Self::NotRoutable => "no usable address",
             Self::PasswordFile => "password file not readable",
             Self::Reply { .. } => "reply",
+            Self::ServerFull => "no free connection to the server",
+            Self::Source => "source address not usable",
+            Self::Stopped => "this server was stopped",
             Self::Unanswered => "no reply after the final dot",
             Self::Unfit => "not offered for this message",
         }
@@ -212,11 +245,12 @@ impl Trouble {
 
 /// Says whose fault it is. The first row that fits is the answer.
 pub fn divide(kind: Kind, stage: Stage, trouble: Trouble, transaction: Transaction) -> Fault {
-    use Fault::{Message, Pair, Recipient, RestNext, RetryWithoutParameters, Route};
+    use Fault::{Message, NotTried, Pair, Recipient, RestNext, RetryWithoutParameters, Route};
     use Verdict::{Fail, Wait};
     let (code, status) = match trouble {
         Trouble::Reply { code, status } => (code, status),
         Trouble::Internal => return Message(Wait),
+        Trouble::ServerFull | Trouble::Stopped => return NotTried,
         Trouble::Unfit => return if stage == Stage::Recipient { Recipient(Fail) } else { Message(Fail) },
         Trouble::Loop | Trouble::NoMail | Trouble::NotRoutable if kind == Kind::Mx => return Message(Fail),
         Trouble::NameUnknown if kind == Kind::Mx => return Message(Fail),
@@ -227,6 +261,7 @@ pub fn divide(kind: Kind, stage: Stage, trouble: Trouble, transaction: Transacti
         Trouble::NotOffered if stage == Stage::Auth => return Route(Reason::AuthRequired),
         Trouble::NotOffered => return Route(Reason::Tls),
         Trouble::PasswordFile => return Route(Reason::PasswordFile),
+        Trouble::Source => return Route(Reason::Source),
         Trouble::Unanswered => return Pair,
         Trouble::Dropped if stage < Stage::Mail => return Route(before_mail(stage)),
         Trouble::Dropped => return if stage == Stage::End { RestNext } else { Pair },
@@ -267,7 +302,7 @@ fn before_mail(stage: Stage) -> Reason {
 
 #[cfg(test)]
 mod tests {
-    use super::Fault::{Message, Pair, Recipient, RestNext, RetryWithoutParameters, Route};
+    use super::Fault::{Message, NotTried, Pair, Recipient, RestNext, RetryWithoutParameters, Route};
     use super::Verdict::{Fail, Wait};
     use super::*;
 
@@ -312,6 +347,7 @@ mod tests {
             (Stage::Connect, Trouble::NameUnresolved, Reason::Dns),
             (Stage::Connect, Trouble::NameUnknown, Reason::Dns),
             (Stage::Connect, Trouble::Dropped, Reason::Connect),
+            (Stage::Connect, Trouble::Source, Reason::Source),
             (Stage::Greeting, Trouble::Dropped, Reason::Greeting),
             (Stage::Greeting, reply(554, None), Reason::Greeting),
             (Stage::Hello, reply(550, None), Reason::Hello),
@@ -426,6 +462,18 @@ mod tests {
         assert_eq!(divide(Kind::Smarthost, Stage::Mail, Trouble::Unfit, PLAIN), Message(Fail));
         assert_eq!(divide(Kind::Smarthost, Stage::Recipient, Trouble::Unfit, PLAIN), Recipient(Fail));
         assert_eq!(divide(Kind::Mx, Stage::Dot, Trouble::Internal, PLAIN), Message(Wait));
+    }
+
+    /// Whatever had been said before: what ended it was here, and it goes on.
+    #[test]
+    fn a_limit_or_a_stop_of_this_side_is_nobodys_fault() {
+        for kind in [Kind::Mx, Kind::Smarthost] {
+            for stage in BEFORE_MAIL.into_iter().chain(FROM_MAIL) {
+                for trouble in [Trouble::ServerFull, Trouble::Stopped] {
+                    assert_eq!(divide(kind, stage, trouble, ACCEPTED), NotTried, "{kind:?} {stage:?} {trouble:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One destination: how many connections it takes, how fast, and its state.
 
 use super::table::{NONE, Time};
-use super::{Destination, Kind, Rate, Reason, Schedule};
+use super::{Action, Destination, Kind, Rate, Reason, Schedule};
 use crate::queue::QueueId;
 
 /// One destination.
@@ -31,6 +31,10 @@ pub(super) struct Hop {
     pub(super) tried: Option<Time>,
     pub(super) probe_due: bool,
     pub(super) probing: bool,
+    /// No connection is opened before: there was none to have.
+    pub(super) paused: Time,
+    /// All connections to its server are taken, and that has been said.
+    pub(super) is_full: bool,
     pub(super) armed: Time,
     /// Parts that wait for an empty probe.
     pub(super) parked: Vec<u32>,
@@ -41,6 +45,8 @@ pub(super) struct Hop {
 pub(super) struct Rest {
     pub(super) reason: Reason,
     pub(super) since: Time,
+    /// How often it was tried, and failed.
+    pub(super) failures: u32,
     pub(super) next: Time,
     /// The probe is a message, since an empty one would show nothing.
     pub(super) by_message: bool,
@@ -124,6 +130,8 @@ impl Hop {
             tried: None,
             probe_due: false,
             probing: false,
+            paused: 0,
+            is_full: false,
             armed: NONE,
             parked: Vec::new(),
             breaker: Breaker::default(),
@@ -204,6 +212,16 @@ impl Schedule {
         None
     }
 
+    /// Nothing could be tried: the next connection is opened a little later, always the same while, since nobody is at fault.
+    pub(super) fn pause(&mut self, number: u32, is_full: bool) {
+        let hop = &mut self.hops[number];
+        hop.paused = self.clock.now + PAUSE;
+        if is_full && !std::mem::replace(&mut hop.is_full, true) {
+            self.actions.push_back(Action::ServerFull { destination: hop.destination.clone() });
+        }
+        self.arm_hop(number);
+    }
+
     /// Lets a destination go that nothing waits for, unless the settings name it.
     pub(super) fn release_hop(&mut self, number: u32) {
         let hop = &self.hops[number];
@@ -237,6 +255,9 @@ impl Schedule {
 
 /// Acceptances after which a lowered number of connections rises by one.
 const RAISE_AFTER: u16 = 20;
+
+/// Seconds until a connection is looked for again where none was to be had.
+pub(super) const PAUSE: Time = 30;
 
 /// Routes that are followed by `then`.
 const THEN_MAX: usize = 8;

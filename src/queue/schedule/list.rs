@@ -42,6 +42,8 @@ pub struct PartState {
 /// What recipients wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitsFor {
+    /// A connection to its server, which has as many as it may have; looked for again then, in seconds since 1970.
+    Connection(u64),
     /// Whether a smarthost refuses everything, or only this.
     Decision,
     /// The login's turn, the rate of the route, or a free connection.
@@ -59,6 +61,10 @@ pub enum WaitsFor {
         reason: Reason,
         /// Seconds since 1970 of the next probe.
         next: u64,
+        /// Seconds since 1970: it rests from then on.
+        since: u64,
+        /// How often it was tried since then, and failed.
+        failures: u32,
     },
     /// The time of the next attempt, in seconds since 1970.
     Time(u64),
@@ -140,11 +146,15 @@ impl Schedule {
             (State::Refused, ..) => WaitsFor::Decision,
             (State::Sending, ..) => WaitsFor::Result,
             (State::Ready | State::Waiting, Some(rest), _) if self.via(flow.hop).is_none() => {
-                WaitsFor::Route { reason: rest.reason, next: self.clock.unix_of(rest.next) }
+                let (next, since) = (self.clock.unix_of(rest.next), self.clock.unix_of(rest.since));
+                WaitsFor::Route { reason: rest.reason, next, since, failures: rest.failures }
             }
             (State::Waiting, ..) => WaitsFor::Time(self.clock.unix_of(part.due)),
             (State::Ready, _, Some(rest)) if rest.until == NONE => WaitsFor::Pair(None),
             (State::Ready, _, Some(rest)) if rest.until > self.clock.now => WaitsFor::Pair(Some(self.clock.unix_of(rest.until))),
+            (State::Ready, ..) if hop.is_full && hop.paused > self.clock.now => {
+                WaitsFor::Connection(self.clock.unix_of(hop.paused))
+            }
             (State::Ready, ..) => WaitsFor::ItsTurn,
         };
         PartState {
@@ -186,6 +196,16 @@ impl Schedule {
             sending: sending as u32,
             resting: self.hops.iter().filter(|(_, hop)| hop.rest.is_some()).count() as u32,
         }
+    }
+
+    /// True if a destination rests.
+    pub fn rests(&self, destination: &Destination) -> bool {
+        self.hop_numbers.get(destination).is_some_and(|number| self.hops[*number].rest.is_some())
+    }
+
+    /// The next hop that a courier has a transaction with.
+    pub fn works_for(&self, courier: u16) -> Option<Destination> {
+        self.sending(usize::from(courier)).map(|sending| self.hops[sending.via].destination.clone())
     }
 
     /// What the operator chose.

@@ -129,6 +129,7 @@ impl Schedule {
                 self.settle_turn(flow);
             }
             let hop = self.flows[flow].hop;
+            self.hops[hop].paused = self.clock.now;
             if self.hops[hop].rest.as_ref().is_some_and(|rest| rest.reason != Reason::AuthRefused) {
                 self.probe_now(hop);
             }

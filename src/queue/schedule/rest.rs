@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::hop::{Kept, Rest};
+use super::hop::{Hop, Kept, PAUSE, Rest};
 use super::table::{NONE, State, Time};
 use super::turn::{Courier, Sending, Task};
 use super::{Action, Fault, Kind, Now, Reason, Schedule, Stage, Timer, Transaction, Trouble, Verdict, divide};
@@ -17,26 +17,28 @@ impl Schedule {
         let Some(Task::Probe(number)) = self.couriers.get(usize::from(courier)).map(|courier| courier.task) else { return };
         self.couriers[usize::from(courier)] = Courier::default();
         self.probes_at_work -= 1;
+        let learnt = !matches!(result, Err((_, trouble)) if trouble.is_without_result());
         let hop = &mut self.hops[number];
-        hop.tried = Some(self.clock.now);
+        if learnt {
+            hop.tried = Some(self.clock.now);
+        }
         match result {
             Ok(()) => {
+                if hop.destination.kind == Kind::Mx {
+                    self.direct_works();
+                }
                 self.unpark(number, true);
                 self.well(number);
             }
             // A verdict that each message gets by itself, at once: resting any longer would only keep it from them.
             Err((stage, trouble)) if is_final(hop.destination.kind, stage, trouble) => {
+                self.direct_answered();
                 self.unpark(number, false);
                 self.well(number);
             }
-            // Nothing was learnt of a route: one that rests goes on, one that does not has no fault.
-            Err((_, Trouble::Internal)) if hop.destination.kind == Kind::Mx => {
-                if hop.rest.is_some() {
-                    self.rest_again(number)
-                } else {
-                    self.unpark(number, true)
-                }
-            }
+            // Nothing was learnt of a route: one that rests is probed again, one that does not has no fault.
+            Err(_) if !learnt && hop.rest.is_some() => self.probe_soon(number),
+            Err(_) if !learnt => self.unpark(number, true),
             Err((stage, trouble)) => {
                 let reason = match divide(hop.destination.kind, stage, trouble, Transaction::default()) {
                     Fault::Route(reason) => reason,
@@ -53,10 +55,11 @@ impl Schedule {
         self.dispatch();
     }
 
-    /// The operator wants a route to be tried now. False if it does not rest, or is not known.
+    /// The operator wants a route to be tried now: a smarthost, a domain, or with `mx` every domain. False if it does not rest, or is not known.
     pub fn route_try(&mut self, name: &str, now: Now) -> bool {
         self.at(now);
-        let found: Vec<u32> = self.hops.iter().filter(|(_, hop)| &*hop.destination.name == name).map(|(n, _)| n).collect();
+        let is_meant = |hop: &Hop| &*hop.destination.name == name || (name == EVERY_DOMAIN && !hop.is_smarthost());
+        let found: Vec<u32> = self.hops.iter().filter(|(_, hop)| is_meant(hop)).map(|(number, _)| number).collect();
         let tried = found.into_iter().filter(|number| self.probe_now(*number)).count();
         self.dispatch();
         tried > 0
@@ -93,11 +96,15 @@ impl Schedule {
         let next = now + (u64::from(first) << step).min(u64::from(most)) as Time;
         if let Some(rest) = &mut hop.rest {
             (rest.reason, rest.next, rest.by_message) = (reason, next, by_message);
+            rest.failures = rest.failures.saturating_add(1);
         } else {
-            hop.rest = Some(Rest { reason, since: now, next, by_message, told: false, sweep: now });
+            hop.rest = Some(Rest { reason, since: now, failures: 1, next, by_message, told: false, sweep: now });
             let destination = hop.destination.clone();
             self.actions.push_back(Action::RouteRests { destination, reason, next: self.clock.unix_of(next) });
             self.settle_hop(number);
+        }
+        if !self.hops[number].is_smarthost() {
+            self.direct_failed(number, reason, next);
         }
         self.unpark(number, false);
         // A refusal that is not decided yet was perhaps the first sign of this.
@@ -114,6 +121,13 @@ impl Schedule {
     pub(super) fn rest_again(&mut self, number: u32) {
         if let Some(Rest { reason, by_message, .. }) = self.hops[number].rest {
             self.rest(number, reason, by_message);
+        }
+    }
+
+    /// The probe of a resting route had no result: another one before long, and the rest is no longer for it.
+    pub(super) fn probe_soon(&mut self, number: u32) {
+        if let Some(rest) = &mut self.hops[number].rest {
+            rest.next = self.clock.now + PAUSE;
         }
     }
 
@@ -163,11 +177,15 @@ impl Schedule {
         let hop = &mut self.hops[sending.via];
         hop.step = (0, 0);
         hop.tried = Some(self.clock.now);
+        (hop.paused, hop.is_full) = (0, false);
         hop.raise();
         hop.breaker.run.clear();
         hop.breaker.temporary.clear();
         for Kept { part, .. } in std::mem::take(&mut hop.breaker.kept) {
             self.fail(part);
+        }
+        if !self.hops[sending.via].is_smarthost() {
+            self.direct_works();
         }
         // What logged in before a password was refused says nothing of the next AUTH.
         let locked = self.hops[sending.via].rest.as_ref().is_some_and(|rest| rest.reason == Reason::AuthRefused);
@@ -349,6 +367,9 @@ impl Schedule {
         if hop.ready > 0 {
             time = time.min(hop.rate_wakes(self.clock.now));
         }
+        if hop.paused > self.clock.now {
+            time = time.min(hop.paused);
+        }
         if time < hop.armed {
             self.hops[number].armed = time;
             self.arm(time, Timer::Hop(number));
@@ -372,7 +393,7 @@ impl Schedule {
         }
     }
 
-    /// Postmaster is told once a rest, of smarthosts: a domain that does not answer is its own affair.
+    /// Postmaster is told once a rest, of smarthosts: a domain that does not answer is its own affair, unless none does.
     fn tell(&mut self, number: u32) {
         let waiting = self.waiting(number);
         let hop = &mut self.hops[number];
@@ -394,6 +415,9 @@ pub(super) fn is_final(kind: Kind, stage: Stage, trouble: Trouble) -> bool {
     let verdict = divide(kind, stage, trouble, Transaction::default());
     kind == Kind::Mx && stage == Stage::Connect && verdict == Fault::Message(Verdict::Fail)
 }
+
+/// What means every domain where a route is named; no smarthost is called so.
+const EVERY_DOMAIN: &str = "mx";
 
 const MINUTE: Time = 60;
 const HOUR: Time = 3600;

@@ -98,7 +98,11 @@ impl Schedule {
         if hop.at_work >= u32::from(hop.allowed) || !hop.rate_allows(self.clock.now) {
             return None;
         }
-        let first = hop.at_work == 0 || self.idle_at(via).is_some();
+        let is_open = self.idle_at(via).is_some();
+        if hop.paused > self.clock.now && !is_open {
+            return None;
+        }
+        let first = hop.at_work == 0 || is_open;
         // A further connection: two logins wait there, or one waits and another is served, or a full round waits.
         let home = &self.hops[state.hop];
         let another = home.flows_ready >= 2 || state.at_work == 0 || home.ready as usize >= self.couriers.len();

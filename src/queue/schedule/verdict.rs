@@ -22,8 +22,10 @@ struct Split {
     /// Failed, and so that a smarthost may be refusing everything; the domain where that is a recipient's.
     refused: Vec<u16>,
     refused_domain: Option<u32>,
-    /// The route's fault.
-    route: Vec<u16>,
+    /// They keep their place: the route is at fault, or nothing was tried.
+    kept: Vec<u16>,
+    /// Nothing was tried; true if all connections to the server are taken.
+    untried: Option<bool>,
     reason: Option<(Reason, Stage)>,
     /// A temporary refusal that counts, with the domain where that is a recipient's.
     temporary: Option<Option<u32>>,
@@ -47,13 +49,22 @@ impl Schedule {
         if let Some((reason, stage)) = split.reason {
             self.route_failed(&sending, reason, stage);
         }
+        if let Some(is_full) = split.untried {
+            self.pause(sending.via, is_full);
+        }
         let waits = self.apply(&sending, parts, &split);
         if let Some(domain) = split.temporary.filter(|_| split.sent.is_empty()) {
             self.refused_for_now(sending.via, id, domain);
         }
-        if sending.probe && rested && split.reason.is_none() {
+        let kind = self.hops[sending.via].destination.kind;
+        if done.others.is_some_and(|(stage, trouble)| is_final(kind, stage, trouble)) {
+            self.direct_answered();
+        }
+        let learnt = done.others.is_none_or(|(_, trouble)| !trouble.is_without_result());
+        if sending.probe && rested && !learnt {
+            self.probe_soon(sending.via);
+        } else if sending.probe && rested && split.reason.is_none() {
             self.hops[sending.via].tried = Some(self.clock.now);
-            let kind = self.hops[sending.via].destination.kind;
             if done.others.is_some_and(|(stage, trouble)| is_final(kind, stage, trouble)) {
                 self.well(sending.via);
             } else {
@@ -111,10 +122,14 @@ impl Schedule {
             match divide(kind, stage, trouble, transaction) {
                 Fault::RestNext => split.next.push(number),
                 Fault::RetryWithoutParameters if !self.table.parts[sending.part].plain => split.plain.push(number),
+                Fault::NotTried => {
+                    split.untried = Some(trouble == Trouble::ServerFull);
+                    split.kept.push(number);
+                }
                 Fault::Pair => split.parked.push(number),
                 Fault::Route(reason) => {
                     split.reason = split.reason.or(Some((reason, stage)));
-                    split.route.push(number);
+                    split.kept.push(number);
                 }
                 Fault::Message(Verdict::Wait) | Fault::Recipient(Verdict::Wait) => {
                     split.wait.push(number);
@@ -145,13 +160,13 @@ impl Schedule {
         }
     }
 
-    /// One part for each of the groups that stay: in the order wait, next, plain, parked, unanswered, refused, route.
+    /// One part for each of the groups that stay: in the order wait, next, plain, parked, unanswered, refused, kept.
     fn divide_part(&mut self, sending: &Sending, split: &Split) -> [u32; 7] {
         let (message, waits) = (self.table.parts[sending.part].message, self.table.parts[sending.part].waits);
         let plain = self.table.parts[sending.part].plain;
         self.table.parts[sending.part].state = State::Held;
         let mut own = Some(sending.part);
-        let groups = [&split.wait, &split.next, &split.plain, &split.parked, &split.unanswered, &split.refused, &split.route];
+        let groups = [&split.wait, &split.next, &split.plain, &split.parked, &split.unanswered, &split.refused, &split.kept];
         let parts = groups.map(|group| {
             if group.is_empty() {
                 return NONE;
@@ -176,8 +191,8 @@ impl Schedule {
 
     /// Puts every group where it belongs. True if one has waited.
     fn apply(&mut self, sending: &Sending, parts: [u32; 7], split: &Split) -> bool {
-        let [wait, next, plain, parked, unanswered, refused, route] = parts;
-        let ready = [next, plain, route];
+        let [wait, next, plain, parked, unanswered, refused, kept] = parts;
+        let ready = [next, plain, kept];
         if plain != NONE {
             self.table.parts[plain].plain = true;
         }

@@ -181,7 +181,8 @@ impl Told {
         let mut words = text.splitn(3, ' ');
         let code = match words.next()? {
             "-" => None,
-            code => Some(code.parse().ok().filter(|_| code.len() == 3)?),
+            // As it is written: three digits, the first of which is none that falls away.
+            code => Some(code.parse().ok().filter(|number| code.len() == 3 && (100..1000).contains(number))?),
         };
         let status = match words.next()? {
             "-" => None,

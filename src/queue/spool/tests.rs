@@ -1,4 +1,4 @@
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -225,6 +225,16 @@ fn long_records_are_cut_and_many_numbers_become_a_range() {
         let (Happened::Begin { recipients, .. } | Happened::Result { recipients, .. }) = read.what else { panic!("{text}") };
         assert_eq!((recipients[0], recipients.len()), (0, 65_535));
     }
+}
+
+/// What is read can be written and read again.
+#[test]
+fn reply_codes_that_are_none() {
+    for code in ["+51", "051", "000", "45", "4510", "4x1"] {
+        let line = format!("Pillarbox-Log: 1700000123 2 wait at=rcpt {code} 4.7.1 greylisted;");
+        assert_eq!(Record::parse(&line), None, "{line}");
+    }
+    assert!(Record::parse("Pillarbox-Log: 1700000123 2 wait at=rcpt 451 4.7.1 greylisted;").is_some());
 }
 
 #[test]
@@ -456,4 +466,39 @@ fn names_alone_are_the_same_messages() {
     assert!(found[1].due == 77 && found[2].held);
     let fresh = put(&Arc::new(spool), &envelope(&["a@a.example"]), "x\n").unwrap();
     assert!(fresh > ids[2], "an id is not given twice");
+}
+
+/// By one descriptor a delivery reads and writes what others would by their own; what was unlinked meanwhile takes no record.
+#[test]
+fn a_message_that_is_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(dir.path());
+    let id = put(&spool, &envelope(&["bob@b.example"]), "Subject: x\n\nbody\n").unwrap();
+    let file = spool.open_to_send(id).unwrap();
+    file.append(&begin(&[0])).unwrap();
+    file.append_durably(&at(Happened::Dot { recipients: vec![0] })).unwrap();
+    assert!(!spool.needs_sweep());
+    file.append(&at(Happened::Dot { recipients: vec![0] })).unwrap();
+    assert!(spool.needs_sweep());
+    let message = file.read().unwrap();
+    assert_eq!((message.log.len(), &message), (3, &spool.read(id).unwrap()));
+    let mut own = String::new();
+    file.text().unwrap().read_to_string(&mut own).unwrap();
+    assert_eq!(own, text(&spool, id));
+    // Held meanwhile: it is the same file.
+    spool.hold(id, None).unwrap();
+    file.append(&begin(&[0])).unwrap();
+    assert_eq!(spool.read(id).unwrap().log.len(), 4);
+    spool.remove(id).unwrap();
+    assert!(matches!(file.append(&begin(&[0])), Err(SpoolError::Missing(_))));
+    assert!(matches!(file.append_durably(&begin(&[0])), Err(SpoolError::Missing(_))));
+    assert!(matches!(spool.open_to_send(id), Err(SpoolError::Missing(_))));
+    // Neither through a symbolic link, nor what is no file.
+    let [link, directory] = [1, 2].map(QueueId::from_bits);
+    let place = |id: QueueId| dir.path().join("queue").join(id.to_string());
+    symlink(dir.path().join("lock"), place(link)).unwrap();
+    fs::create_dir(place(directory)).unwrap();
+    for id in [link, directory] {
+        assert!(matches!(spool.open_to_send(id).and_then(|file| file.read()), Err(SpoolError::Damaged(_))), "{id}");
+    }
 }

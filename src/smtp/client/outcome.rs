@@ -42,6 +42,8 @@ pub enum Fault {
     Password(String),
     /// The server refused.
     Refused(RemoteReply),
+    /// The address to connect from is none of this machine's; why, for people.
+    Source(String),
     /// This server is being stopped.
     Stopped,
     /// Nothing came in time.
@@ -137,6 +139,7 @@ impl Fault {
             Self::NoStartTls => "no-starttls",
             Self::Password(_) => "password",
             Self::Refused(_) => "refused",
+            Self::Source(_) => "source",
             Self::Stopped => "stopped",
             Self::Timeout => "timeout",
             Self::Tls(_) => "tls",
@@ -163,7 +166,7 @@ impl Display for Fault {
             Self::Defect => f.write_str("a defect of this program"),
             Self::EarlyOctets => f.write_str("octets came in the clear before the TLS handshake"),
             Self::Garbage(error) => error.fmt(f),
-            Self::Dns(why) | Self::Io(why) | Self::Local(why) | Self::Password(why) => f.write_str(why),
+            Self::Dns(why) | Self::Io(why) | Self::Local(why) | Self::Password(why) | Self::Source(why) => f.write_str(why),
             Self::NoMechanism => f.write_str("the server offers neither AUTH PLAIN nor AUTH LOGIN"),
             Self::NoStartTls => f.write_str("the server does not offer STARTTLS"),
             Self::Refused(reply) | Self::Unexpected(reply) => reply.fmt(f),

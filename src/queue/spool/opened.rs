@@ -1,0 +1,128 @@
+//! A message's file that is open: read, its text read, and records appended by one descriptor.
+//!
+//! A courier opens a message once for all of a delivery. What opening anew would find is found here as well: a file that was
+//! unlinked meanwhile takes no record, so that its message is not sent.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use super::message::FIRST_LINE;
+use super::{Damaged, QueuedMessage, RECORD_MAX, Record, Spool, SpoolError, TextPlace, too_large};
+use crate::queue::QueueId;
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Opened {
+    spool: Arc<Spool>,
+    id: QueueId,
+    file: Arc<File>,
+}
+
+/// Reads the text of a message, exactly that.
+#[derive(Debug)]
+pub struct TextReader {
+    file: Arc<File>,
+    at: u64,
+    left: u64,
+}
+
+impl Spool {
+    /// Opens a message to be sent.
+    pub fn open_to_send(self: &Arc<Self>, id: QueueId) -> Result<Opened, SpoolError> {
+        let file = self.file(id, OFlag::O_RDWR | OFlag::O_APPEND)?;
+        Ok(Opened { spool: Arc::clone(self), id, file: Arc::new(file) })
+    }
+
+    /// Reads a message without its text.
+    pub fn read(&self, id: QueueId) -> Result<QueuedMessage, SpoolError> {
+        read(&self.file(id, OFlag::O_RDONLY)?)
+    }
+
+    /// Opens the text of a message.
+    pub fn open_message(&self, id: QueueId) -> Result<TextReader, SpoolError> {
+        text(Arc::new(self.file(id, OFlag::O_RDONLY)?))
+    }
+
+    /// Appends a record to an open file, in one write: a second one for the rest could come after another record.
+    pub(super) fn write_to(&self, id: QueueId, mut file: &File, record: &Record) -> Result<(), SpoolError> {
+        let text = record.render();
+        debug_assert!(text.len() <= RECORD_MAX, "{text}");
+        self.durable.before_write()?;
+        if file.metadata()?.nlink() == 0 {
+            return Err(SpoolError::Missing(id));
+        }
+        match file.write(text.as_bytes())? {
+            written if written == text.len() => Ok(()),
+            _ => Err(io::Error::from(Errno::ENOSPC).into()),
+        }
+    }
+}
+
+impl Opened {
+    /// Reads the message without its text.
+    pub fn read(&self) -> Result<QueuedMessage, SpoolError> {
+        read(&self.file)
+    }
+
+    /// The text of the message.
+    pub fn text(&self) -> Result<TextReader, SpoolError> {
+        text(Arc::clone(&self.file))
+    }
+
+    /// As [`Spool::append`].
+    pub fn append(&self, record: &Record) -> Result<(), SpoolError> {
+        self.spool.append_to(self.id, &self.file, record)
+    }
+
+    /// As [`Spool::append_durably`].
+    pub fn append_durably(&self, record: &Record) -> Result<(), SpoolError> {
+        self.spool.write_to(self.id, &self.file, record)?;
+        Ok(self.file.sync_data()?)
+    }
+}
+
+impl Read for TextReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let read = self.file.read_at(&mut buffer[..wanted], self.at)?;
+        if read == 0 && wanted > 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        self.at += read as u64;
+        self.left -= read as u64;
+        Ok(read)
+    }
+}
+
+fn read(file: &File) -> Result<QueuedMessage, SpoolError> {
+    let (place, size) = first_line(file)?;
+    let mut before = vec![0; usize::try_from(place.envelope).map_err(|_| too_large())?];
+    file.read_exact_at(&mut before, 0)?;
+    let end = place.envelope + place.octets;
+    let mut after = vec![0; usize::try_from(size - end).map_err(|_| too_large())?];
+    file.read_exact_at(&mut after, end)?;
+    Ok(QueuedMessage::parse(place, &before, &after)?)
+}
+
+fn text(file: Arc<File>) -> Result<TextReader, SpoolError> {
+    let (place, _) = first_line(&file)?;
+    Ok(TextReader { file, at: place.envelope, left: place.octets })
+}
+
+fn first_line(file: &File) -> Result<(TextPlace, u64), SpoolError> {
+    let data = file.metadata()?;
+    if !data.is_file() {
+        return Err(Damaged("it is no file".into()).into());
+    }
+    let mut line = [0; FIRST_LINE];
+    if data.len() < line.len() as u64 {
+        return Err(Damaged(format!("{} octets are no queued message", data.len())).into());
+    }
+    file.read_exact_at(&mut line, 0)?;
+    Ok((TextPlace::parse(&line, data.len())?, data.len()))
+}
