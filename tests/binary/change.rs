@@ -324,9 +324,10 @@ fn a_drain_loses_nothing() {
     let body = "0123456789abcdef\r\n".repeat(300);
     thread::scope(|scope| {
         for n in 0..50 {
-            let (server, accepted, stop, body) = (&server, &accepted, &stop, &body);
+            let (accepted, stop, body) = (&accepted, &stop, &body);
+            // Connected before the server is told to stop, however late its thread begins.
+            let mut client = server.connect("smtp");
             scope.spawn(move || {
-                let mut client = server.connect("smtp");
                 if client.reply().is_none() || client.send(b"EHLO x.example\r\n").is_err() || client.reply().is_none() {
                     return;
                 }
