@@ -93,15 +93,20 @@ fn delivery(bencher: Bencher) {
     });
 }
 
-/// A message of 10 kB into the spool, durable: without a signature, and signed by one key. The signature costs a hash of the body
-/// and one use of the key.
-#[divan::bench(args = ["none", "ed25519", "rsa"], sample_count = 200)]
+/// A message of 10 kB into the spool, durable: without a signature, and signed by one key or two. The signatures cost a hash of
+/// the body and one use of each key.
+#[divan::bench(args = ["none", "ed25519", "rsa", "both"], sample_count = 1000)]
 fn queueing(bencher: Bencher, key: &str) {
     let dir = tempfile::tempdir().unwrap();
     let (spool, _, _) = Spool::open(&dir.path().join("spool"), Faults::default()).unwrap();
     let spool = Arc::new(spool);
-    let algorithm = if key == "rsa" { Algorithm::Rsa } else { Algorithm::Ed25519 };
-    let keys = (key != "none").then(|| SigningKey::generate("example.org", "pb1", algorithm).unwrap().0);
+    let algorithms: &[Algorithm] = match key {
+        "none" => &[],
+        "ed25519" => &[Algorithm::Ed25519],
+        "rsa" => &[Algorithm::Rsa],
+        _ => &[Algorithm::Rsa, Algorithm::Ed25519],
+    };
+    let keys = algorithms.iter().map(|algorithm| SigningKey::generate("example.org", "pb1", *algorithm).unwrap().0);
     let keyring = Arc::new(Keyring::new(keys));
     let header = "From: alice@example.org\nTo: bob@example.net\nSubject: a newsletter\nDate: Wed, 25 Nov 2026 10:00:00 +0000\n\n";
     let content =
