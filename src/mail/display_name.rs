@@ -121,8 +121,8 @@ fn charset_of(name: &[u8]) -> Result<&'static Encoding, BadName> {
 fn quoted_printable(text: &[u8]) -> Option<Vec<u8>> {
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text;
-    while let Some((first, behind)) = rest.split_first() {
-        rest = behind;
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
         octets.push(match first {
             b'_' => b' ',
             b'=' => {

@@ -55,9 +55,9 @@ impl HeaderReader {
         let before = self.section.len();
         let mut rest = lines;
         while let Some(length) = memchr::memchr(b'\n', rest) {
-            let (line, behind) = rest.split_at(length + 1);
+            let (line, after) = rest.split_at(length + 1);
             self.append(line)?;
-            rest = behind;
+            rest = after;
             let (end, line) = (self.section.len(), &self.section[self.looked..self.section.len() - 1]);
             if line.is_empty() {
                 return Ok(Some(self.finish_at(end, false, before)));

@@ -33,7 +33,7 @@ pub enum Cause {
 /// On whose side the fault is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// Nobody's: a limit of this server that keeps it from opening too many connections.
+    /// None: a limit of this server that keeps it from opening too many connections.
     Limit,
     /// The recipient's.
     Recipient,

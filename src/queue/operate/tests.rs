@@ -445,12 +445,3 @@ fn routes_and_their_probe() {
     let wrong = "no route `othr`, the nearest known is `other`; see `pillarbox routes`";
     assert_eq!(ask(&desk, Request::TryRoute("othr".into())).2, (66, wrong.into()));
 }
-
-#[test]
-fn spans() {
-    let rows =
-        [(0, "0s"), (59, "59s"), (60, "1m"), (3599, "59m"), (3600, "1h"), (11_520, "3h12m"), (86_400, "1d"), (187_200, "2d4h")];
-    for (seconds, want) in rows {
-        assert_eq!(span(seconds), want);
-    }
-}

@@ -324,3 +324,25 @@ pub fn span(seconds: u64) -> String {
         _ => format!("{days}d{hours}h"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans() {
+        let rows = [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m"),
+            (3599, "59m"),
+            (3600, "1h"),
+            (11_520, "3h12m"),
+            (86_400, "1d"),
+            (187_200, "2d4h"),
+        ];
+        for (seconds, want) in rows {
+            assert_eq!(span(seconds), want);
+        }
+    }
+}

@@ -72,7 +72,7 @@ pub struct Transaction {
 pub enum Fault {
     /// The message's: all recipients without a result of their own.
     Message(Verdict),
-    /// Nobody's: nothing was tried, so nothing is counted and nobody waits longer for it.
+    /// None: nothing was tried, so nothing is counted and no message waits longer for it.
     NotTried,
     /// That of the pair of destination and login, until an empty probe shows that it is the route's.
     Pair,

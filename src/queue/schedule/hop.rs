@@ -212,7 +212,7 @@ impl Schedule {
         None
     }
 
-    /// Nothing could be tried: the next connection is opened a little later, always the same while, since nobody is at fault.
+    /// Nothing could be tried: the next connection is opened a little later, always the same while, since no side is at fault.
     pub(super) fn pause(&mut self, number: u32, is_full: bool) {
         let hop = &mut self.hops[number];
         hop.paused = self.clock.now + PAUSE;

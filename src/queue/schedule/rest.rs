@@ -55,7 +55,8 @@ impl Schedule {
         self.dispatch();
     }
 
-    /// The operator wants a route to be tried now: a smarthost, a domain, or with `mx` every domain. False if it does not rest, or is not known.
+    /// The operator wants a route to be tried now: a smarthost, a domain, or with `mx` every domain. False if it does not rest,
+    /// or is not known.
     pub fn route_try(&mut self, name: &str, now: Now) -> bool {
         self.at(now);
         let is_meant = |hop: &Hop| &*hop.destination.name == name || (name == EVERY_DOMAIN && !hop.is_smarthost());

@@ -126,3 +126,48 @@ fn first_line(file: &File) -> Result<(TextPlace, u64), SpoolError> {
     file.read_exact_at(&mut line, 0)?;
     Ok((TextPlace::parse(&line, data.len())?, data.len()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::super::Happened;
+    use super::super::tests::{at, begin, envelope, put, spool, text};
+    use super::*;
+
+    /// By one descriptor a delivery reads and writes what others would by their own; what was unlinked meanwhile takes no record.
+    #[test]
+    fn a_message_that_is_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = spool(dir.path());
+        let id = put(&spool, &envelope(&["bob@b.example"]), "Subject: x\n\nbody\n").unwrap();
+        let file = spool.open_to_send(id).unwrap();
+        file.append(&begin(&[0])).unwrap();
+        file.append_durably(&at(Happened::Dot { recipients: vec![0] })).unwrap();
+        assert!(!spool.needs_sweep());
+        file.append(&at(Happened::Dot { recipients: vec![0] })).unwrap();
+        assert!(spool.needs_sweep());
+        let message = file.read().unwrap();
+        assert_eq!((message.log.len(), &message), (3, &spool.read(id).unwrap()));
+        let mut own = String::new();
+        file.text().unwrap().read_to_string(&mut own).unwrap();
+        assert_eq!(own, text(&spool, id));
+        // Held meanwhile: it is the same file.
+        spool.hold(id, None).unwrap();
+        file.append(&begin(&[0])).unwrap();
+        assert_eq!(spool.read(id).unwrap().log.len(), 4);
+        spool.remove(id).unwrap();
+        assert!(matches!(file.append(&begin(&[0])), Err(SpoolError::Missing(_))));
+        assert!(matches!(file.append_durably(&begin(&[0])), Err(SpoolError::Missing(_))));
+        assert!(matches!(spool.open_to_send(id), Err(SpoolError::Missing(_))));
+        // Neither through a symbolic link, nor what is no file.
+        let [link, directory] = [1, 2].map(QueueId::from_bits);
+        let place = |id: QueueId| dir.path().join("queue").join(id.to_string());
+        symlink(dir.path().join("lock"), place(link)).unwrap();
+        fs::create_dir(place(directory)).unwrap();
+        for id in [link, directory] {
+            assert!(matches!(spool.open_to_send(id).and_then(|file| file.read()), Err(SpoolError::Damaged(_))), "{id}");
+        }
+    }
+}
