@@ -267,3 +267,34 @@ fn printable(text: &str) -> String {
     };
     text.chars().take(TEXT_MAX).map(safe).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_records_are_cut_and_many_numbers_become_a_range() {
+        let numbers: Vec<u16> = (0..=u16::MAX).step_by(2).collect();
+        let begin = Happened::Begin { recipients: numbers.clone(), host: "ö".repeat(900), tls: Some("x".repeat(900)) };
+        let told = Told { stage: Stage::StartTls, code: Some(550), status: Some((5, 999, 999)), text: "a;\r\n\0ö".repeat(900) };
+        let result = Happened::Result { recipients: numbers, verdict: Verdict::Failed, told };
+        for what in [begin, result] {
+            let text = Record { time: u64::MAX, what }.render();
+            assert!(text.len() <= RECORD_MAX, "{}", text.len());
+            assert!(text.bytes().skip(1).all(|b| (b' '..=b'~').contains(&b)) && text.matches(';').count() == 1, "{text}");
+            let read = Record::parse(&text[1..]).unwrap();
+            let (Happened::Begin { recipients, .. } | Happened::Result { recipients, .. }) = read.what else { panic!("{text}") };
+            assert_eq!((recipients[0], recipients.len()), (0, 65_535));
+        }
+    }
+
+    /// What is read can be written and read again.
+    #[test]
+    fn reply_codes_that_are_none() {
+        for code in ["+51", "051", "000", "45", "4510", "4x1"] {
+            let line = format!("Pillarbox-Log: 1700000123 2 wait at=rcpt {code} 4.7.1 greylisted;");
+            assert_eq!(Record::parse(&line), None, "{line}");
+        }
+        assert!(Record::parse("Pillarbox-Log: 1700000123 2 wait at=rcpt 451 4.7.1 greylisted;").is_some());
+    }
+}

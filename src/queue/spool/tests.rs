@@ -1,5 +1,3 @@
-mod records;
-
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,11 +43,11 @@ pub(super) fn text(spool: &Spool, id: QueueId) -> String {
     text
 }
 
-fn told(text: &str) -> Told {
+pub(super) fn told(text: &str) -> Told {
     Told { stage: Stage::Dot, code: Some(250), status: Some((2, 0, 0)), text: text.into() }
 }
 
-fn result(recipients: &[u16], verdict: Verdict) -> Record {
+pub(super) fn result(recipients: &[u16], verdict: Verdict) -> Record {
     let what = Happened::Result { recipients: recipients.to_vec(), verdict, told: told("ok") };
     Record { time: 1_700_000_124, what }
 }
