@@ -29,7 +29,6 @@ use super::reporter::{Delivered, Mailer, Reporter};
 use super::schedule::{Answer, Counts, Destination, Now, RouteState, Schedule, Settings, Verb};
 use super::spool::{Envelope, Found, Spool};
 use super::work::{Attempt, Report, Task};
-use crate::journal;
 pub use arrival::Routing;
 use room::Coming;
 pub use room::{QueueFull, Reservation};
@@ -53,7 +52,7 @@ pub struct Queue {
 /// What the dispatcher is told.
 enum Input {
     Accepted { id: QueueId, envelope: Box<Envelope>, reservation: Option<Reservation> },
-    Configured(Settings),
+    Configured(Settings, Arc<Routing>),
     Credentials(String),
     Found(Box<FoundMessage>),
     Operate(Verb, Vec<QueueId>, Sender<Vec<Answer>>),
@@ -67,6 +66,8 @@ enum Input {
 struct FoundMessage {
     id: QueueId,
     scanned: Result<arrival::Scanned, String>,
+    /// By which its recipients were sorted.
+    routing: Arc<Routing>,
 }
 
 /// What the dispatcher is started with.
@@ -107,6 +108,8 @@ struct Thread {
     failed: HashMap<QueueId, Vec<(u16, Failed)>>,
     /// Envelopes of what couriers have reported in this round, so that their files need not be read for the log.
     envelopes: HashMap<QueueId, Box<Envelope>>,
+    /// Messages that were being sent when the routes changed; they take theirs anew after the attempt.
+    to_reroute: HashSet<QueueId>,
     /// Messages of which the clerk has something to write, so that it unlinks them too.
     with_clerk: HashSet<QueueId>,
     /// Tasks that are being done.
@@ -155,6 +158,7 @@ impl Dispatcher {
             begun: HashSet::new(),
             failed: HashMap::new(),
             envelopes: HashMap::new(),
+            to_reroute: HashSet::new(),
             with_clerk: HashSet::new(),
             busy: HashSet::new(),
             give_up,
@@ -211,14 +215,11 @@ impl Queue {
         self.reporter.delivered(delivered);
     }
 
-    /// The configuration has changed. What waits takes the route that it has now, but for what is being sent.
-    pub fn configure(self: &Arc<Self>, settings: Settings, queue_max: u64, routing: Arc<Routing>) {
+    /// The configuration has changed. What waits takes the route that it has now, and what is being sent does so after the
+    /// attempt.
+    pub fn configure(&self, settings: Settings, queue_max: u64, routing: Arc<Routing>) {
         self.most.store(queue_max, Ordering::Relaxed);
-        *self.routing.lock().unwrap_or_else(PoisonError::into_inner) = routing;
-        let _ = self.inputs.send(Input::Configured(settings));
-        if let Err(error) = arrival::reroute_in_background(self) {
-            journal::notice("route", format!("what waits keeps its route until a restart: {error}"));
-        }
+        let _ = self.inputs.send(Input::Configured(settings, routing));
     }
 
     /// The password file of a route has changed.
@@ -274,6 +275,9 @@ impl Thread {
             }
             self.queue.schedule().tick(clock());
             self.act();
+            if self.reroute_after_attempts() {
+                self.act();
+            }
             // Couriers have deadlines of their own; one that hangs all the same does not hold up the end.
             if self.stops_by.is_some_and(|by| self.busy.is_empty() || Instant::now() >= by) {
                 return;
@@ -294,15 +298,13 @@ impl Thread {
     fn take(&mut self, input: Input) {
         match input {
             Input::Accepted { id, envelope, reservation } => {
-                let queued = arrival::accepted(id, &envelope, &*self.queue.routing());
-                self.queue.schedule().accepted(&queued, clock());
+                let routing = self.queue.routing();
+                let scanned = Ok(arrival::accepted(id, &envelope, &*routing));
+                self.found(FoundMessage { id, scanned, routing });
                 self.queue.pairs.store(self.queue.schedule().pairs(), Ordering::Relaxed);
                 drop(reservation);
             }
-            Input::Configured(settings) => {
-                (self.give_up, self.hold_unanswered) = (settings.give_up, settings.hold_unanswered);
-                self.queue.schedule().configure(settings, clock());
-            }
+            Input::Configured(settings, routing) => self.configured(settings, routing),
             Input::Credentials(route) => self.queue.schedule().credentials_changed(&route, clock()),
             Input::Found(found) => self.found(*found),
             Input::Operate(verb, ids, answer) => {
@@ -337,3 +339,6 @@ fn clock() -> Now {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

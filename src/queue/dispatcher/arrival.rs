@@ -12,7 +12,7 @@ use crate::queue::spool::{Envelope, Found, Happened, QueuedMessage, SpoolError, 
 /// Where a recipient of an envelope is sent; none if that is refused by now.
 pub type Routing = dyn Fn(&Envelope, usize) -> Option<Destination> + Send + Sync;
 
-/// What was found in a file at the start.
+/// What a message is to the schedule, and what else is to be done about it.
 pub struct Scanned {
     /// For the schedule; none if no recipient waits.
     pub queued: Option<Queued>,
@@ -28,11 +28,11 @@ pub struct Scanned {
     pub returned: bool,
 }
 
-/// A message that was accepted just now.
-pub fn accepted(id: QueueId, envelope: &Envelope, routing: &Routing) -> Queued {
+/// A message that was accepted just now. The routes may have changed since its recipients were: one of them may have none.
+pub fn accepted(id: QueueId, envelope: &Envelope, routing: &Routing) -> Scanned {
     let waiting = (0..envelope.recipients.len()).map(|number| (number, 0, 0));
-    let (parts, _) = parts(envelope, waiting, routing);
-    Queued {
+    let (parts, refused) = parts(envelope, waiting, routing);
+    let queued = Queued {
         id,
         login: envelope.login.as_str().into(),
         since: arrived(id),
@@ -41,7 +41,9 @@ pub fn accepted(id: QueueId, envelope: &Envelope, routing: &Routing) -> Queued {
         warned: false,
         held: None,
         parts,
-    }
+    };
+    let (unreported, in_doubt, hold, returned) = (Vec::new(), Vec::new(), None, false);
+    Scanned { queued: (!queued.parts.is_empty()).then_some(queued), unreported, in_doubt, refused, hold, returned }
 }
 
 /// A message that was found at the start. `hold_unanswered` where what may have arrived is not sent again.
@@ -101,15 +103,15 @@ pub(super) fn read_in_background(queue: &Arc<Queue>, mut found: Vec<Found>, hold
             *file = queue.spool.find(file.id).unwrap_or(*file);
         }
         found.sort_by_key(|file| (file.held, file.due, file.id));
-        let routing = queue.routing();
         for file in found {
+            let routing = queue.routing();
             let scanned = match queue.spool.read(file.id) {
                 Ok(message) => Ok(scanned(file, &message, &*routing, hold_unanswered)),
                 // Settled meanwhile.
                 Err(SpoolError::Missing(_)) => continue,
                 Err(error) => Err(error.to_string()),
             };
-            let _ = queue.inputs.send(Input::Found(Box::new(FoundMessage { id: file.id, scanned })));
+            let _ = queue.inputs.send(Input::Found(Box::new(FoundMessage { id: file.id, scanned, routing })));
         }
     };
     thread::Builder::new().name("spool-reader".into()).spawn(run).map(drop)

@@ -1,11 +1,13 @@
 //! What the dispatcher is told: reports of couriers, files of the start, and messages that take another route.
 
-use super::{FoundMessage, Thread, arrival, clock, lock};
+use std::sync::Arc;
+
+use super::{FoundMessage, Routing, Thread, arrival, clock, lock};
 use crate::journal;
 use crate::queue::QueueId;
 use crate::queue::clerk::{Deed, Failed, last_of, nothing_said};
 use crate::queue::explain::Cause;
-use crate::queue::schedule::{Destination, Outcome, Verb};
+use crate::queue::schedule::{Destination, Outcome, Settings, Verb, WaitsFor};
 use crate::queue::work::{Attempt, Report};
 
 impl Thread {
@@ -64,11 +66,27 @@ impl Thread {
         }
     }
 
-    /// A file of the start was read.
-    pub(super) fn found(&mut self, FoundMessage { id, scanned }: FoundMessage) {
+    /// The settings have changed. The routes are changed here and nowhere else, so that what is told before this is in the
+    /// schedule when it is looked through, and what is told after it is sorted by the routes of now.
+    pub(super) fn configured(&mut self, settings: Settings, routing: Arc<Routing>) {
+        (self.give_up, self.hold_unanswered) = (settings.give_up, settings.hold_unanswered);
+        self.queue.schedule().configure(settings, clock());
+        *lock(&self.queue.routing) = routing;
+        if let Err(error) = arrival::reroute_in_background(&self.queue) {
+            journal::notice("route", format!("what waits keeps its route until a restart: {error}"));
+        }
+    }
+
+    /// A message was accepted, or its file was read at the start.
+    pub(super) fn found(&mut self, FoundMessage { id, scanned, routing }: FoundMessage) {
         let scanned = match scanned {
             Ok(scanned) => scanned,
             Err(why) => return self.damaged(id, &why),
+        };
+        // Read before the routes changed, told after it: nothing else would look at it again.
+        let scanned = match Arc::ptr_eq(&routing, &self.queue.routing()) {
+            true => scanned,
+            false => self.scanned_again(id).unwrap_or(scanned),
         };
         for (number, host) in &scanned.in_doubt {
             journal::queue::maybe_twice(&id.to_string(), &self.address(id, *number), host);
@@ -93,14 +111,29 @@ impl Thread {
     /// A message of which a recipient takes another route since the configuration has changed.
     pub(super) fn rerouted(&mut self, id: QueueId) {
         let Some(state) = self.queue.schedule().message(id) else { return };
-        let (Ok(found), Ok(message)) = (self.queue.spool.find(id), self.queue.spool.read(id)) else { return };
-        let scanned = arrival::scanned(found, &message, &*self.queue.routing(), self.hold_unanswered);
-        if let Some(scanned) = arrival::rerouted(scanned, state)
-            // One that is being sent keeps its route.
-            && self.queue.schedule().forget(id)
-        {
-            self.found(FoundMessage { id, scanned: Ok(scanned) });
+        if state.parts.iter().any(|part| part.waits_for == WaitsFor::Result) {
+            self.to_reroute.insert(id);
+            return;
         }
+        let Some(scanned) = self.scanned_again(id).and_then(|scanned| arrival::rerouted(scanned, state)) else { return };
+        if self.queue.schedule().forget(id) {
+            let routing = self.queue.routing();
+            self.found(FoundMessage { id, scanned: Ok(scanned), routing });
+        }
+    }
+
+    /// Messages whose route changed during an attempt: called when its records are written. False if there are none.
+    pub(super) fn reroute_after_attempts(&mut self) -> bool {
+        let ids = std::mem::take(&mut self.to_reroute);
+        let any = !ids.is_empty();
+        ids.into_iter().for_each(|id| self.rerouted(id));
+        any
+    }
+
+    /// The same message by the routes of now, from its file.
+    fn scanned_again(&self, id: QueueId) -> Option<arrival::Scanned> {
+        let (found, message) = (self.queue.spool.find(id).ok()?, self.queue.spool.read(id).ok()?);
+        Some(arrival::scanned(found, &message, &*self.queue.routing(), self.hold_unanswered))
     }
 
     /// Recipients that are settled, but whose sender does not know it yet.

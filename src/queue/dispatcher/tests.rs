@@ -1,0 +1,235 @@
+use std::io::Write as _;
+use std::sync::atomic::AtomicBool;
+
+use super::*;
+use crate::queue::letter::Letter;
+use crate::queue::schedule::{Finished, Outcome, RecipientResult, RouteSettings, Trouble};
+use crate::queue::spool::QueuedRecipient;
+use crate::smtp::address::{Address, ReversePath};
+use crate::smtp::remote::{RemoteReply, Stage};
+
+/// How long something may take that is not measured.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A dispatcher with one courier, which is the test.
+struct Bench {
+    spool: Arc<Spool>,
+    dispatcher: Dispatcher,
+    tasks: Receiver<Task>,
+    report: Box<dyn Fn(Report) + Send + Sync>,
+    letters: Arc<Letters>,
+    _dir: tempfile::TempDir,
+}
+
+#[derive(Default)]
+struct Letters(Mutex<Vec<String>>);
+
+impl Mailer for Letters {
+    fn hostname(&self) -> String {
+        "mail.example.org".into()
+    }
+
+    fn from(&self) -> Address {
+        self.postmaster()
+    }
+
+    fn deliver(&self, to: &Address, letter: &Letter) -> Result<String, String> {
+        lock(&self.0).push(format!("{to}\n{}", String::from_utf8_lossy(&letter.text)));
+        Ok(to.to_string())
+    }
+
+    fn postmaster(&self) -> Address {
+        Address::parse("postmaster@example.org").unwrap()
+    }
+
+    fn reports_to(&self, _: &str, sender: &Address) -> Address {
+        sender.clone()
+    }
+
+    fn address_of(&self, login: &str) -> Option<Address> {
+        Address::parse(login).ok()
+    }
+}
+
+fn envelope(to: &str) -> Envelope {
+    Envelope {
+        reverse_path: ReversePath::Mailbox(Address::parse("alice@example.org").unwrap()),
+        login: "alice@example.org".into(),
+        session: "k3f9".into(),
+        body: None,
+        utf8: false,
+        ret: None,
+        envid: None,
+        recipients: vec![QueuedRecipient { address: Address::parse(to).unwrap(), notify: None, orcpt: None }],
+    }
+}
+
+fn settings() -> Settings {
+    Settings { routes: ["old", "new"].map(RouteSettings::new).to_vec(), ..Settings::default() }
+}
+
+/// Every recipient there.
+fn all_by(route: &'static str) -> Arc<Routing> {
+    Arc::new(move |_, _| Some(Destination::smarthost(route)))
+}
+
+/// Every recipient by `old`, the first one when the gate is opened.
+fn late(gate: Receiver<()>, asked: Sender<()>) -> Arc<Routing> {
+    let first = AtomicBool::new(true);
+    Arc::new(move |_, _| {
+        if first.swap(false, Ordering::Relaxed) {
+            let _ = asked.send(());
+            let _ = gate.recv_timeout(PATIENCE);
+        }
+        Some(Destination::smarthost("old"))
+    })
+}
+
+impl Bench {
+    /// With a message for each of these in the spool.
+    fn new(found: &[&str], routing: Arc<Routing>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("spool");
+        let spool = Arc::new(Spool::open(&path, Default::default()).unwrap().0);
+        let found = found.iter().map(|to| spool.find(put(&spool, &envelope(to))).unwrap()).collect();
+        let (letters, (sender, tasks)) = (Arc::<Letters>::default(), crossbeam_channel::unbounded());
+        let mailer: Arc<dyn Mailer> = Arc::<Letters>::clone(&letters);
+        let (spool_of, settings) = (Arc::clone(&spool), settings());
+        let start = Start { spool: spool_of, found, settings, couriers: 1, queue_max: 1000, routing, mailer };
+        let mut report: Option<Box<dyn Fn(Report) + Send + Sync>> = None;
+        let dispatcher = Dispatcher::start(start, |way| {
+            report = Some(way);
+            Ok(vec![sender])
+        });
+        let (dispatcher, report) = (dispatcher.unwrap(), report.unwrap());
+        Self { spool, dispatcher, tasks, report, letters, _dir: dir }
+    }
+
+    fn queue(&self) -> &Arc<Queue> {
+        self.dispatcher.queue()
+    }
+
+    fn accept(&self, to: &str) -> QueueId {
+        let envelope = envelope(to);
+        let id = put(&self.spool, &envelope);
+        self.queue().accepted(id, envelope, None);
+        id
+    }
+
+    /// The next transaction, and by which route it is.
+    fn next(&self) -> (QueueId, String) {
+        match self.tasks.recv_timeout(PATIENCE) {
+            Ok(Task::Send(job)) => (job.id, job.destination.name.to_string()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The courier's only recipient waits: 451.
+    fn defer(&self, id: QueueId) {
+        let reply = RemoteReply { code: 451, status: Some((4, 7, 1)), text: "later".into() };
+        let trouble = Trouble::Reply { code: 451, status: reply.status };
+        let outcome = Outcome::Trouble(Stage::Recipient, trouble);
+        let attempt = Attempt { outcome, stage: Stage::Recipient, reply: Some(reply), ..Attempt::unreached(now()) };
+        let results = vec![RecipientResult { number: 0, domain: 0, outcome }];
+        let finished = Finished { courier: 0, results, others: None, parameters: false, accepted: false, open: true };
+        let (attempts, begun, envelope, damaged) = (vec![(0, attempt)], vec![0], None, None);
+        (self.report)(Report::Sent { id, finished, attempts, begun, envelope, damaged });
+    }
+
+    fn wait(&self, what: &str, is_so: impl Fn() -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !is_so() {
+            assert!(Instant::now() < until, "{what}: {:?}", lock(&self.letters.0));
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// What waits now, by which route.
+    fn waits_by(&self, id: QueueId) -> Option<String> {
+        let state = self.queue().schedule().message(id)?;
+        Some(state.parts.first()?.destination.name.to_string())
+    }
+}
+
+fn put(spool: &Arc<Spool>, envelope: &Envelope) -> QueueId {
+    let mut draft = spool.begin(envelope).unwrap();
+    draft.write_all(b"Subject: x\n\ny\n").unwrap();
+    draft.commit().unwrap().keep()
+}
+
+/// A session takes a recipient by the routes that it knows; those of the queue may refuse it by now.
+#[test]
+fn accepted_when_its_route_is_gone() {
+    let bench = Bench::new(&[], all_by("old"));
+    bench.queue().configure(settings(), 1000, Arc::new(|_, _| None));
+    let id = bench.accept("x@never.example");
+    bench.wait("it is reported", || lock(&bench.letters.0).iter().any(|letter| letter.contains("x@never.example")));
+    bench.wait("it is gone", || bench.spool.find(id).is_err());
+    assert!(bench.queue().schedule().message(id).is_none() && bench.tasks.is_empty());
+}
+
+/// The routes change while the dispatcher sorts the recipients of a message by those of before.
+#[test]
+fn accepted_while_the_routes_change() {
+    let ((open, gate), (asked, was_asked)) = (crossbeam_channel::bounded(1), crossbeam_channel::unbounded());
+    let first = AtomicBool::new(true);
+    // The first message keeps the courier busy.
+    let slow = late(gate, asked);
+    let routing: Arc<Routing> = Arc::new(move |envelope, at| match first.swap(false, Ordering::Relaxed) {
+        true => Some(Destination::smarthost("old")),
+        false => slow(envelope, at),
+    });
+    let bench = Bench::new(&[], routing);
+    let busy = bench.accept("a@there.example");
+    assert_eq!(bench.next(), (busy, "old".to_owned()));
+    let id = bench.accept("b@there.example");
+    was_asked.recv_timeout(PATIENCE).unwrap();
+    let (looked, was_looked) = crossbeam_channel::unbounded();
+    let changed: Arc<Routing> = Arc::new(move |_, _| {
+        let _ = looked.send(());
+        Some(Destination::smarthost("new"))
+    });
+    bench.queue().configure(settings(), 1000, changed);
+    // If something looks through the queue before the message is in it, this has happened by then.
+    let _ = was_looked.recv_timeout(Duration::from_millis(500));
+    open.send(()).unwrap();
+    bench.wait("it takes the new route", || bench.waits_by(id).as_deref() == Some("new"));
+}
+
+/// The routes change while the files of the start are read.
+#[test]
+fn found_while_the_routes_change() {
+    let ((open, gate), (asked, was_asked)) = (crossbeam_channel::bounded(1), crossbeam_channel::unbounded());
+    let bench = Bench::new(&["a@there.example"], late(gate, asked));
+    was_asked.recv_timeout(PATIENCE).unwrap();
+    bench.queue().configure(Settings { warn: 77, ..settings() }, 1000, all_by("new"));
+    bench.wait("the settings are taken up", || bench.queue().schedule().settings().warn == 77);
+    // As above.
+    thread::sleep(Duration::from_millis(100));
+    open.send(()).unwrap();
+    assert_eq!(bench.next().1, "new");
+}
+
+/// What is being sent when the routes change takes its new one when it has to wait.
+#[test]
+fn sent_while_the_routes_change() {
+    let bench = Bench::new(&[], all_by("old"));
+    let id = bench.accept("a@there.example");
+    assert_eq!(bench.next(), (id, "old".to_owned()));
+    let (looked, was_looked) = crossbeam_channel::unbounded();
+    let changed: Arc<Routing> = Arc::new(move |_, _| {
+        let _ = looked.send(());
+        Some(Destination::smarthost("new"))
+    });
+    bench.queue().configure(settings(), 1000, changed);
+    was_looked.recv_timeout(PATIENCE).unwrap();
+    // The dispatcher has been told of what was found different.
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!(bench.waits_by(id).as_deref(), Some("old"));
+    bench.defer(id);
+    bench.wait("it takes the new route", || bench.waits_by(id).as_deref() == Some("new"));
+    let state = bench.queue().schedule().message(id).unwrap();
+    assert_eq!(state.parts[0].waits, 1, "{state:?}");
+    assert_eq!(bench.queue().operate(Verb::Try, &[id]), [Answer::Done]);
+    assert_eq!(bench.next(), (id, "new".to_owned()));
+}
