@@ -838,6 +838,28 @@ fn another_route_is_used_while_one_rests() {
     assert_eq!(by(&world), "provider");
 }
 
+/// Of a smarthost that rests, and of mail by MX that reaches nothing, postmaster knows; of one domain it does not.
+#[test]
+fn a_notice_tells_whether_postmaster_knows() {
+    let told = |destinations: &[Destination]| -> Vec<bool> {
+        let mut world = World::new(settings(), 4, |_| (1, Reply::No(Stage::Connect, Trouble::Dropped)));
+        for destination in destinations {
+            world.accept("shop", std::slice::from_ref(destination));
+        }
+        world.run(6 * HOUR);
+        let notice = |(_, action): &(u64, Action)| match action {
+            Action::LateNotice { told, .. } => Some(*told),
+            _ => None,
+        };
+        world.log.iter().filter_map(notice).collect()
+    };
+    let domains: Vec<Destination> = (0..6).map(|n| Destination::mx(&format!("{n}.example"))).collect();
+    assert_eq!(told(&[provider()]), [true]);
+    assert_eq!(told(&domains[..1]), [false]);
+    assert_eq!(told(&domains[..4]), [false; 4]);
+    assert_eq!(told(&domains), [true; 6]);
+}
+
 /// While a route rests, one notice a login; a report of its own only for a message that asked for it.
 #[test]
 fn late_messages_of_a_resting_route_are_one_notice_a_login() {

@@ -54,6 +54,8 @@ pub enum Deed {
         count: u64,
         /// Seconds since 1970 of the oldest, and of its return.
         oldest: (u64, u64),
+        /// The postmaster has been told of the route.
+        told: bool,
     },
     /// Sent, and a report of that was asked for.
     Relayed(QueueId, Vec<(u16, Attempt)>),
@@ -167,8 +169,8 @@ impl Clerk {
                 Ok(())
             }
             Deed::Late(id, recipients, until) => self.late(*id, recipients, *until),
-            Deed::LateNotice { login, route, count, oldest } => {
-                self.reporter.late_notice(login, route, *count, *oldest);
+            Deed::LateNotice { login, route, count, oldest, told } => {
+                self.reporter.late_notice(login, route, *count, *oldest, *told);
                 Ok(())
             }
             Deed::Relayed(id, recipients) => self.relayed(*id, recipients),

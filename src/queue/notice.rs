@@ -40,6 +40,8 @@ pub struct Late<'a> {
     pub oldest: &'a Zoned,
     /// When that one goes back to its sender, if it is not sent before.
     pub until: &'a Zoned,
+    /// The postmaster has been told of the route; of a domain that does not answer by itself nobody is.
+    pub postmaster_knows: bool,
 }
 
 /// Tells the postmaster that a route rests, with how many messages wait for it.
@@ -77,7 +79,7 @@ pub fn well(head: Letterhead<'_>, to: &Address, route: &str, rested_since: &Zone
 
 /// Tells the address of a login, once, that its mail is late.
 pub fn late(head: Letterhead<'_>, to: &Address, late: Late<'_>, resting: Resting<'_>) -> Letter {
-    let Late { messages, oldest, until } = late;
+    let Late { messages, oldest, until, postmaster_knows } = late;
     let explanation = resting.cause.explain();
     let mut text = String::new();
     let oldest = date(oldest);
@@ -92,8 +94,9 @@ pub fn late(head: Letterhead<'_>, to: &Address, late: Late<'_>, resting: Resting
     quote(&mut text, resting.reply);
     text.push('\n');
     let advice = format!(
-        "You need not do anything: all is sent by itself once that works again, and the postmaster knows. What cannot be sent comes \
-         back to you, not before {}. Don't send it again before, or it may arrive twice.",
+        "You need not do anything: all is sent by itself once that works again{}. What cannot be sent comes back to you, not \
+         before {}. Don't send it again before, or it may arrive twice.",
+        if postmaster_knows { ", and the postmaster of this server has been told" } else { "" },
         date(until)
     );
     wrap(&mut text, 0, &advice);
@@ -257,9 +260,19 @@ The mail server mx.example.org
         );
         let silent = Resting { cause: Cause::Rests(Reason::Connect), reply: None, ..resting };
         for (messages, want) in [(1, "Subject: Late: a message of yours\n"), (7, "Subject: Late: 7 messages of yours\n")] {
-            let text = show(late(head, &to, Late { messages, oldest: &since, until: &next }, silent));
-            assert!(text.contains(want) && text.contains("No connection to the server could be made."), "{text}");
-            assert!(text.lines().all(|line| line.len() <= 78), "{text}");
+            for postmaster_knows in [true, false] {
+                let mail = Late { messages, oldest: &since, until: &next, postmaster_knows };
+                let text = show(late(head, &to, mail, silent));
+                assert!(text.contains(want) && text.contains("No connection to the server could be made."), "{text}");
+                assert!(text.lines().all(|line| line.len() <= 78), "{text}");
+                let words = text.split_once("\n\n").unwrap().1.replace('\n', " ");
+                assert_eq!(
+                    words.contains("works again, and the postmaster of this server has been told. What"),
+                    postmaster_knows
+                );
+                assert_eq!(words.contains("works again. What"), !postmaster_knows, "{text}");
+                assert_eq!(words.contains("postmaster"), postmaster_knows, "{text}");
+            }
         }
     }
 

@@ -119,11 +119,11 @@ impl Reporter {
         })
     }
 
-    pub(super) fn late_notice(&self, login: &str, route: &RouteNews, count: u64, (oldest, until): (u64, u64)) {
+    pub(super) fn late_notice(&self, login: &str, route: &RouteNews, count: u64, (oldest, until): (u64, u64), told: bool) {
         let Some(to) = self.mailer.address_of(login) else { return };
         let (oldest, until) = (self.zoned(oldest), self.zoned(until));
         let letter = self.with_resting(route, |head, resting| {
-            notice::late(head, &to, Late { messages: count, oldest: &oldest, until: &until }, resting)
+            notice::late(head, &to, Late { messages: count, oldest: &oldest, until: &until, postmaster_knows: told }, resting)
         });
         match letter.map(|letter| self.deliver(&to, &letter)) {
             Some(Ok(place)) => journal::queue::reported("", place, "delayed"),

@@ -98,7 +98,15 @@ fn notices() -> Vec<(&'static str, Letter)> {
     vec![
         ("rests", notice::rests(head("rests"), &to, resting, 2)),
         ("well", notice::well(head("well"), &to, "provider", &now, 2)),
-        ("late", notice::late(head("late"), &to, notice::Late { messages: 2, oldest: &now, until: &now }, resting)),
+        (
+            "late",
+            notice::late(
+                head("late"),
+                &to,
+                notice::Late { messages: 2, oldest: &now, until: &now, postmaster_knows: true },
+                resting,
+            ),
+        ),
     ]
 }
 

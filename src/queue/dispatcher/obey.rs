@@ -89,10 +89,10 @@ impl Thread {
             }
             Action::Keep { .. } => {}
             Action::Late { id, recipients, reason } => self.late(id, &recipients, reason),
-            Action::LateNotice { login, destination, count, oldest, reason } => {
+            Action::LateNotice { login, destination, count, oldest, reason, told } => {
                 let route = self.news(&destination, Some(reason), 0, None);
                 let oldest = (oldest, oldest + self.give_up);
-                let _ = self.clerk.send(Deed::LateNotice { login: login.to_string(), route, count: count.into(), oldest });
+                let _ = self.clerk.send(Deed::LateNotice { login: login.to_string(), route, count: count.into(), oldest, told });
             }
             Action::Probe { courier, destination } => self.task(courier, Task::Probe(destination)),
             Action::Release { id } => self.deed(id, Deed::Release(id)),

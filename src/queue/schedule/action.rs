@@ -294,6 +294,8 @@ pub enum Action {
         oldest: u64,
         /// Why the route rests.
         reason: Reason,
+        /// Postmaster has been told that it does, or that no domain is reached.
+        told: bool,
     },
     /// Connect, TLS, AUTH, QUIT.
     Probe {

@@ -140,6 +140,7 @@ impl Schedule {
         let hop = &self.hops[state.hop];
         let Some(rest) = hop.rest.as_ref().filter(|_| !state.noticed) else { return };
         let since = |part: &u32| self.table.messages[self.table.parts[*part].message].since;
+        let told = if hop.is_smarthost() { rest.told } else { self.direct.is_told() };
         let oldest = state.ready.first().iter().chain(state.waiting.items()).map(since).min();
         self.actions.push_back(Action::LateNotice {
             login: std::sync::Arc::clone(&self.logins[state.login].name),
@@ -147,6 +148,7 @@ impl Schedule {
             count: state.parts,
             oldest: oldest.map_or(self.clock.unix, u64::from),
             reason: rest.reason,
+            told,
         });
         self.flows[flow].noticed = true;
     }

@@ -50,6 +50,11 @@ impl Direct {
         self.failed.retain(|(_, _, reason)| !connected && *reason != Reason::Dns);
     }
 
+    /// Postmaster knows that no domain is reached.
+    pub(super) fn is_told(&self) -> bool {
+        self.told.is_some()
+    }
+
     /// A domain works. Gives since when none did, if postmaster was told of that.
     fn worked(&mut self, now: Time) -> Option<Time> {
         self.failed.clear();
