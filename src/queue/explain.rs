@@ -179,9 +179,10 @@ fn known(status: Option<RemoteStatus>) -> Option<(u16, u16)> {
 /// Subject and detail that a code without an enhanced status means at a stage (RFC 5321 section 4.2.2 and 4.2.3).
 fn of_code(stage: Stage, code: u16) -> (u16, u16) {
     match (stage, code) {
-        (Stage::Recipient, 550 | 551 | 553) => (1, 1),
+        (Stage::Recipient, 550) => (1, 1),
+        (Stage::Recipient, 551) => (1, 6),
+        (Stage::Recipient, 553) => (1, 3),
         (Stage::Recipient, 450) => (2, 0),
-        (Stage::Recipient, 452) => (5, 3),
         (Stage::Mail, 550 | 553) => (7, 1),
         (Stage::Data | Stage::Dot, 550 | 554) => (6, 0),
         (Stage::Recipient, 552) => (2, 2),
@@ -213,6 +214,7 @@ fn by_trouble(stage: Stage, trouble: Trouble) -> Explanation {
         Trouble::Reply { .. } if stage < Stage::Mail => TURNED_AWAY,
         Trouble::Reply { code: 421, .. } => BUSY,
         Trouble::Reply { code, .. } if !matches!(code / 100, 4 | 5) => SENSELESS,
+        Trouble::Reply { code: 452, status } if stage == Stage::Recipient && known(status).is_none() => NO_ROOM,
         Trouble::Reply { code, status } => {
             by_status(stage, code / 100 == 4, known(status).unwrap_or_else(|| of_code(stage, code)))
         }
@@ -290,6 +292,20 @@ mod tests {
             (Stage::Recipient, 451, Some((4, 7, 1)), LATER, (5, 4, 7)),
             (Stage::Recipient, 450, None, MAILBOX_CLOSED, (5, 4, 7)),
             (Stage::Recipient, 452, Some((4, 2, 2)), MAILBOX_FULL, (5, 4, 7)),
+            // A code alone, by RFC 5321 section 4.2.3; 452 also by section 4.5.3.1.10.
+            (Stage::Recipient, 421, None, BUSY, (5, 4, 7)),
+            (Stage::Recipient, 451, None, LATER, (5, 4, 7)),
+            (Stage::Recipient, 452, None, NO_ROOM, (5, 4, 7)),
+            (Stage::Recipient, 452, Some((4, 0, 0)), NO_ROOM, (5, 4, 7)),
+            (Stage::Recipient, 452, Some((4, 5, 3)), TOO_MANY, (5, 4, 7)),
+            (Stage::Recipient, 452, Some((4, 3, 1)), BUSY, (5, 4, 7)),
+            (Stage::Recipient, 455, None, LATER, (5, 4, 7)),
+            (Stage::Recipient, 499, None, LATER, (5, 4, 7)),
+            (Stage::Recipient, 500, None, NO_REASON, (5, 0, 0)),
+            (Stage::Recipient, 551, None, MOVED, (5, 1, 6)),
+            (Stage::Recipient, 553, None, BAD_ADDRESS, (5, 1, 3)),
+            (Stage::Recipient, 599, None, NO_REASON, (5, 0, 0)),
+            (Stage::Mail, 452, None, BUSY, (5, 4, 7)),
             (Stage::Mail, 550, Some((5, 7, 1)), SENDER_REFUSED, (5, 7, 1)),
             (Stage::Mail, 553, Some((5, 1, 8)), SENDER_UNKNOWN, (5, 1, 8)),
             (Stage::Mail, 552, None, TOO_LARGE, (5, 3, 4)),
@@ -310,6 +326,18 @@ mod tests {
         }
         let wait = Cause::Trouble(Stage::Recipient, Trouble::Reply { code: 451, status: Some((4, 7, 1)) });
         assert_eq!(wait.status(false), (4, 7, 1));
+        let no_room = Cause::Trouble(Stage::Recipient, Trouble::Reply { code: 452, status: None });
+        assert_eq!((no_room.status(false), no_room.explain().side), ((4, 3, 1), Side::Recipient));
+    }
+
+    /// What a server says of a recipient, by its code alone, is never put down to the way to it: but for 530, 534, 535 and 538,
+    /// which are about the login.
+    #[test]
+    fn a_code_at_rcpt_blames_no_way() {
+        for code in (400..600).filter(|code| ![530, 534, 535, 538].contains(code)) {
+            let cause = Cause::Trouble(Stage::Recipient, Trouble::Reply { code, status: None });
+            assert!(matches!(cause.explain().side, Side::Recipient | Side::Sender), "{code}: {:?}", cause.explain());
+        }
     }
 
     #[test]

@@ -8,8 +8,8 @@ const fn row(side: Side, what: &'static str, sender: &'static str, operator: &'s
     Explanation { side, what, sender, operator }
 }
 
-/// For what the operator has to put right.
-pub const WAIT: &str = "You need not do anything; the postmaster of this server is told.";
+/// For what the operator may have to put right. Who is told of it, and when, is not the same for every route.
+pub const WAIT: &str = "You need not do anything now. If it lasts, ask the postmaster of this server.";
 /// For what settles by itself while a message waits.
 pub const PATIENCE: &str = "You need not do anything as long as the message is tried again.";
 /// Instead of the two above, once a message waits no more.
@@ -117,6 +117,13 @@ pub const UNPROVED: Explanation = row(
     "The server cannot verify that this host may send mail for the sender's domain.",
     "Ask the postmaster of this server; the message itself need not be changed.",
     "Look at the SPF and DKIM records of the sender's domain, and at the name that this host's address has in the DNS.",
+);
+/// RFC 5321 section 4.2.3 and 4.5.3.1.10: the code has both meanings.
+pub const NO_ROOM: Explanation = row(
+    Side::Recipient,
+    "The server has no room for the message at present, or takes no more recipients at once.",
+    PATIENCE,
+    "It is tried again by itself, with the recipients that are left.",
 );
 pub const LATER: Explanation = row(
     Side::Recipient,
