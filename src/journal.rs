@@ -70,7 +70,7 @@ pub const EVENTS: [(&str, &[&str]); 33] = [
     ("reloaded", &["what", "result", "text"]),
     ("reported", &["id", "mailbox", "action"]),
     ("rewritten", &["session", "peer", "id", "from", "to"]),
-    ("route", &["route", "state", "reason", "next"]),
+    ("route", &["route", "state", "reason", "next", "text"]),
     ("sandbox", &["server", "helper"]),
     ("sent", &["id", "to", "route", "host", "tls", "code", "text", "seconds"]),
     ("started", &["service", "address"]),

@@ -240,8 +240,11 @@ fn mail_waits_for_the_name_servers() {
             let mut names = fault.map(|rows| NameServer::start_at(53, rows));
             let server = setup_at("127.0.0.1:53", "").start();
             let id = send(&server, &["x@a.example"]);
-            server.wait_for_log(&["route", "a.example", "state=resting", "reason=dns"]);
+            let line = server.wait_for_log(&["route", "a.example", "state=resting", "reason=dns"]);
+            let words = line.replace("\\u{20}", " ");
+            assert!(words.contains(&format!("text=\"name not resolved: {why}")), "{what}: {line}");
             let text = run(&server, &["queue", "explain", &id]).replace("\n  ", " ");
+            assert!(text.contains(&format!("and failed: \"name not resolved: {why}")), "{what}: {text}");
             assert!(text.contains("The name servers (DNS) do not give the address of the server"), "{what}: {text}");
             assert!(text.contains("which is no fault of the message"), "{what}: {text}");
             // What they say is asked for apart.

@@ -67,9 +67,10 @@ pub fn maybe_twice(id: &str, to: &str, host: &str) {
     warn!("{}", LogLine::new("maybe-twice").key("id", id).key("to", to).key("host", host).text());
 }
 
-/// A route rests, or is well again.
-pub fn route(route: &str, state: &str, reason: &str, next: impl Display) {
-    warn!("{}", LogLine::new("route").key("route", route).key("state", state).key("reason", reason).key("next", next).text());
+/// A route rests, or is well again. `text` is what came of the last attempt, where there was one.
+pub fn route(route: &str, state: &str, reason: &str, next: impl Display, text: &str) {
+    let line = LogLine::new("route").key("route", route).key("state", state).key("reason", reason).key("next", next);
+    warn!("{}", line.key("text", text).text());
 }
 
 impl Transfer<'_> {

@@ -98,11 +98,12 @@ impl Thread {
             Action::Release { id } => self.deed(id, Deed::Release(id)),
             Action::Return { id, recipients } => self.fail(id, &recipients, Some(Cause::Returned), false),
             Action::RouteRests { destination, reason, next } => {
-                journal::queue::route(&destination.name, "resting", reason.word(), time(next));
+                let text = self.queue.last_failure(&destination).map(|last| last.told().text).unwrap_or_default();
+                journal::queue::route(&destination.name, "resting", reason.word(), time(next), &text);
             }
             Action::RouteWell { destination } => {
                 lock(&self.queue.troubles).forget(&destination);
-                journal::queue::route(&destination.name, "well", "", "");
+                journal::queue::route(&destination.name, "well", "", "", "");
             }
             Action::Send(job) => self.task(job.courier, Task::Send(job)),
             Action::Sent { id, recipients } => self.sent(id, &recipients, settled.contains(&id)),
@@ -122,9 +123,13 @@ impl Thread {
                 let _ = self.clerk.send(Deed::Tell(news, waiting.into()));
             }
             Action::TellDirect { reason, since, waiting, domains, next } => {
+                let tried: Vec<String> = domains.iter().map(|domain| self.tried(domain)).collect();
                 match reason {
-                    Some(reason) => journal::queue::route("mx", "resting", reason.word(), time(next)),
-                    None => journal::queue::route("mx", "well", "", ""),
+                    Some(reason) => {
+                        let text = tried.last().map_or("", String::as_str);
+                        journal::queue::route("mx", "resting", reason.word(), time(next), text);
+                    }
+                    None => journal::queue::route("mx", "well", "", "", ""),
                 }
                 let news = RouteNews {
                     name: "mx".to_owned(),
@@ -133,7 +138,7 @@ impl Thread {
                     reply: None,
                     since,
                     next: Some(next),
-                    tried: domains.iter().map(|domain| self.tried(domain)).collect(),
+                    tried,
                 };
                 let _ = self.clerk.send(Deed::Tell(news, waiting.into()));
             }
