@@ -383,6 +383,34 @@ fn a_full_server_is_no_attempt_and_lengthens_nothing() {
     assert_eq!(world.count(|action| matches!(action, Action::Expire { .. })), 0);
 }
 
+/// A connection that becomes free is taken at once, by the destination that it is free for.
+#[test]
+fn a_connection_that_becomes_free_is_taken_at_once() {
+    let full = Destination::mx("full.example");
+    let mut world = World::new(settings(), 4, |asked| match asked.time {
+        0..12 => (5, Reply::No(Stage::Connect, Trouble::ServerFull)),
+        _ => (1, Reply::Yes),
+    });
+    let (id, other) =
+        (world.accept("shop", std::slice::from_ref(&full)), world.accept("shop", &[Destination::mx("other.example")]));
+    world.run(12);
+    let now = Now { unix: world.unix, boot: world.boot };
+    world.schedule.freed(&Destination::mx("gone.example"), now);
+    world.schedule.freed(&full, now);
+    world.run(1);
+    assert_eq!((world.begun(id), world.begun(other)), (vec![0, 12], vec![0]));
+    world.run(HOUR);
+    assert_eq!((world.sent[&id].1, world.begun(other)), (1, vec![0, 35]));
+    // What waits for another reason waits on.
+    world.rule = Box::new(|asked| (1, if asked.id.is_some() { Reply::No(Stage::Connect, Trouble::Stopped) } else { Reply::Yes }));
+    world.keeps_open = false;
+    let id = world.accept("shop", std::slice::from_ref(&full));
+    world.run(2);
+    world.schedule.freed(&full, Now { unix: world.unix, boot: world.boot });
+    world.run(2);
+    assert_eq!(world.begun(id).len(), 1);
+}
+
 /// Where connections are all taken, one of this destination that is open is used all the same.
 #[test]
 fn an_open_connection_serves_while_no_other_is_to_be_had() {

@@ -20,6 +20,8 @@ pub enum Task {
 pub enum Report {
     /// Its connection is closed.
     Closed(u16),
+    /// A connection to a server of this destination can be had again, where all were taken.
+    Freed(Destination),
     /// What came of a probe.
     Probed {
         /// The number of the courier.

@@ -124,6 +124,7 @@ impl Direct {
                 None if stop.is_stopped() => Failure { stage: Stage::Connect, fault: Fault::Stopped },
                 // It may well serve: while one is full, nothing is known of the domain.
                 None if again => {
+                    self.servers.miss(place.address, domain);
                     last = Some(Unreached::Full(host));
                     continue;
                 }
@@ -133,6 +134,7 @@ impl Direct {
                 }
                 Some(taken) => match self.open(&place, stop) {
                     Ok(courier) => {
+                        self.servers.reach(domain);
                         let downgraded = self.servers.is_downgraded(domain, courier.tls().is_some());
                         if downgraded {
                             let text = format!("{domain} had TLS before, {host} has it not; mail goes in the clear");
@@ -153,6 +155,11 @@ impl Direct {
             }
         }
         Err(last.unwrap_or(Unreached::NoServer(NoServer::NoAddress)))
+    }
+
+    /// Domains that found all connections to their servers taken, and would find one now.
+    pub fn freed(&self) -> Vec<String> {
+        self.servers.freed()
     }
 
     fn open(&self, place: &Exchanger, stop: &Arc<Stop>) -> Result<Courier, Failure> {

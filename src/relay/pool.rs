@@ -132,6 +132,7 @@ impl Worker {
                 Ok(task) => self.take(&task),
                 Err(RecvTimeoutError::Timeout) => {
                     self.close();
+                    self.tell_freed();
                     (self.shared.report)(Report::Closed(self.number));
                 }
                 Err(RecvTimeoutError::Disconnected) => return self.close(),
@@ -147,7 +148,17 @@ impl Worker {
                 self.without_result(task)
             }
         };
+        // First, so that a domain which found no connection has its turn before the next message of this one.
+        self.tell_freed();
         (self.shared.report)(report);
+    }
+
+    /// Says for which domains there is a connection again.
+    fn tell_freed(&self) {
+        let direct = self.shared.direct.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for domain in direct.iter().flat_map(|direct| direct.freed()) {
+            (self.shared.report)(Report::Freed(Destination::mx(&domain)));
+        }
     }
 
     fn obey(&mut self, task: &Task) -> Report {

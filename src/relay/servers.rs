@@ -23,6 +23,10 @@ struct Known {
     next: u64,
     /// Until when an address rests, and how often it has failed in a row.
     failed: HashMap<IpAddr, (Instant, u32)>,
+    /// Domains that found no place at an address, the first that came first.
+    missed: VecDeque<(IpAddr, String)>,
+    /// Those of them for which there is one now.
+    freed: Vec<String>,
     /// Domains that had TLS, each with when that was.
     secured: HashMap<String, Instant>,
 }
@@ -78,6 +82,26 @@ impl Servers {
             }
             (known, _) = self.freed.wait_timeout(known, left.min(SLICE)).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// A domain found no place at an address: [`Servers::freed`] names it when there is one.
+    pub fn miss(&self, address: IpAddr, domain: &str) {
+        let mut known = self.known();
+        known.missed.retain(|(at, other)| *at != address || other != domain);
+        if known.missed.len() >= KNOWN_MAX {
+            known.missed.pop_front();
+        }
+        known.missed.push_back((address, domain.to_owned()));
+    }
+
+    /// A domain has a connection.
+    pub fn reach(&self, domain: &str) {
+        self.known().missed.retain(|(_, other)| other != domain);
+    }
+
+    /// Domains that found no place and would find one now; each is named once, and one for each place.
+    pub fn freed(&self) -> Vec<String> {
+        std::mem::take(&mut self.known().freed)
     }
 
     /// An address did not serve: it rests. Connections that fail together are one failure: what began before it rests, or
@@ -149,9 +173,11 @@ fn shorten<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, counts: impl Fn(
 }
 
 impl Place {
-    /// True if a courier waits for a place at this address, so that an idle connection is better closed.
+    /// True if a courier waits for a place at this address or has found none, so that an idle connection is better closed.
     pub fn is_wanted(&self) -> bool {
-        self.servers.known().open.get(&self.address).is_some_and(|open| !open.waiting.is_empty())
+        let known = self.servers.known();
+        let waits = known.open.get(&self.address).is_some_and(|open| !open.waiting.is_empty());
+        waits || known.missed.iter().any(|(address, _)| *address == self.address)
     }
 
     /// The connection did not serve.
@@ -163,11 +189,18 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut known = self.servers.known();
+        let mut is_free = true;
         if let Some(open) = known.open.get_mut(&self.address) {
             open.connections -= 1;
-            if open.connections == 0 && open.waiting.is_empty() {
+            is_free = open.waiting.is_empty();
+            if open.connections == 0 && is_free {
                 known.open.remove(&self.address);
             }
+        }
+        let missed = known.missed.iter().position(|(address, _)| is_free && *address == self.address);
+        if let Some((_, domain)) = missed.and_then(|at| known.missed.remove(at)) {
+            known.missed.retain(|(_, other)| *other != domain);
+            known.freed.push(domain);
         }
         drop(known);
         self.servers.freed.notify_all();
@@ -227,6 +260,33 @@ mod tests {
                 places.insert(0, place.unwrap());
             }
         });
+    }
+
+    /// Each place that becomes free is for one of those that found none, in their order; none is named that has a connection.
+    #[test]
+    fn a_place_that_becomes_free_is_named_to_one() {
+        let servers = Arc::new(Servers::default());
+        let other = IpAddr::from([192, 0, 2, 2]);
+        let take = |address| servers.take(address, Instant::now(), &Stop::new()).unwrap();
+        let mut places: Vec<Place> = (0..PER_ADDRESS).map(|_| take(HERE)).collect();
+        let elsewhere = take(other);
+        assert!(!places[0].is_wanted());
+        for domain in ["a.example", "b.example", "a.example", "c.example"] {
+            servers.miss(HERE, domain);
+        }
+        servers.miss(other, "a.example");
+        servers.reach("c.example");
+        assert!(places[0].is_wanted() && elsewhere.is_wanted());
+        let mut freed = || {
+            places.pop();
+            servers.freed()
+        };
+        assert_eq!([freed(), freed(), freed()], [vec!["b.example".to_owned()], vec!["a.example".to_owned()], vec![]]);
+        drop(elsewhere);
+        assert!(servers.freed().is_empty());
+        servers.known().missed.extend((0..KNOWN_MAX).map(|number| (HERE, number.to_string())));
+        servers.miss(HERE, "last.example");
+        assert_eq!(servers.known().missed.len(), KNOWN_MAX);
     }
 
     #[test]

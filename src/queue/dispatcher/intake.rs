@@ -15,6 +15,7 @@ impl Thread {
     pub(super) fn reported(&mut self, report: Report) {
         match report {
             Report::Closed(courier) => self.queue.schedule().closed(courier),
+            Report::Freed(destination) => self.queue.schedule().freed(&destination, clock()),
             Report::Probed { courier, destination, result } => {
                 self.busy.remove(&courier);
                 let result = result.map_err(|attempt| {

@@ -280,7 +280,10 @@ fn next(view: &View<'_>, group: &Group) -> String {
                     .to_owned()
             }
             WaitsFor::Connection(time) => {
-                format!("{so_far} It keeps its place, and a connection is looked for again {}.{over}", at(time))
+                let when = at(time);
+                format!(
+                    "{so_far} It keeps its place. A connection is taken as soon as one is free; looked for again {when}.{over}"
+                )
             }
             WaitsFor::ItsTurn => format!("{so_far} It is sent as soon as it is its turn.{over}"),
             WaitsFor::Pair(Some(time)) => format!("The connection was cut in the middle. It is tried again {}.{over}", at(time)),

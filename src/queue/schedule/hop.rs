@@ -1,7 +1,7 @@
 //! One destination: how many connections it takes, how fast, and its state.
 
 use super::table::{NONE, Time};
-use super::{Action, Destination, Kind, Rate, Reason, Schedule};
+use super::{Action, Destination, Kind, Now, Rate, Reason, Schedule};
 use crate::queue::QueueId;
 
 /// One destination.
@@ -222,6 +222,16 @@ impl Schedule {
         self.arm_hop(number);
     }
 
+    /// A connection to a server of a destination can be had again, where all were taken: it is looked for at once.
+    pub fn freed(&mut self, destination: &Destination, now: Now) {
+        self.at(now);
+        let Some(number) = self.hop_numbers.get(destination).copied() else { return };
+        if self.hops[number].is_full {
+            self.hops[number].paused = self.clock.now;
+            self.dispatch();
+        }
+    }
+
     /// Lets a destination go that nothing waits for, unless the settings name it.
     pub(super) fn release_hop(&mut self, number: u32) {
         let hop = &self.hops[number];
@@ -256,7 +266,7 @@ impl Schedule {
 /// Acceptances after which a lowered number of connections rises by one.
 const RAISE_AFTER: u16 = 20;
 
-/// Seconds until a connection is looked for again where none was to be had.
+/// Seconds until a connection is looked for again where none was to be had, unless one becomes free before.
 pub(super) const PAUSE: Time = 30;
 
 /// Routes that are followed by `then`.
