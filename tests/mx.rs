@@ -431,6 +431,37 @@ fn a_full_server_holds_no_courier_and_rests_no_domain() {
     });
 }
 
+/// A courier that waits for name servers ends at once, and what it had to send waits: no message is in its content.
+#[test]
+fn a_stop_waits_for_no_name_server() {
+    Network::run(|network| {
+        let silent = ["s1.example", "s2.example", "s3.example", "s4.example"];
+        let mut rows = vec![("a.example", mx(&[(1, silent[0]), (2, silent[1]), (3, silent[2]), (4, silent[3])]))];
+        rows.extend(silent.map(|name| (name, Behaviour::Silence)));
+        let names = NameServer::start(rows);
+        let a = MailServer::on(network.listen(THERE[0], 25), StartTls::None);
+        let mut server = setup(&names, "").start();
+        send(&server, &["x@a.example"]);
+        let begun = Instant::now();
+        while names.questions().len() < 2 {
+            assert!(begun.elapsed() < PATIENCE, "{}", server.log_text());
+            thread::sleep(Duration::from_millis(5));
+        }
+        let begun = Instant::now();
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.wait(PATIENCE), Some(0));
+        let took = begun.elapsed();
+        // All of it takes 20 s.
+        assert!(took < Duration::from_secs(10), "{took:?}: {}", server.log_text());
+        // The end of this server is no fault of the route.
+        let log = server.log_text();
+        assert!(!log.contains("state=resting") && !log.contains("deferred"), "{log}");
+        silent.into_iter().for_each(|name| names.set(name, hosts(vec![there(0)])));
+        server.restart();
+        a.wait(1);
+    });
+}
+
 /// A connection that is kept was opened by other settings: the next message goes by the new ones.
 #[test]
 fn a_reload_leaves_no_connection_with_the_old_settings() {

@@ -14,7 +14,7 @@ pub struct Stop {
 }
 
 /// The longest sleep without asking.
-pub(super) const SLICE: Duration = Duration::from_millis(500);
+pub(crate) const SLICE: Duration = Duration::from_millis(500);
 
 impl Stop {
     /// Not stopped yet.
@@ -44,7 +44,7 @@ pub fn is_stop(error: &io::Error) -> bool {
 }
 
 /// The error of a wait that was given up. Its kind is not `Interrupted`, after which much is tried again.
-pub(super) fn error() -> io::Error {
+pub(crate) fn error() -> io::Error {
     io::Error::new(ErrorKind::ConnectionAborted, Stopped)
 }
 

@@ -82,6 +82,11 @@ impl Direct {
         Ok(Some(Self { resolver: Resolver::configured(config), hop, own, servers: Arc::clone(servers) }))
     }
 
+    /// The same, with lookups of names that end when this is stopped.
+    pub fn stopped_by(self, stop: &Arc<Stop>) -> Self {
+        Self { resolver: self.resolver.stopped_by(stop), ..self }
+    }
+
     /// The servers of a domain, in the order in which they are tried.
     pub fn find(&self, domain: &str, deadline: Instant) -> Result<Vec<Exchanger>, NoServer> {
         let name = punycode::to_ascii(domain).ok_or(NoServer::NoDomain)?;
@@ -108,7 +113,11 @@ impl Direct {
 
     /// A connection to a server of a domain.
     pub fn connect(&self, domain: &str, stop: &Arc<Stop>) -> Result<Reached, Unreached> {
-        let found = self.find(domain, Instant::now() + WAIT_MAX).map_err(Unreached::NoServer)?;
+        let found = self.find(domain, Instant::now() + WAIT_MAX).map_err(|why| match stop.is_stopped() {
+            // Nothing follows from what was not asked to its end.
+            true => Unreached::Failed(domain.to_owned(), Failure { stage: Stage::Connect, fault: Fault::Stopped }),
+            false => Unreached::NoServer(why),
+        })?;
         let (mut sessions, mut last, mut full) = (0, None, Vec::new());
         let mut places: VecDeque<(Exchanger, bool)> =
             self.servers.of_a_pass(found).into_iter().map(|place| (place, false)).collect();

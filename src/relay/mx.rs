@@ -83,6 +83,7 @@ pub fn find(resolver: &Resolver, domain: &str, own: &Own, deadline: Instant) -> 
         for kind in [own.ipv4.then_some(Kind::A), own.ipv6.then_some(Kind::Aaaa)].into_iter().flatten() {
             match resolver.look_up(&host, kind, until) {
                 Err(DnsError::BadName(_)) => {}
+                Err(error @ DnsError::Stopped) => return Err(NoServer::Unknown(error)),
                 Err(error) => drop(unknown.get_or_insert((preference, error))),
                 Ok(answer) => {
                     let mut addresses: Vec<IpAddr> = answer.records.iter().filter_map(Data::address).collect();

@@ -2,13 +2,13 @@
 //!
 //! Asks the name servers in turn over UDP, over TCP where an answer was cut, and without EDNS where that is not understood.
 //! Every question has a random id and a port of its own. Answers are kept as long as they hold, a day at most, in a bounded
-//! table; "no" too. What cannot be answered ([`DnsError`]) is a fault of the route, never of a message.
+//! table; "no" too. What cannot be answered ([`DnsError`]) is a fault of the route, never of a message. A stop ends every wait.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::net::if_::if_nametoindex;
@@ -18,6 +18,8 @@ use super::cache::Cache;
 use super::dns::{self, ALIASES_MAX, Answer, Kind, MALFORMED, Reading};
 use crate::config::Config;
 use crate::journal;
+use crate::net::dial::dial;
+use crate::net::stop::{self, SLICE, Stop, is_stop};
 
 /// Asks name servers, and remembers what they said.
 #[derive(Debug)]
@@ -26,6 +28,7 @@ pub struct Resolver {
     trusted: bool,
     limits: Limits,
     cache: Mutex<Cache>,
+    stop: Arc<Stop>,
 }
 
 /// How long things may take.
@@ -58,6 +61,8 @@ pub enum DnsError {
     Failed(String),
     /// There is no name server to ask.
     NoServer,
+    /// Everything is being stopped.
+    Stopped,
     /// None answered in time.
     Timeout,
 }
@@ -113,7 +118,12 @@ impl Resolver {
     }
 
     fn new(servers: Vec<SocketAddr>, trusted: bool) -> Self {
-        Self { servers, trusted, limits: LIMITS, cache: Mutex::default() }
+        Self { servers, trusted, limits: LIMITS, cache: Mutex::default(), stop: Arc::default() }
+    }
+
+    /// The same, with lookups that end when this is stopped.
+    pub fn stopped_by(self, stop: &Arc<Stop>) -> Self {
+        Self { stop: Arc::clone(stop), ..self }
     }
 
     /// The name servers that are asked, in turn.
@@ -174,7 +184,7 @@ impl Resolver {
                 Ok(reading @ (Reading::Alias { .. } | Reading::Answer(_))) => return Ok(reading),
                 Ok(Reading::Failed(word) | Reading::NotUnderstood(word)) => error = DnsError::Failed(word),
                 Ok(Reading::Foreign | Reading::Truncated) => error = DnsError::Failed(MALFORMED.to_owned()),
-                Err(failure @ DnsError::BadName(_)) => return Err(failure),
+                Err(failure @ (DnsError::BadName(_) | DnsError::Stopped)) => return Err(failure),
                 Err(failure) => error = failure,
             }
         }
@@ -194,8 +204,10 @@ impl Resolver {
             return Err(DnsError::BadName(question.name.to_owned()));
         };
         let read = |octets: &[u8]| dns::read(octets, id, question.name, question.kind, question.aliases);
-        let reading = match ask_over_udp(server, &query, read, until) {
-            Ok(Reading::Truncated) => ask_over_tcp(server, &query, read, deadline.min(Instant::now() + self.limits.tcp)),
+        let reading = match ask_over_udp(server, &query, read, until, &self.stop) {
+            Ok(Reading::Truncated) => {
+                ask_over_tcp(server, &query, read, deadline.min(Instant::now() + self.limits.tcp), &self.stop)
+            }
             other => other,
         };
         reading.map_err(|error| DnsError::of(&error))
@@ -228,7 +240,13 @@ fn socket_address(server: &ScopedIp) -> nix::Result<SocketAddr> {
 }
 
 /// One question from a port of its own, until an answer to it comes.
-fn ask_over_udp(server: SocketAddr, query: &[u8], read: impl Fn(&[u8]) -> Reading, until: Instant) -> io::Result<Reading> {
+fn ask_over_udp(
+    server: SocketAddr,
+    query: &[u8],
+    read: impl Fn(&[u8]) -> Reading,
+    until: Instant,
+    stop: &Stop,
+) -> io::Result<Reading> {
     let any = if server.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
     // Connected: the kernel drops what comes from elsewhere.
@@ -236,44 +254,60 @@ fn ask_over_udp(server: SocketAddr, query: &[u8], read: impl Fn(&[u8]) -> Readin
     socket.send(query)?;
     let mut buffer = [0; dns::UDP_SIZE as usize];
     loop {
-        socket.set_read_timeout(Some(left(until)?))?;
+        socket.set_read_timeout(Some(slice(until, stop)?))?;
         match socket.recv(&mut buffer) {
             Ok(octets) => match read(&buffer[..octets]) {
                 Reading::Foreign => {}
                 reading => return Ok(reading),
             },
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if is_no_end(&error) => {}
             Err(error) => return Err(error),
         }
     }
 }
 
 /// The same over TCP, a length before each message (RFC 1035 section 4.2.2).
-fn ask_over_tcp(server: SocketAddr, query: &[u8], read: impl Fn(&[u8]) -> Reading, until: Instant) -> io::Result<Reading> {
-    let mut stream = TcpStream::connect_timeout(&server, left(until)?)?;
+fn ask_over_tcp(
+    server: SocketAddr,
+    query: &[u8],
+    read: impl Fn(&[u8]) -> Reading,
+    until: Instant,
+    stop: &Stop,
+) -> io::Result<Reading> {
+    let mut stream = dial(server, None, left(until)?, stop)?;
     let length = u16::try_from(query.len()).map_err(io::Error::other)?;
     stream.set_write_timeout(Some(left(until)?))?;
     stream.write_all(&[&length.to_be_bytes()[..], query].concat())?;
     let mut length = [0; 2];
-    read_exact(&mut stream, &mut length, until)?;
+    read_exact(&mut stream, &mut length, until, stop)?;
     let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
-    read_exact(&mut stream, &mut answer, until)?;
+    read_exact(&mut stream, &mut answer, until, stop)?;
     Ok(read(&answer))
 }
 
 /// Fills the buffer before `until`, however slowly the octets come.
-fn read_exact(stream: &mut TcpStream, buffer: &mut [u8], until: Instant) -> io::Result<()> {
+fn read_exact(stream: &mut TcpStream, buffer: &mut [u8], until: Instant, stop: &Stop) -> io::Result<()> {
     let mut filled = 0;
     while filled < buffer.len() {
-        stream.set_read_timeout(Some(left(until)?))?;
+        stream.set_read_timeout(Some(slice(until, stop)?))?;
         match stream.read(&mut buffer[filled..]) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(octets) => filled += octets,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if is_no_end(&error) => {}
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// How long to wait before it is asked again whether everything is stopped.
+fn slice(until: Instant, stop: &Stop) -> io::Result<Duration> {
+    if stop.is_stopped() { Err(stop::error()) } else { Ok(left(until)?.min(SLICE)) }
+}
+
+/// True for the end of a slice, after which the deadline is looked at.
+fn is_no_end(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::TimedOut | ErrorKind::WouldBlock)
 }
 
 fn left(until: Instant) -> io::Result<Duration> {
@@ -291,6 +325,7 @@ fn random_id() -> io::Result<u16> {
 impl DnsError {
     fn of(error: &io::Error) -> Self {
         match error.kind() {
+            _ if is_stop(error) => Self::Stopped,
             ErrorKind::TimedOut | ErrorKind::WouldBlock => Self::Timeout,
             _ => Self::Failed(error.to_string()),
         }
@@ -303,6 +338,7 @@ impl fmt::Display for DnsError {
             Self::BadName(name) => write!(f, "`{name}` is no domain name"),
             Self::Failed(word) => write!(f, "the name servers could not tell: {word}"),
             Self::NoServer => f.write_str("no name server is configured"),
+            Self::Stopped => f.write_str("this server is being stopped"),
             Self::Timeout => f.write_str("no name server answered in time"),
         }
     }

@@ -133,7 +133,7 @@ impl Opened {
             let all = Arc::new(Shared {
                 spool: Arc::clone(&spool),
                 hops: RwLock::new(hops(&snapshot.config)),
-                direct: RwLock::new(direct(&snapshot.config, &servers)),
+                direct: RwLock::new(direct(&snapshot.config, &servers, &stop)),
                 stop: Arc::clone(&stop),
                 dot_durably: config.after_crash == AfterCrash::Hold,
                 report,
@@ -212,12 +212,13 @@ impl Outgoing {
             self.authorities = authorities(outgoing);
         }
         if now.config != self.snapshot.config {
-            *self.shared.direct.write().unwrap_or_else(PoisonError::into_inner) = direct(&now.config, &self.servers);
+            *self.shared.direct.write().unwrap_or_else(PoisonError::into_inner) = direct(&now.config, &self.servers, &self.stop);
         }
     }
 
     fn take_up_names(&self) {
-        *self.shared.direct.write().unwrap_or_else(PoisonError::into_inner) = direct(&self.snapshot.config, &self.servers);
+        *self.shared.direct.write().unwrap_or_else(PoisonError::into_inner) =
+            direct(&self.snapshot.config, &self.servers, &self.stop);
     }
 
     /// Makes the next hops anew. What cannot be read is named; the authorities that were trusted before stay.
@@ -320,9 +321,9 @@ fn hops(config: &Config) -> HashMap<Destination, Arc<Hop>> {
 }
 
 /// The way to the servers of any domain, if some mail goes there.
-fn direct(config: &Config, servers: &Arc<Servers>) -> Option<Arc<Direct>> {
+fn direct(config: &Config, servers: &Arc<Servers>, stop: &Arc<Stop>) -> Option<Arc<Direct>> {
     match Direct::new(config, servers) {
-        Ok(direct) => direct.map(Arc::new),
+        Ok(direct) => direct.map(|direct| Arc::new(direct.stopped_by(stop))),
         Err(error) => {
             journal::notice("route", format!("mx: {error}"));
             None
