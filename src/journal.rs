@@ -10,7 +10,7 @@ pub mod budget;
 pub mod queue;
 
 use std::fmt::{Display, Write as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,8 +28,8 @@ pub struct SessionLog {
     uid: Option<u32>,
     service: &'static str,
     budget: Arc<LogBudget>,
-    /// True if the lines of the connection itself are left out.
-    quiet: bool,
+    /// The network whose connections are left out, and with them the lines of this one itself.
+    quiet: Option<budget::Network>,
 }
 
 /// Whether a line may be left out.
@@ -83,7 +83,7 @@ pub const EVENTS: [(&str, &[&str]); 33] = [
 impl SessionLog {
     /// A log for a session with a fresh id; counts its connection.
     pub fn new(id: String, peer: SocketAddr, service: &'static str, budget: &Arc<LogBudget>) -> Self {
-        let quiet = !budget.connection(peer.ip(), Instant::now());
+        let quiet = budget.connection(peer.ip(), Instant::now());
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         Self { id, peer, uid: None, service, budget: Arc::clone(budget), quiet }
     }
@@ -108,10 +108,12 @@ impl SessionLog {
 
     fn write(&self, level: Level, class: Class, line: LogLine) {
         let (text, now) = (line.text(), Instant::now());
-        if class == Class::Connection && self.quiet {
-            self.budget.leave_out(self.peer.ip(), now);
-        } else if class == Class::Always || self.budget.line(self.peer.ip(), text.len(), now) {
-            log!(level, "{text}");
+        match self.quiet {
+            Some(network) if class == Class::Connection => self.budget.leave_out(network, now),
+            _ if class == Class::Always || self.budget.line(self.peer.ip(), text.len() + STAMP_SIZE, now) => {
+                log!(level, "{text}")
+            }
+            _ => {}
         }
     }
 
@@ -157,13 +159,13 @@ impl SessionLog {
 
     /// A message is durable.
     pub fn accepted(&self, id: &str, from: &str, to: &[String], size: u64, took: Duration) {
-        let line = self.line("accepted").key("id", id).key("from", from).key("to", to.join(","));
+        let line = self.line("accepted").key("id", id).key("from", from).key("to", listed(to));
         self.write(Level::Info, Class::Always, line.key("size", size).key("seconds", seconds(took)));
     }
 
     /// A message for recipients elsewhere is in the spool.
     pub fn queued(&self, id: &str, login: &str, from: &str, to: &[String], size: u64) {
-        let line = self.line("queued").key("id", id).key("login", login).key("from", from).key("to", to.join(","));
+        let line = self.line("queued").key("id", id).key("login", login).key("from", from).key("to", listed(to));
         self.write(Level::Info, Class::Always, line.key("size", size));
     }
 
@@ -171,6 +173,11 @@ impl SessionLog {
     pub fn delivered(&self, id: &str, mailbox: &str, file: &Path) {
         let line = self.line("delivered").key("id", id).key("mailbox", mailbox);
         self.write(Level::Info, Class::Always, line.path("file", &file.display().to_string()));
+    }
+
+    /// The disk fails, for the mailboxes or for the spool.
+    pub fn storage(&self, about: &str, error: impl Display) {
+        self.write(Level::Warn, Class::Bounded, LogLine::new("notice").key("about", about).words("text", error));
     }
 
     /// The answer was no. The text is in three parts, of which the one in the middle may come from the client.
@@ -218,11 +225,7 @@ impl SessionLog {
 /// Sums up the lines that were left out: those of a second, or all at the end.
 pub fn left_out(budget: &LogBudget, end: bool) {
     for summary in budget.summaries(Instant::now(), end) {
-        let network = match summary.network {
-            IpAddr::V4(v4) => v4.to_string(),
-            IpAddr::V6(v6) => format!("{v6}/64"),
-        };
-        let line = LogLine::new("left-out").key("network", network).key("connections", summary.connections);
+        let line = LogLine::new("left-out").key("network", summary.network).key("connections", summary.connections);
         warn!("{}", line.key("lines", summary.lines).text());
     }
 }
@@ -282,6 +285,11 @@ struct LogLine(String);
 
 /// Octets that a line usually takes.
 const LINE_SIZE: usize = 256;
+
+/// Octets of time, level and line end, which stand around the text of a line.
+const STAMP_SIZE: usize = 32;
+/// Octets of recipients that one line lists.
+const LISTED_MAX: usize = 1000;
 
 impl LogLine {
     fn new(event: &str) -> Self {
@@ -358,6 +366,20 @@ fn push_escaped(line: &mut String, value: &str, blanks: bool) {
     }
 }
 
+/// The first recipients, and how many more there are: a stranger may name a hundred of 254 octets each for one mailbox.
+fn listed(recipients: &[String]) -> String {
+    let mut text = String::new();
+    for (at, recipient) in recipients.iter().enumerate() {
+        if at > 0 && text.len() + 1 + recipient.len() > LISTED_MAX {
+            let _ = write!(text, ",+{}", recipients.len() - at);
+            break;
+        }
+        text.push_str(if at > 0 { "," } else { "" });
+        text.push_str(recipient);
+    }
+    text
+}
+
 /// A login as long as a login can be; a client may send more.
 fn clip(login: &str) -> String {
     login.chars().take(255).collect()
@@ -370,6 +392,16 @@ fn seconds(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_list_of_recipients_is_cut_between_two() {
+        let of = |octets: usize, n: usize| vec!["a".repeat(octets); n];
+        assert_eq!(listed(&["a@x.example".into(), "b@x.example".into()]), "a@x.example,b@x.example");
+        assert_eq!(listed(&of(99, 10)).len(), 999, "all of them");
+        assert_eq!(listed(&of(99, 12)), of(99, 10).join(",") + ",+2");
+        assert_eq!(listed(&of(1200, 2)), "a".repeat(1200) + ",+1", "the first is always there");
+        assert_eq!(listed(&[]), "");
+    }
 
     #[test]
     fn values_cannot_forge_a_key_or_a_line() {

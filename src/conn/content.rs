@@ -31,7 +31,7 @@ impl<L: Link> Driver<'_, L> {
         checked.map_err(|error| match error {
             // A full disk is no news with every MAIL; the log has the refusal.
             StorageError::DiskFull(_) => Refusal::DiskFull.into(),
-            error => storage_refused(error),
+            error => storage_refused(self.log, error),
         })
     }
 
@@ -55,7 +55,7 @@ impl<L: Link> Driver<'_, L> {
         {
             return Err(Refused::about(Refusal::Relay, address));
         }
-        outbox.check(self.session.login().unwrap_or_default(), open.recipients.len() + 1)?;
+        outbox.check(self.session.login().unwrap_or_default(), open.recipients.len() + 1, self.log)?;
         Ok(true)
     }
 
@@ -116,8 +116,8 @@ impl<L: Link> Driver<'_, L> {
         mut take: impl FnMut(MessageContext<'_>, &[u8]) -> (usize, bool),
     ) -> io::Result<()> {
         self.wire.begin_content(wait)?;
-        let Self { wire, session, connection, context, snapshot, .. } = self;
-        let around = MessageContext { context, snapshot, session, tls: wire.link().tls(), connection };
+        let Self { wire, session, connection, context, snapshot, log, .. } = self;
+        let around = MessageContext { context, snapshot, session, tls: wire.link().tls(), connection, log };
         let mut left = size;
         while left > 0 {
             let input = wire.content()?;
@@ -133,8 +133,8 @@ impl<L: Link> Driver<'_, L> {
     }
 
     fn store(&mut self, incoming: Incoming) -> Result<Receipt, Refused> {
-        let Self { wire, session, connection, context, snapshot, .. } = &mut *self;
-        let around = MessageContext { context, snapshot, session, tls: wire.link().tls(), connection };
+        let Self { wire, session, connection, context, snapshot, log, .. } = &mut *self;
+        let around = MessageContext { context, snapshot, session, tls: wire.link().tls(), connection, log };
         let (stored, spare) = incoming.finish(around);
         self.spare = spare;
         let stored = stored?;

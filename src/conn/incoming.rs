@@ -13,6 +13,7 @@ use super::authors::{self, Identity};
 use super::caller::{self, Caller};
 use super::context::{Context, Snapshot};
 use super::outbox::{self, Accepted};
+use crate::journal::SessionLog;
 use crate::mail::durable::{Draft, StorageError};
 use crate::mail::from;
 use crate::mail::maildir::{self, Delivered};
@@ -69,6 +70,8 @@ pub struct MessageContext<'a> {
     pub tls: Option<TlsInfo>,
     /// Where it comes from.
     pub connection: &'a Connection<'a>,
+    /// Its log.
+    pub log: &'a SessionLog,
 }
 
 impl<'a> MessageContext<'a> {
@@ -169,7 +172,7 @@ impl Incoming {
         if let Some(reader) = self.header.take() {
             self.begin_file(reader.end(), 0, around)?;
         }
-        self.write()?;
+        self.write(around.log)?;
         let reservation = match (&self.queued, &around.context.outbox) {
             (Some((_, envelope)), Some(outbox)) => outbox.reserve(&envelope.login, envelope.recipients.len())?,
             _ => None,
@@ -179,7 +182,7 @@ impl Incoming {
         let delivered = match self.draft.take() {
             Some(draft) => {
                 octets = Some(draft.octets());
-                Some(around.context.store.deliver(draft, &paths).map_err(storage_refused)?)
+                Some(around.context.store.deliver(draft, &paths).map_err(|error| storage_refused(around.log, error))?)
             }
             None => None,
         };
@@ -189,7 +192,7 @@ impl Incoming {
                 if let (Some(signer), Some(outgoing)) = (&self.signer, &around.snapshot.config.outgoing) {
                     signature::sign(&mut draft, signer, outgoing);
                 }
-                let committed = draft.commit().map_err(outbox::refused)?;
+                let committed = draft.commit().map_err(|error| outbox::refused(around.log, error))?;
                 octets = octets.or(Some(committed.octets));
                 Some(Accepted { octets: committed.octets, id: committed.keep(), envelope, reservation })
             }
@@ -221,7 +224,7 @@ impl Incoming {
                 }
             }
         }
-        if self.text.len() >= WRITE_SIZE { self.write() } else { Ok(()) }
+        if self.text.len() >= WRITE_SIZE { self.write(around.log) } else { Ok(()) }
     }
 
     /// The header section is whole: may the message be accepted, and where does it go?
@@ -244,13 +247,13 @@ impl Incoming {
             self.rewrite_sender(&mut envelope, around);
             // What a client declares for every message must not keep one from a server that lacks it.
             envelope.utf8 &= !header.is_ascii();
-            let draft = outbox.spool().begin(&envelope).map_err(outbox::refused)?;
+            let draft = outbox.spool().begin(&envelope).map_err(|error| outbox::refused(around.log, error))?;
             // One id for all copies: a missing Message-ID is made of it.
             self.id = draft.id().to_string();
             self.queued = Some((draft, envelope));
         }
         if let Some((_, first)) = self.boxes.first() {
-            self.draft = Some(context.store.begin(first).map_err(storage_refused)?);
+            self.draft = Some(context.store.begin(first).map_err(|error| storage_refused(around.log, error))?);
         }
         let author = if self.queued.is_some() { author_elsewhere(&header, around) } else { None };
         let author = author.map(|Replaced { own, other, field }| {
@@ -274,10 +277,10 @@ impl Incoming {
             }
             (Some(draft), Some((queued, _))) => {
                 // The copy that stays comes first: the other one's author replaces the header's.
-                draft.write_all(&top(true)).map_err(|error| storage_refused(error.into()))?;
+                draft.write_all(&top(true)).map_err(|error| storage_refused(around.log, error.into()))?;
                 let top_of_queued = top(false);
                 self.signer = signer(&top_of_queued);
-                queue(queued, self.signer.as_mut(), &top_of_queued)?;
+                queue(queued, self.signer.as_mut(), &top_of_queued, around.log)?;
                 drop(self.text.drain(..used));
             }
             (None, None) => return Err(Refusal::NoRecipients.into()),
@@ -295,12 +298,12 @@ impl Incoming {
         }
     }
 
-    fn write(&mut self) -> Result<(), Refused> {
+    fn write(&mut self, log: &SessionLog) -> Result<(), Refused> {
         if let Some(draft) = &mut self.draft {
-            draft.write_all(&self.text).map_err(|error| storage_refused(error.into()))?;
+            draft.write_all(&self.text).map_err(|error| storage_refused(log, error.into()))?;
         }
         if let Some((draft, _)) = &mut self.queued {
-            queue(draft, self.signer.as_mut(), &self.text)?;
+            queue(draft, self.signer.as_mut(), &self.text, log)?;
         }
         self.text.clear();
         Ok(())
@@ -308,11 +311,11 @@ impl Incoming {
 }
 
 /// Writes to the spool what is signed as it goes by.
-fn queue(draft: &mut spool::Draft, signer: Option<&mut Signer>, text: &[u8]) -> Result<(), Refused> {
+fn queue(draft: &mut spool::Draft, signer: Option<&mut Signer>, text: &[u8], log: &SessionLog) -> Result<(), Refused> {
     if let Some(signer) = signer {
         signer.update(text);
     }
-    draft.write_all(text).map_err(|error| outbox::refused(error.into()))
+    draft.write_all(text).map_err(|error| outbox::refused(log, error.into()))
 }
 
 /// Where mail for a recipient goes. Without an outbox, what is for other domains is refused.
@@ -371,7 +374,7 @@ fn places(envelope: &Envelope, around: MessageContext<'_>) -> Result<Places, Ref
 
 /// The header section as it is written: for mailboxes, or for the spool.
 fn render_header(header: &Header, envelope: &Envelope, id: &str, around: MessageContext<'_>, final_delivery: bool) -> Vec<u8> {
-    let MessageContext { context, snapshot, session, tls, connection } = around;
+    let MessageContext { context, snapshot, session, tls, connection, .. } = around;
     let reverse_path = envelope.reverse_path.to_string();
     let recipient = match &envelope.recipients[..] {
         [one] => Some(one.path.to_string()),
@@ -422,8 +425,8 @@ fn too_large(_: HeaderTooLarge) -> Refused {
 }
 
 /// What a client is told when a message can't be stored: always to come again.
-pub(super) fn storage_refused(error: StorageError) -> Refused {
-    crate::journal::notice("storage", &error);
+pub(super) fn storage_refused(log: &SessionLog, error: StorageError) -> Refused {
+    log.storage("storage", &error);
     match error {
         StorageError::DiskFull(_) => Refusal::DiskFull,
         StorageError::Quota(_) => Refusal::QuotaFull,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::journal::SessionLog;
 use crate::mail::durable::StorageError;
 use crate::queue::QueueId;
 use crate::queue::dispatcher::{QueueFull, Reservation};
@@ -71,14 +72,14 @@ impl Outbox {
     }
 
     /// Whether a transaction of a login may have so many recipients elsewhere.
-    pub fn check(&self, login: &str, recipients: usize) -> Result<(), Refused> {
+    pub fn check(&self, login: &str, recipients: usize, log: &SessionLog) -> Result<(), Refused> {
         if !(self.has_room)(login, recipients) {
             return Err(Refusal::QueueFull.into());
         }
         self.spool.check_space(0).map_err(|error| match error {
             // A full disk is no news with every RCPT; the log has the refusal.
             StorageError::DiskFull(_) => Refusal::SpoolFull.into(),
-            error => refused(error),
+            error => refused(log, error),
         })
     }
 
@@ -114,8 +115,8 @@ pub fn envelope(session: &Session, id: &str, recipients: Vec<QueuedRecipient>) -
 }
 
 /// What a client is told when a message can't be put into the spool: always to come again.
-pub fn refused(error: StorageError) -> Refused {
-    crate::journal::notice("spool", &error);
+pub fn refused(log: &SessionLog, error: StorageError) -> Refused {
+    log.storage("spool", &error);
     match error {
         StorageError::DiskFull(_) | StorageError::Quota(_) => Refusal::SpoolFull,
         StorageError::Unwritable(_) => Refusal::LocalError,

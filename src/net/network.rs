@@ -67,6 +67,7 @@ mod tests {
         for uid in [0, 33, 1000, 65_534, 65_536, u32::MAX] {
             let address = address_of_uid(uid).ip();
             assert_eq!(uid_of_address(address), Some(uid));
+            assert!(matches!(address, IpAddr::V6(v6) if v6.segments()[..2] == [0x100, 0]), "the log counts no /48 there");
             assert_ne!(Network::of(address), Network::of(address_of_uid(uid ^ 1).ip()));
             assert_eq!(Network::of(address).to_string().parse::<Network>().unwrap(), Network::of(address), "over a restart");
         }

@@ -155,6 +155,8 @@ impl fmt::Display for TlsError {
                 let cure = match error.kind() {
                     io::ErrorKind::NotFound => "issue the certificate, or correct the path",
                     io::ErrorKind::PermissionDenied => "start as root, or correct its owner and mode",
+                    // The key helper has ended, and the error says what to do.
+                    io::ErrorKind::BrokenPipe => return write!(f, "{}: {error}", path.display()),
                     _ => "correct the path, or what stands there",
                 };
                 write!(f, "{}: {error}; {cure}", path.display())

@@ -230,11 +230,8 @@ impl Files {
 fn users(old: &Snapshot) -> Result<Snapshot, Refusal> {
     let file = &old.config.users;
     let text = load::text(file).map_err(|error| Refusal::of_read(&error, load::unreadable_users(file, &error)))?;
-    // A truncating editor or a full disk leaves nothing; that must not lock all logins out.
-    if text.trim().is_empty() && !old.users.is_empty() {
-        let text = "is empty; the logins from before are kept. To lock all of them out, leave a comment line in it";
-        return Err(vec![Problem::with(file, text)].into());
-    }
+    let lost = "is empty; the logins from before are kept. To lock all of them out, leave a comment line in it";
+    is_there(&text, old.users.is_empty(), file, lost)?;
     is_whole(&text, file)?;
     let users = load::parse_users(&old.config, &text)?;
     Ok(load::assemble(old.config.clone(), Arc::new(users), old.aliases.clone(), secrets(old))?)
@@ -245,6 +242,8 @@ fn aliases(old: &Snapshot) -> Result<Snapshot, Refusal> {
         None => Default::default(),
         Some(file) => {
             let text = load::text(file).map_err(|error| Refusal::of_read(&error, load::unreadable(file, &error)))?;
+            let lost = "is empty; the aliases from before are kept. To have none, leave a comment line in it";
+            is_there(&text, old.aliases.iter().next().is_none(), file, lost)?;
             is_whole(&text, file)?;
             load::parse_aliases(&old.config, &text)?
         }
@@ -273,6 +272,12 @@ fn keyring(old: &Snapshot, keys: &KeySource) -> Result<Snapshot, Refusal> {
 
 fn secrets(old: &Snapshot) -> Secrets {
     Secrets { tls: old.tls.clone(), keyring: Arc::clone(&old.keyring) }
+}
+
+/// A truncating editor or a full disk leaves nothing in a file; that must not lock all logins out, nor refuse the mail for
+/// every alias for good. Where there was nothing before, nothing is lost.
+fn is_there(text: &str, was_empty: bool, file: &Path, lost: &str) -> Result<(), Refusal> {
+    if text.trim().is_empty() && !was_empty { Err(vec![Problem::with(file, lost)].into()) } else { Ok(()) }
 }
 
 /// A file of which a part is missing mostly ends within a line; a cut hash or target can look like a whole one.

@@ -220,7 +220,8 @@ impl Session {
             Command::Ehlo(_) | Command::Helo(_) => self.hello.is_some(),
             Command::Help | Command::Noop | Command::Rset | Command::Vrfy => true,
             Command::Mail(_) => mem::replace(&mut self.tried, true),
-            Command::Auth { .. } | Command::Bdat { .. } | Command::Data | Command::Quit => false,
+            Command::Bdat { size, last } => *size == 0 && !last,
+            Command::Auth { .. } | Command::Data | Command::Quit => false,
             Command::Rcpt { .. } | Command::StartTls | Command::Unoffered => false,
         };
         self.junk += u32::from(junk);
@@ -380,7 +381,7 @@ pub(super) fn say(reply: Reply, next: Next) -> Step {
     Step { answer: Some(Answer::Reply(reply)), next }
 }
 
-/// NOOP, RSET, VRFY, HELP, and repeated EHLO, HELO and MAIL without a message between, at most.
+/// NOOP, RSET, VRFY, HELP, chunks of nothing, and repeated EHLO, HELO and MAIL without a message between, at most.
 const JUNK_MAX: u32 = 100;
 
 /// Browsers made to post to port 25, and TLS where it is not due, are ended at their first line.
@@ -442,6 +443,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A chunk of nothing would be a NOOP without end; the last one may well be empty.
+    #[test]
+    fn a_hundred_empty_chunks() {
+        let line = |line| Event::Line { line, more: false };
+        let begun = || {
+            let mut session = session(Service::Smtp);
+            session.step(line(b"EHLO x"));
+            for command in [&b"MAIL FROM:<>"[..], b"RCPT TO:<a@b.example>"] {
+                session.step(line(command));
+                session.step(Event::Verdict(Ok(())));
+            }
+            for _ in 0..JUNK_MAX {
+                for (chunk, octets) in [(b"BDAT 1", 1), (b"BDAT 0", 0)] {
+                    assert_eq!(session.step(line(chunk)).next, Next::Chunk { size: octets, last: false });
+                    session.step(Event::Chunk(Ok(())));
+                }
+            }
+            session
+        };
+        assert_eq!(begun().step(line(b"BDAT 0 LAST")).next, Next::Chunk { size: 0, last: true });
+        let step = begun().step(line(b"BDAT 0"));
+        assert!(matches!(&step.answer, Some(Answer::No(refused)) if refused.why == Refusal::JunkCommands), "{step:?}");
+        assert_eq!(step.next, Next::Close);
     }
 
     #[test]

@@ -100,6 +100,29 @@ fn what_is_no_whole_users_file_is_refused_and_the_next_good_one_is_not() {
     assert!(can_log_in(&server, "bob@example.org", "changed") && !can_log_in(&server, "bob@example.org", "secret"));
 }
 
+/// Mail for an alias is not refused for good because an editor has just emptied the file; an end that is meant counts.
+#[test]
+fn an_emptied_aliases_file_is_refused() {
+    let server = Setup::default().start();
+    let aliases = server.dir.path().join("aliases");
+    let info = |code: &str| {
+        let mut client = server.connect("smtp");
+        client.expect("220");
+        client.say("EHLO x.example", "250");
+        client.say("MAIL FROM:<>", "250");
+        client.say("RCPT TO:<info@example.org>", code);
+    };
+    replace(&aliases, "info: bob\n");
+    server.wait_for_log(&["reloaded", "what=aliases", "result=ok"]);
+    info("250");
+    fs::write(&aliases, "").unwrap();
+    server.wait_for_log(&["reloaded", "what=aliases", "result=refused", "is empty; the aliases from before are kept"]);
+    info("250");
+    replace(&aliases, "# none\n");
+    until("the end that is meant", &server, || server.log_text().matches("what=aliases result=ok").count() == 2);
+    info("550");
+}
+
 /// Nor does what is there instead of a file; an end that is meant does.
 #[test]
 fn what_is_no_users_file_is_refused_and_an_empty_list_is_not() {
