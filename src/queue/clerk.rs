@@ -18,7 +18,8 @@ use super::explain::Cause;
 use super::letter::Letter;
 use super::report::{self, Kind, Original, Outcome, RETURNED_MAX};
 use super::reporter::{Reporter, RouteNews};
-use super::spool::{Happened, QueuedMessage, Record, Spool, SpoolError, Told, Verdict, arrived};
+use super::schedule::Trouble;
+use super::spool::{Happened, QueuedMessage, Record, Spool, SpoolError, State, Told, Verdict, arrived};
 use super::work::Attempt;
 use crate::journal;
 use crate::smtp::address::ReversePath;
@@ -245,6 +246,7 @@ impl Clerk {
         }
         let attempted: Vec<Option<Zoned>> =
             due.iter().map(|(_, failed)| failed.attempted.map(|time| self.reporter.zoned(time))).collect();
+        let doubts = message.doubts(false);
         let rows = due.iter().zip(&attempted).filter_map(|((number, failed), attempted)| {
             let to = envelope.recipients.get(usize::from(*number))?;
             Some(Outcome {
@@ -255,7 +257,7 @@ impl Clerk {
                 host: (!failed.host.is_empty()).then(|| failed.host.split('[').next().unwrap_or_default()),
                 attempted: attempted.as_ref(),
                 expired: failed.expired,
-                maybe_twice: was_in_doubt(message, *number),
+                maybe_twice: doubts.contains(number),
             })
         });
         let rows: Vec<Outcome<'_>> = rows.collect();
@@ -325,19 +327,27 @@ fn is_own_report(message: &QueuedMessage) -> bool {
 
 /// What the file says last about a recipient.
 pub(super) fn last_of(message: &QueuedMessage, number: u16, cause: Option<Cause>) -> Failed {
-    let mut host = String::new();
+    let (mut host, mut begun) = (String::new(), None);
     let mut last = None;
     for record in &message.log {
         match &record.what {
-            Happened::Begin { recipients, host: name, .. } if recipients.contains(&number) => host.clone_from(name),
+            Happened::Begin { recipients, host: name, .. } if recipients.contains(&number) => {
+                host.clone_from(name);
+                begun = Some(record.time);
+            }
             Happened::Result { recipients, told, .. } if recipients.contains(&number) => last = Some((record.time, told.clone())),
             _ => {}
         }
     }
+    // The last attempt has no record of its end: what one before it was told is not what happened last.
+    if let (Some(time), Some(State::MayHaveArrived { .. })) = (begun, message.states().get(usize::from(number))) {
+        let text = Trouble::Unanswered.words().to_owned();
+        last = Some((time, Told { stage: Stage::Dot, code: None, status: None, text }));
+    }
     let reply = last.as_ref().and_then(|(_, told)| reply_of(told));
     let attempted = last.as_ref().map(|(time, _)| *time);
     let told = last.map(|(_, told)| told).unwrap_or_else(|| nothing_said("not tried yet"));
-    let cause = cause.or_else(|| reply.as_ref().map(|reply| Cause::reply(told.stage, reply)));
+    let cause = cause.or_else(|| Cause::told(&told));
     Failed { told, cause, reply, host, attempted, expired: false }
 }
 
@@ -348,29 +358,6 @@ pub(super) fn nothing_said(text: &str) -> Told {
 
 fn reply_of(told: &Told) -> Option<RemoteReply> {
     Some(RemoteReply { code: told.code?, status: told.status, text: told.text.clone() })
-}
-
-/// True if an attempt for a recipient ended after the final dot without a result.
-fn was_in_doubt(message: &QueuedMessage, number: u16) -> bool {
-    let (mut open, mut dotted, mut doubt) = (false, false, false);
-    for record in &message.log {
-        match &record.what {
-            Happened::Begin { recipients, .. } if recipients.contains(&number) => {
-                doubt |= open && dotted;
-                (open, dotted) = (true, false);
-            }
-            Happened::Dot { recipients } => dotted |= open && (recipients.is_empty() || recipients.contains(&number)),
-            Happened::End { recipients } if recipients.contains(&number) => open = false,
-            Happened::Result { recipients, verdict, told } if recipients.contains(&number) => {
-                // A line that was cut after the dot: recorded, and no answer all the same.
-                let answered = told.code.is_some_and(|code| (400..600).contains(&code));
-                doubt |= open && dotted && *verdict == Verdict::Wait && !answered;
-                open = false;
-            }
-            _ => {}
-        }
-    }
-    doubt || (open && dotted)
 }
 
 /// Recipients that were told the same, together.

@@ -181,14 +181,14 @@ impl Own {
 
     /// True for an address of ours that others could mean: every machine has the loopback ones.
     fn has(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        !address.is_loopback() && self.addresses.contains(&address)
+        let own = |address: IpAddr| !address.is_loopback() && self.addresses.contains(&address);
+        own(address) || own(leads_to(address))
     }
 
     /// True if a host of this address is this server. A private address may be another machine's as well, in its network; and
     /// what a route names is meant.
     fn is_reached_at(&self, host: &str, address: IpAddr) -> bool {
-        self.has(address) && is_public(address) && !self.is_meant(host)
+        self.has(address) && is_public(leads_to(address)) && !self.is_meant(host)
     }
 
     fn is_meant(&self, host: &str) -> bool {
@@ -196,8 +196,7 @@ impl Own {
     }
 
     fn may_connect_to(&self, host: &str, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.is_meant(host) || (is_public(address) && !self.addresses.contains(&address))
+        self.is_meant(host) || (is_public(address) && !self.has(address))
     }
 }
 
@@ -211,11 +210,27 @@ pub fn local_addresses() -> Vec<IpAddr> {
     interfaces.filter_map(|interface| of(interface.address?)).map(|address| address.to_canonical()).collect()
 }
 
-/// True if an address may be that of another mail server (RFC 6890 and its registries).
+/// True if an address may be that of another mail server (RFC 6890 and its registries). One of IPv4 that is written as one of
+/// IPv6 is none on any wire.
 pub fn is_public(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => is_public_v4(v4),
-        IpAddr::V6(v6) => is_public_v6(v6),
+    match (address, leads_to(address)) {
+        (IpAddr::V6(mapped), _) if mapped.to_ipv4_mapped().is_some() => false,
+        (_, IpAddr::V4(v4)) => is_public_v4(v4),
+        (_, IpAddr::V6(v6)) => is_public_v6(v6),
+    }
+}
+
+/// Where what is sent to an address ends: at the IPv4 address within, for a mapped one, for NAT64's well-known prefix
+/// (RFC 6052 section 2.1) and for 6to4 (RFC 3056 section 2).
+fn leads_to(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address else { return address };
+    let within = |[a, b]: [u16; 2]| {
+        let ([a, b], [c, d]) = (a.to_be_bytes(), b.to_be_bytes());
+        IpAddr::from([a, b, c, d])
+    };
+    match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => within([high, low]),
+        _ => v6.to_canonical(),
     }
 }
 
@@ -229,16 +244,9 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let [first, second, ..] = address.segments();
-    // An IPv4 address within: NAT64 (RFC 6052) and 6to4 (RFC 3056) lead where the address within leads.
-    let octets = address.octets();
-    if first == 0x64 && second == 0xff9b {
-        return is_public_v4(Ipv4Addr::new(octets[12], octets[13], octets[14], octets[15]));
-    }
-    if first == 0x2002 {
-        return is_public_v4(Ipv4Addr::new(octets[2], octets[3], octets[4], octets[5]));
-    }
-    // Global unicast is 2000::/3 (RFC 4291); the rest is local, multicast or not given out.
-    first & 0xe000 == 0x2000
+    // Global unicast is 2000::/3 (RFC 4291); the rest is local, multicast or not given out. In it 2001::/23 is for protocols
+    // (RFC 2928): Teredo, whose addresses lead on to others, ORCHID, benchmarks.
+    first & 0xe000 == 0x2000 && !(first == 0x2001 && second < 0x200)
 }
 
 impl Data {
@@ -364,7 +372,16 @@ mod tests {
             "::1",
             "::ffff:127.0.0.1",
             "::ffff:10.0.0.1",
+            "::ffff:9.9.9.9",
+            "::127.0.0.1",
             "64:ff9b::7f00:1",
+            "64:ff9b:1::808:808",
+            "64:ff9b:1:a00:0:100:808:808",
+            "2001::1",
+            "2001:0:7f00:1::",
+            "2001:2::1",
+            "2001:10::1",
+            "2001:1ff::1",
             "2002:7f00:1::1",
             "2002:a00:1::1",
             "fc00::1",
@@ -378,13 +395,23 @@ mod tests {
             assert!(!is_public(text.parse().unwrap()), "{text}");
         }
         for text in
-            ["9.9.9.9", "100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1", "192.0.1.1", "2620:fe::fe", "::ffff:9.9.9.9"]
+            ["9.9.9.9", "100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1", "192.0.1.1", "2620:fe::fe", "2001:200::1"]
         {
+            assert!(is_public(text.parse().unwrap()), "{text}");
+        }
+        for text in ["64:ff9b::808:808", "2002:808:808::1"] {
             assert!(is_public(text.parse().unwrap()), "{text}");
         }
         let own = Own { addresses: vec!["9.9.9.9".parse().unwrap()], ..Own::default() };
         assert!(!own.may_connect_to("mx.x", "9.9.9.9".parse().unwrap()));
-        assert!(!own.may_connect_to("mx.x", "::ffff:9.9.9.9".parse().unwrap()));
+        for text in ["::ffff:9.9.9.9", "64:ff9b::909:909", "2002:909:909::25"] {
+            let address = text.parse().unwrap();
+            assert!(!own.may_connect_to("mx.x", address) && own.is_reached_at("mx.x", address), "{text}");
+        }
+        for text in ["9.9.9.8", "64:ff9b::909:908", "2002:909:908::25"] {
+            let address = text.parse().unwrap();
+            assert!(own.may_connect_to("mx.x", address) && !own.is_reached_at("mx.x", address), "{text}");
+        }
         let own = Own { named: vec!["mx.x".to_owned()], ..Own::default() };
         assert!(own.may_connect_to("MX.x", "10.0.0.1".parse().unwrap()) && !own.may_connect_to("x", "10.0.0.1".parse().unwrap()));
         assert!(local_addresses().contains(&IpAddr::from(Ipv4Addr::LOCALHOST)));

@@ -120,6 +120,31 @@ fn after_the_dot() {
     }
 }
 
+/// What is held for that and goes back to its sender: the report says so, and is not about what an earlier attempt was told.
+#[test]
+fn what_may_have_arrived_is_returned() {
+    let hop = Hop::new();
+    hop.rule(|asked| match (asked.stage, asked.nth) {
+        (".", 0) => Said::Reply("451 4.7.1 greylisted"),
+        (".", 1) => Said::Hold,
+        _ => Said::Usual,
+    });
+    let mut server = setup(&hop, "after_crash = \"hold\"").start();
+    let id = mail_to(&server, &["x@there.example"], "returned");
+    server.wait_for_log(&["deferred ", &id]);
+    let said = super::routes::said(&server, &["queue", "try", &id]);
+    assert!(said.contains("tried now"), "{said}");
+    hop.wait_for_held(".", 1);
+    kill(&mut server);
+    server.restart();
+    server.wait_for_log(&["held", &id, "reason=may-have-arrived"]);
+    wait_until("it is held", &server, || held(&server) == [id.clone()]);
+    super::routes::said(&server, &["queue", "return", &id]);
+    let report = unfolded(&wait_for_letters(&server, ALICE, 1)[0]);
+    assert!(report.contains("The message may have arrived all the same"), "{report}");
+    assert!(report.contains("Ask the recipient before you send it again") && !report.contains("greylisted"), "{report}");
+}
+
 /// After the reply and before the file is gone: the same, since nothing is known of the reply.
 #[test]
 fn after_the_reply() {

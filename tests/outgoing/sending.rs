@@ -154,6 +154,12 @@ fn cut_after_the_dot() {
         }
         assert_eq!(lines(&server, "maybe-twice").len(), 1, "{}", server.log_text());
         assert!(letters(&server, ALICE).is_empty());
+        let text = super::routes::said(&server, &["queue"]);
+        assert!(text.contains("may have arrived"), "{mode}: {text}");
+        let text = super::routes::said(&server, &["queue", "--json"]);
+        assert!(text.contains("\"maybe_twice\":true"), "{mode}: {text}");
+        let text = super::routes::said(&server, &["queue", "explain", &id]);
+        assert!(text.contains("It may have arrived: an attempt ended after the final dot"), "{mode}: {text}");
     }
 }
 

@@ -40,6 +40,8 @@ fn a_stop_that_cuts() {
         assert_eq!(server.wait(PATIENCE), Some(0));
         assert_eq!(lines(&server, "maybe-twice").len(), 1, "{}", server.log_text());
         assert_eq!(if is_held { held(&server) } else { queued(&server) }, [id.as_str()], "{mode}");
+        let text = routes::said(&server, &["queue"]);
+        assert!(text.contains("may have arrived"), "{mode}: {text}");
         // Its wait is over.
         due_now(&server, &id);
         server.restart();

@@ -293,6 +293,29 @@ fn may_have_arrived() {
     assert!(twice(WaitsFor::Result), "sent again");
     log(&spool, id, result(&[0], Verdict::Sent, Stage::Dot, Some(250), "ok"));
     assert!(twice(WaitsFor::ItsTurn));
+    // What ended without a reply has a result, which is none of the next hop's; a refusal is one.
+    let rows = [
+        (Verdict::Wait, Some(451), "greylisted", false),
+        (Verdict::Failed, Some(550), "no", false),
+        (Verdict::Wait, Some(354), "what", true),
+        (Verdict::Wait, None, "no reply after the final dot: the server closed the connection", true),
+        (Verdict::Failed, None, "no reply after the final dot", true),
+    ];
+    for (verdict, code, text, want) in rows {
+        let id = put(&spool, "alice@example.org", &["bob@b.example"]);
+        let twice = || {
+            let desk = Running { waits: Some(WaitsFor::ItsTurn), ..Running::over(&spool, &[id]) };
+            ask(&desk, Request::List(Selectors::default())).1[0].maybe_twice
+        };
+        for what in [begin(&[0]), Happened::Dot { recipients: vec![0] }, result(&[0], verdict, Stage::Dot, code, text)] {
+            log(&spool, id, what);
+        }
+        assert_eq!(twice(), want, "{verdict:?} {code:?} {text}");
+        // A later attempt does not take it back.
+        log(&spool, id, begin(&[0]));
+        log(&spool, id, result(&[0], Verdict::Wait, Stage::Recipient, Some(451), "later"));
+        assert_eq!(twice(), want, "{verdict:?} {code:?} {text}");
+    }
 }
 
 #[test]

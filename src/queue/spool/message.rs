@@ -223,8 +223,8 @@ impl QueuedMessage {
         self.log.iter().rev().find(said).is_some_and(|record| record.what == Happened::Return)
     }
 
-    /// The recipients, ascending, for which an attempt got to the final dot and has no result; with `being_sent` without
-    /// the last attempt, whose result may still come.
+    /// The recipients, ascending, for which an attempt got to the final dot and had no reply that says what became of it;
+    /// with `being_sent` without the last attempt, whose reply may still come.
     pub fn doubts(&self, being_sent: bool) -> Vec<u16> {
         let (mut doubts, mut begun, mut dotted) = (Vec::new(), Vec::new(), Vec::new());
         for record in &self.log {
@@ -235,9 +235,19 @@ impl QueuedMessage {
                 }
                 Happened::Dot { recipients } if recipients.is_empty() => dotted.extend(&begun),
                 Happened::Dot { recipients } => dotted.extend(recipients),
-                Happened::End { recipients } | Happened::Result { recipients, .. } => {
+                Happened::End { recipients } => {
                     begun.retain(|number| !recipients.contains(number));
                     dotted.retain(|number| !recipients.contains(number));
+                }
+                Happened::Result { recipients, verdict, told } => {
+                    begun.retain(|number| !recipients.contains(number));
+                    let ended = dotted.extract_if(.., |number| recipients.contains(number));
+                    // A line that was cut after the dot has a result, which says nothing of the message.
+                    if *verdict == Verdict::Sent || told.is_refusal() {
+                        ended.for_each(drop);
+                    } else {
+                        doubts.extend(ended);
+                    }
                 }
                 Happened::Hold(_) | Happened::Release | Happened::Reported { .. } | Happened::Return => {}
             }

@@ -170,6 +170,11 @@ fn parse_what(what: &str) -> Option<Happened> {
 }
 
 impl Told {
+    /// True if the next hop has refused: nothing of it is there.
+    pub fn is_refusal(&self) -> bool {
+        self.code.is_some_and(|code| (400..600).contains(&code))
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let (stage, text) = match text.strip_prefix("at=") {
             Some(rest) => {
