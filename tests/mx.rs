@@ -108,6 +108,26 @@ fn tls_is_taken_where_it_works() {
     });
 }
 
+/// In TLS 1.3 the client has finished its handshake before a server that wants a certificate of it says so.
+#[test]
+fn a_server_that_rejects_the_handshake_has_it_in_the_clear() {
+    Network::run(|network| {
+        let names = NameServer::start(vec![("a.example", hosts(vec![there(0)]))]);
+        let a = MailServer::on(network.listen(THERE[0], 25), StartTls::Rejects);
+        let server = setup(&names, "").start();
+        send(&server, &["x@a.example"]);
+        assert!(!a.wait(1)[0].secured);
+        assert_eq!((a.count("connect"), a.count("STARTTLS"), a.count("EHLO")), (2, 1, 2));
+        server.wait_for_log(&[
+            "notice",
+            "about=tls",
+            "a.example[203.0.113.11]: no TLS, though it is offered",
+            "once more in the clear",
+        ]);
+        assert!(!server.log_text().contains("state=resting"), "{}", server.log_text());
+    });
+}
+
 /// Final, each with its status: reported at once, nothing stays.
 #[test]
 fn what_cannot_be_sent_fails_at_once() {

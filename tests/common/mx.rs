@@ -29,6 +29,8 @@ pub enum StartTls {
     /// Offered, and the handshake is answered by nonsense.
     Broken,
     None,
+    /// Offered, and the client's end of the handshake is refused: it has no certificate.
+    Rejects,
     Works,
 }
 
@@ -42,6 +44,7 @@ pub struct MailServer(Arc<Shared>);
 
 struct Shared {
     tls: Arc<ServerConfig>,
+    strict: Arc<ServerConfig>,
     starttls: Mutex<StartTls>,
     offer: Mutex<Vec<&'static str>>,
     rule: Mutex<Arc<Rule>>,
@@ -56,8 +59,10 @@ impl<T: Read + Write + Send> Octets for T {}
 
 impl MailServer {
     pub fn on(listener: TcpListener, starttls: StartTls) -> Self {
+        let authority = Authority::new();
         let shared = Arc::new(Shared {
-            tls: Authority::new().server(Leaf::Expired),
+            tls: authority.server(Leaf::Expired),
+            strict: authority.server_that_wants_a_certificate(),
             starttls: Mutex::new(starttls),
             offer: Mutex::new(vec!["PIPELINING"]),
             rule: Mutex::new(Arc::new(|_: &str, _: usize| None)),
@@ -180,7 +185,8 @@ fn session(shared: &Shared, tcp: TcpStream) -> io::Result<()> {
                     stream.get_mut().write_all(b"what is this?\r\n")?;
                     return Ok(());
                 }
-                let tls = StreamOwned::new(ServerConnection::new(Arc::clone(&shared.tls)).unwrap(), raw.try_clone()?);
+                let config = if starttls == StartTls::Rejects { &shared.strict } else { &shared.tls };
+                let tls = StreamOwned::new(ServerConnection::new(Arc::clone(config)).unwrap(), raw.try_clone()?);
                 stream = BufReader::new(Box::new(tls));
                 open.secured = true;
             }
