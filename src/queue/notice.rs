@@ -92,8 +92,8 @@ pub fn late(head: Letterhead<'_>, to: &Address, late: Late<'_>, resting: Resting
     quote(&mut text, resting.reply);
     text.push('\n');
     let advice = format!(
-        "You need not do anything: all is sent by itself once that works again, and the postmaster knows. What cannot be sent comes \
-         back to you, not before {}. Don't send it again before, or it may arrive twice.",
+        "You need not do anything: all is sent by itself once that works again. What cannot be sent comes back to you, not before {}. \
+         Don't send it again before, or it may arrive twice.",
         date(until)
     );
     wrap(&mut text, 0, &advice);

@@ -28,6 +28,8 @@ pub struct Taken {
 pub enum StartTls {
     /// Offered, and the handshake is answered by nonsense.
     Broken,
+    /// Offered, and its reply has more after it in the clear.
+    Early,
     None,
     /// Offered, and the client's end of the handshake is refused: it has no certificate.
     Rejects,
@@ -178,6 +180,9 @@ fn session(shared: &Shared, tcp: TcpStream) -> io::Result<()> {
                 let offer: Vec<&str> = shared.offer.lock().unwrap().iter().copied().chain(tls).collect();
                 let offer: String = offer.iter().map(|word| format!("250-{word}\r\n")).collect();
                 say(&mut stream, &format!("250-mx.elsewhere.example\r\n{offer}250 8BITMIME"))?;
+            }
+            "STARTTLS" if starttls == StartTls::Early => {
+                return say(&mut stream, "220 go on\r\n250 injected");
             }
             "STARTTLS" => {
                 say(&mut stream, "220 go on")?;
