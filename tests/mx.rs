@@ -568,6 +568,12 @@ fn a_full_address_is_passed_over() {
         };
         assert_eq!(connect("two.example"), (Ok("b.example".to_owned()), false));
         assert_eq!(connect("only.example"), (Ok("a.example".to_owned()), true));
+        // One that rests is tried where there is no other; once it serves, it rests no more.
+        let a = THERE[0].parse().unwrap();
+        servers.fail(a);
+        assert!(servers.rests(a));
+        assert_eq!(connect("only.example"), (Ok("a.example".to_owned()), false));
+        assert!(!servers.rests(a));
     });
 }
 
