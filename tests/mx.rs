@@ -29,7 +29,7 @@ use domain::base::iana::Rcode;
 use names::{Behaviour, NameServer, Record};
 use nix::sys::signal::Signal;
 use pillarbox::net::stop::Stop;
-use pillarbox::relay::direct::Direct;
+use pillarbox::relay::direct::{Direct, Unreached};
 use pillarbox::relay::servers::{PER_ADDRESS, Place, Servers};
 use pillarbox::server::load;
 
@@ -108,6 +108,32 @@ fn tls_is_taken_where_it_works() {
     });
 }
 
+/// In TLS 1.3 the client has finished its handshake before a server that wants a certificate of it says so; and what comes in the
+/// clear after the reply to STARTTLS ends the connection before it.
+#[test]
+fn a_handshake_that_is_rejected_or_not_begun_is_followed_by_the_clear() {
+    Network::run(|network| {
+        let names = NameServer::start(vec![("a.example", hosts(vec![there(0)]))]);
+        let a = MailServer::on(network.listen(THERE[0], 25), StartTls::Rejects);
+        a.one_message_each();
+        let server = setup(&names, "").start();
+        for (number, starttls) in [StartTls::Rejects, StartTls::Early].into_iter().enumerate() {
+            a.starttls(starttls);
+            send(&server, &["x@a.example"]);
+            assert!(!a.wait(number + 1)[number].secured, "{starttls:?}");
+            let counts = ["connect", "STARTTLS", "EHLO"].map(|verb| a.count(verb));
+            assert_eq!(counts, [2, 1, 2].map(|count| (number + 1) * count), "{starttls:?}");
+        }
+        server.wait_for_log(&[
+            "notice",
+            "about=tls",
+            "a.example[203.0.113.11]: no TLS, though it is offered",
+            "once more in the clear",
+        ]);
+        assert!(!server.log_text().contains("state=resting"), "{}", server.log_text());
+    });
+}
+
 /// Final, each with its status: reported at once, nothing stays.
 #[test]
 fn what_cannot_be_sent_fails_at_once() {
@@ -144,6 +170,10 @@ fn what_cannot_be_sent_fails_at_once() {
                 .find(|report| report.contains(&format!("rfc822;{to}")) || report.contains(&format!("rfc822; {to}")));
             let report = report.unwrap_or_else(|| panic!("no report of {to}"));
             assert!(report.contains(&format!("Status: {status}\n")), "{to}: {report}");
+            // Some have no address, some one that is never used: the words are true of both.
+            let told = report.replace("=\n", "").split_whitespace().collect::<Vec<_>>().join(" ");
+            let none = "has an address that mail can be sent to: there is none, or it is a private one or this server's own";
+            assert_eq!(told.contains(none), status == "5.4.4", "{to}: {told}");
         }
         let begun = Instant::now();
         while waiting(&server) > 0 {
@@ -247,6 +277,8 @@ fn mail_waits_for_the_name_servers() {
             assert!(text.contains(&format!("and failed: \"name not resolved: {why}")), "{what}: {text}");
             assert!(text.contains("The name servers (DNS) do not give the address of the server"), "{what}: {text}");
             assert!(text.contains("which is no fault of the message"), "{what}: {text}");
+            // Of a domain by itself nobody is told.
+            assert!(!text.contains("is told") && text.contains("If that lasts, ask the postmaster"), "{what}: {text}");
             // What they say is asked for apart.
             let words = ["explain", "--login", ALICE, "--from", ALICE, "--to", "x@a.example"];
             let text = run(&server, &words);
@@ -567,6 +599,49 @@ fn a_full_address_is_passed_over() {
         };
         assert_eq!(connect("two.example"), (Ok("b.example".to_owned()), false));
         assert_eq!(connect("only.example"), (Ok("a.example".to_owned()), true));
+        // One that rests is tried where there is no other; once it serves, it rests no more.
+        let a = THERE[0].parse().unwrap();
+        servers.fail(a);
+        assert!(servers.rests(a));
+        assert_eq!(connect("only.example"), (Ok("a.example".to_owned()), false));
+        assert!(!servers.rests(a));
+    });
+}
+
+/// Where one address is full, nothing is known of the domain, though another one fails.
+#[test]
+fn a_domain_of_which_one_address_is_full_does_not_rest() {
+    Network::run(|_| {
+        let names = NameServer::start(vec![
+            ("two.example", mx(&[(10, "a.example"), (20, "none.example")])),
+            ("a.example", hosts(vec![there(0)])),
+            ("none.example", hosts(vec![there(1)])),
+        ]);
+        let dir = tempfile::tempdir().unwrap();
+        let config = load::config(&setup(&names, "").write(dir.path())).unwrap();
+        let (servers, stop) = (Arc::new(Servers::default()), Arc::new(Stop::new()));
+        let direct = Direct::new(&config, &servers).unwrap().unwrap();
+        let fill = |number: usize| -> Vec<Place> {
+            let take = |_| servers.take(THERE[number].parse().unwrap(), Instant::now(), &stop).unwrap();
+            (0..PER_ADDRESS).map(take).collect()
+        };
+        // It fails at once, or once a place is free, after the other was waited for.
+        for late in [false, true] {
+            let (full, mut other) = (fill(0), if late { fill(1) } else { Vec::new() });
+            let reached = thread::scope(|scope| {
+                let reached = scope.spawn(|| direct.connect("two.example", &stop));
+                while !reached.is_finished() {
+                    if full[0].is_wanted() {
+                        other.clear();
+                    }
+                    thread::sleep(Duration::from_millis(1));
+                }
+                reached.join().unwrap()
+            });
+            assert!(matches!(&reached, Err(Unreached::Full(host)) if host == "a.example[203.0.113.11]"), "{late}: {reached:?}");
+            // It rests, which would have it tried last.
+            servers.succeed(THERE[1].parse().unwrap());
+        }
     });
 }
 

@@ -355,6 +355,7 @@ fn servers_of_a_domain() {
         ("a.example", Behaviour::Records(vec![public(1)])),
         ("b.example", Behaviour::Records(vec![public(2), public(3)])),
         ("bare.example", Behaviour::Records(vec![public(4)])),
+        ("bare2.example", Behaviour::Records(vec![public(2), public(3)])),
         ("null.example", Behaviour::Records(vec![Record::Mx(0, ".")])),
         ("gone.example", Behaviour::Records(vec![Record::Mx(10, "nothing.example")])),
         ("half.example", Behaviour::Records(vec![Record::Mx(10, "nothing.example"), Record::Mx(20, "a.example")])),
@@ -375,12 +376,15 @@ fn servers_of_a_domain() {
         ("routed.example", of(&[(10, "named.example"), (20, "b.example")])),
         ("named.example", Behaviour::Records(vec![public(9)])),
         ("many.example", Behaviour::Records((0..21).map(|n| Record::Mx(n, NONE[usize::from(n)])).collect())),
+        // An address of ours that others have as well, in their network: no other server is left out for it.
+        ("nat.example", of(&[(10, "inner.example"), (20, "b.example")])),
+        ("inner.example", Behaviour::Records(vec![Record::A(Ipv4Addr::new(10, 9, 9, 9))])),
         ("fewer.example", Behaviour::Records((0..20).map(|n| Record::Mx(n, NONE[usize::from(n)])).collect())),
     ]);
     let resolver = Resolver::with_server(server.address);
     let own = Own {
         names: vec!["mx.example".into()],
-        addresses: vec!["9.9.9.9".parse().unwrap()],
+        addresses: vec!["9.9.9.9".parse().unwrap(), "10.9.9.9".parse().unwrap()],
         ipv4: true,
         ipv6: false,
         named: vec!["named.example".into()],
@@ -391,7 +395,8 @@ fn servers_of_a_domain() {
             .map_err(|no| no.status())
     };
     type Row<'a> = (&'a str, Result<&'a [&'a str], Option<(u8, u16, u16)>>);
-    let rows: [Row<'_>; 20] = [
+    let rows: [Row<'_>; 21] = [
+        ("nat.example", Ok(&["b.example", "b.example"])),
         ("two.example", Ok(&["a.example", "b.example", "b.example"])),
         ("bare.example", Ok(&["bare.example"])),
         ("half.example", Ok(&["a.example"])),
@@ -417,4 +422,7 @@ fn servers_of_a_domain() {
         let want = want.map(|hosts| hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>());
         assert_eq!(find(domain), want, "{domain}");
     }
+    // Two addresses of one host share its mail.
+    let first = |_| mx::find(&resolver, "bare2.example", &own, soon()).unwrap()[0].address;
+    assert_eq!((0..64).map(first).collect::<BTreeSet<_>>().len(), 2);
 }

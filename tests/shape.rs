@@ -1,6 +1,7 @@
 //! The shape of the tree: which module may import which, which file may name which crate, and that the manual says what
 //! the code does.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -230,6 +231,38 @@ fn the_manual_lists_every_event_with_its_keys() {
         assert!(rows.contains(&want.as_str()), "{want} is not in LOG: {rows:?}");
     }
     assert_eq!(rows.len(), EVENTS.len());
+}
+
+/// In a line that begins with a macro, mdoc(7) takes quotes around words away: what stands there to be copied would be wrong.
+#[test]
+fn quotes_in_the_manuals_are_shown() {
+    for page in ["pillarbox.8", "pillarbox-aliases.5", "pillarbox-users.5", "pillarbox.toml.5"] {
+        for line in read(&format!("man/{page}")).lines().filter(|line| line.starts_with('.')) {
+            assert!(!line.contains(" \""), "{page}: write \\(dq in\n{line}");
+        }
+    }
+}
+
+/// The words of `about` and `what`, which are no keys: those that the code has, and no others.
+#[test]
+fn the_manual_lists_what_a_notice_is_about_and_what_is_reloaded() {
+    let page = manual("pillarbox.8").replace('\n', " ");
+    let listed = |event: &str, before: &str| -> BTreeSet<String> {
+        let item = page.split_once(&format!(".It Li {event} ")).unwrap().1.split(".It ").next().unwrap();
+        let mut words = item.split_once(before).unwrap().1.to_owned();
+        while let Some((start, rest)) = words.clone().split_once('(') {
+            words = format!("{}{}", start.trim_end(), rest.split_once(')').unwrap().1);
+        }
+        let words = words.split('.').next().unwrap().replace(" or ", ", ");
+        words.split(',').map(|word| word.trim().to_owned()).collect()
+    };
+    let word = |text: &str| text.trim_start().strip_prefix('"').map(|rest| rest.split('"').next().unwrap().to_owned());
+    let sources = sources();
+    let notices = sources.iter().flat_map(|(_, code)| code.split("notice(").skip(1)).filter_map(word);
+    assert_eq!(listed("notice", "about is "), notices.collect());
+    let (_, reload) = sources.iter().find(|(file, _)| file == "server/reload.rs").unwrap();
+    let names = reload.split_once("fn name(").unwrap().1.split('}').next().unwrap().split("=>").skip(1);
+    assert_eq!(listed("reloaded", ". what is "), names.filter_map(word).collect());
 }
 
 /// The keys that EVENTS lists for an event are those that its functions write, and no others.

@@ -16,7 +16,7 @@ use std::time::SystemTime;
 
 use nix::unistd::{User, geteuid};
 
-use super::{Arguments, Exit, Outcome, count, say};
+use super::{Arguments, Exit, Outcome, count, dkim, say};
 use crate::config::outgoing::{DkimMode, Outgoing};
 use crate::config::{Config, LocalSocket, Problem};
 use crate::conn::context::Snapshot;
@@ -173,7 +173,7 @@ fn unsigned(config: &Config, outgoing: &Outgoing) -> Vec<String> {
     if outgoing.dkim_modes().all(|mode| mode == DkimMode::Off) {
         return Vec::new();
     }
-    let has_none = |domain: &&String| config.dkim.get(*domain).is_none_or(Vec::is_empty);
+    let has_none = |domain: &&String| dkim::rows(config, domain).all(|(_, keys)| keys.is_empty());
     let text = |domain| format!("mail from {domain} is sent unsigned; make a key with `pillarbox dkim add {domain}`");
     config.domains.iter().filter(has_none).map(text).collect()
 }

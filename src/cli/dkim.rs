@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::{Arguments, Exit, Failure, Outcome, say, tell};
 use crate::config::{Config, DkimKey};
-use crate::mail::dkim::{Algorithm, SigningKey};
+use crate::mail::dkim::{Algorithm, SigningKey, ascii_domain};
 use crate::relay::dns::{Data, Kind};
 use crate::relay::resolve::{DnsError, Resolver};
 use crate::server::keys::KeySource;
@@ -46,9 +46,10 @@ fn add(arguments: &Arguments, domain: &str) -> Outcome {
     if !address::is_domain(domain, true) {
         return Err(Failure::usage(&format!("`{domain}` is no domain name; write that of From, without @")));
     }
-    let domain = domain.to_lowercase();
     let config = arguments.load()?;
-    let mut keys = config.dkim.get(&domain).cloned().unwrap_or_default();
+    // As the configuration spells it, if it does.
+    let domain = rows(&config, domain).next().map_or_else(|| domain.to_lowercase(), |(known, _)| known.clone());
+    let mut keys: Vec<DkimKey> = rows(&config, &domain).flat_map(|(_, keys)| keys.clone()).collect();
     let directory = arguments.config.parent().unwrap_or(Path::new("/")).join("dkim");
     let directory = std::path::absolute(&directory).map_err(|error| Failure::file(Exit::OsError, &directory, error))?;
     let wanted = arguments.matches.opt_str("selector");
@@ -133,7 +134,7 @@ fn list(arguments: &Arguments) -> Outcome {
                 let state = Published::of(&read, &resolver, deadline);
                 let shown = state.to_string();
                 say(format_args!("{domain:<24} {:<12} {kind:<8} {shown:<40} {}", key.selector, key.key.display()));
-                if matches!(state, Published::Missing | Published::Other) {
+                if matches!(state, Published::Missing | Published::Other | Published::Several(_)) {
                     unpublished.push(read);
                 }
             }
@@ -153,6 +154,12 @@ fn list(arguments: &Arguments) -> Outcome {
     Ok(exit)
 }
 
+/// The rows of `[dkim]` for a domain. One with international labels has two spellings, and both sign (RFC 8616).
+pub(super) fn rows<'a>(config: &'a Config, domain: &str) -> impl Iterator<Item = (&'a String, &'a Vec<DkimKey>)> {
+    let domain = ascii_domain(domain);
+    config.dkim.iter().filter(move |(known, _)| ascii_domain(known) == domain)
+}
+
 /// One key of the configuration.
 pub(super) fn read_one(config: &Config, domain: &str, key: &DkimKey) -> Result<SigningKey, String> {
     let one = Config { dkim: [(domain.to_owned(), vec![key.clone()])].into(), ..config.clone() };
@@ -168,8 +175,10 @@ pub(super) enum Published {
     Here,
     /// No text.
     Missing,
-    /// Text without the key.
+    /// Text without the key, or with it as one of another kind.
     Other,
+    /// So many records, of which a verifier takes any (RFC 6376 section 3.6.2.2).
+    Several(usize),
     /// It cannot be said.
     Unknown(DnsError),
 }
@@ -185,16 +194,16 @@ impl Published {
             let text = String::from_utf8_lossy(text).replace(char::is_whitespace, "");
             text.split(';').find_map(|tag| tag.strip_prefix(wanted).map(str::to_owned))
         };
-        let own = tag(key.record().as_bytes(), "p=");
-        let found: Vec<Option<String>> = answer
-            .records
-            .iter()
-            .filter_map(|record| if let Data::Text(text) = record { Some(tag(text, "p=")) } else { None })
-            .collect();
-        match (found.contains(&own), found.is_empty()) {
-            (true, _) => Self::Here,
-            (false, true) => Self::Missing,
-            (false, false) => Self::Other,
+        // RFC 6376 section 3.6.1: without `k=` it is a key of RSA.
+        let read = |text: &[u8]| (tag(text, "k=").unwrap_or_else(|| "rsa".to_owned()), tag(text, "p="));
+        let texts =
+            answer.records.iter().filter_map(|record| if let Data::Text(text) = record { Some(read(text)) } else { None });
+        let found: Vec<(String, Option<String>)> = texts.collect();
+        match &found[..] {
+            [] => Self::Missing,
+            [one] if *one == read(key.record().as_bytes()) => Self::Here,
+            [_] => Self::Other,
+            several => Self::Several(several.len()),
         }
     }
 }
@@ -205,6 +214,7 @@ impl fmt::Display for Published {
             Self::Here => f.write_str("is in DNS"),
             Self::Missing => f.write_str("is not in DNS"),
             Self::Other => f.write_str("DNS has another key"),
+            Self::Several(count) => write!(f, "DNS has {count} records; leave one"),
             Self::Unknown(error) => write!(f, "DNS not known ({error})"),
         }
     }

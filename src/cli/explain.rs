@@ -8,8 +8,9 @@ mod onward;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::{Arguments, Exit, Failure, Outcome, count, say};
+use super::{Arguments, Exit, Failure, Outcome, count, dkim, say};
 use crate::auth::users;
+use crate::config::DkimKey;
 use crate::config::outgoing::{DkimMode, Outgoing};
 use crate::conn::context::Snapshot;
 use crate::mail::maildir;
@@ -162,7 +163,8 @@ fn signing(snapshot: &Snapshot, outgoing: &Outgoing, sender: &ReversePath, to: &
     if outgoing.dkim_mode(hop) == DkimMode::Off {
         return format!("not signed: route {hop} has dkim = \"off\"");
     }
-    match snapshot.config.dkim.get(&domain).map_or(&[][..], Vec::as_slice) {
+    let keys: Vec<&DkimKey> = dkim::rows(&snapshot.config, &domain).flat_map(|(_, keys)| keys).collect();
+    match &keys[..] {
         [] => format!("not signed: [dkim] has no key for {domain}; make one with `pillarbox dkim add {domain}`"),
         keys => {
             let selectors: Vec<&str> = keys.iter().map(|key| key.selector.as_str()).collect();

@@ -501,6 +501,52 @@ mod tests {
         }
     }
 
+    /// Each by its name, once more where none may be added; what else stands in the header section is not named.
+    #[test]
+    fn every_field_that_is_signed() {
+        let once = [
+            "Sender",
+            "Message-ID",
+            "In-Reply-To",
+            "References",
+            "MIME-Version",
+            "Auto-Submitted",
+            "Resent-From",
+            "Resent-To",
+            "Content-Type",
+            "Content-Transfer-Encoding",
+            "Content-Disposition",
+            "Content-Language",
+            "List-Id",
+            "List-Post",
+            "List-Unsubscribe",
+            "List-Unsubscribe-Post",
+        ];
+        let oversigned = ["From", "Subject", "Date", "To", "Cc", "Reply-To"];
+        let others = ["Received", "Return-Path", "Bcc", "Comments", "Keywords", "X-Mailer", "DKIM-Signature", "Sender-X"];
+        let names = once.iter().chain(&oversigned).chain(&others);
+        let header: String = names.map(|name| format!("{name}: a@b.example\n")).collect();
+        let (key, _) = SigningKey::generate("b.example", "pb1", Algorithm::Ed25519).unwrap();
+        let signed = |fields| {
+            let field = key.sign(header.as_bytes(), &BodyHasher::new().finish(), 1_764_000_000, fields).unwrap();
+            let value = field.strip_prefix("DKIM-Signature:").unwrap().split_whitespace().collect::<String>();
+            let tags: Vec<(&str, &str)> = value.split(';').map(|tag| tag.split_once('=').unwrap()).collect();
+            // No `l=`, to which text could be added, and no `x=`: mail may be late.
+            assert_eq!(tags.iter().map(|(name, _)| *name).collect::<String>(), "vacdsthbhb", "{field}");
+            let of = |wanted| tags.iter().find(|(name, _)| *name == wanted).unwrap().1.to_owned();
+            assert_eq!((of("t"), of("c")), ("1764000000".to_owned(), "relaxed/relaxed".to_owned()));
+            let mut names: Vec<String> = of("h").split(':').map(str::to_owned).collect();
+            names.sort();
+            names
+        };
+        let all = once.iter().chain(&oversigned).chain(&oversigned);
+        let mut all: Vec<String> = all.map(|name| name.to_ascii_lowercase()).collect();
+        all.sort();
+        assert_eq!(signed(Fields::All), all);
+        all.retain(|name| !["date", "message-id"].contains(&name.as_str()));
+        assert_eq!(signed(Fields::WithoutId), all);
+    }
+
     #[test]
     fn an_international_domain_is_written_as_dns_has_it() {
         let (key, _) = SigningKey::generate("B\u{fc}cher.example", "pb1", Algorithm::Ed25519).unwrap();

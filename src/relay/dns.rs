@@ -382,6 +382,18 @@ mod tests {
                 none(true, 60),
             ),
             (
+                "a record of another class",
+                {
+                    let mut octets = answer("a.x", Kind::A, Rcode::NOERROR, &[("a.x", 60, Four([192, 0, 2, 9]))], None);
+                    // The class of the record, after the question and the record's name and kind.
+                    let class = octets.len() - 4 - 2 - 4 - 1;
+                    octets[class] = 3;
+                    octets
+                },
+                Kind::A,
+                none(true, 60),
+            ),
+            (
                 "alias alone",
                 answer("a.x", Kind::A, Rcode::NOERROR, &[("a.x", 5, Alias("b.x"))], None),
                 Kind::A,
@@ -539,6 +551,20 @@ mod tests {
             Reading::Foreign,
             "an echo"
         );
+    }
+
+    /// A name server that is to look things up, and to say whether they are authentic (RFC 6840 section 5.7).
+    #[test]
+    fn what_is_asked() {
+        for edns in [true, false] {
+            let octets = super::query(ID, "a.x", Kind::Mx, edns).unwrap();
+            let message = Message::from_octets(&octets[..]).unwrap();
+            let header = message.header();
+            assert_eq!((header.id(), header.rd(), header.ad(), header.qr(), header.tc()), (ID, true, true, false, false));
+            let question = message.sole_question().unwrap();
+            assert_eq!((question.qtype(), question.qclass(), *question.qname() == name("a.x")), (Rtype::MX, Class::IN, true));
+            assert_eq!(message.opt().map(|opt| opt.udp_payload_size()), edns.then_some(1232));
+        }
     }
 
     #[test]

@@ -300,6 +300,7 @@ impl Client {
                     State::Fresh => Stage::Connect,
                     State::Greeting => Stage::Greeting,
                     State::Handshake => Stage::Tls,
+                    State::Hello { .. } if self.is_rejected(&fault) => Stage::Tls,
                     State::Hello { .. } => Stage::Hello,
                     State::Login(_) => Stage::Auth,
                     State::Probe => Stage::Mail,
@@ -309,6 +310,12 @@ impl Client {
                 self.abandon(stage, fault)
             }
         }
+    }
+
+    /// A server that rejects a handshake of TLS 1.3, for want of a certificate of ours say, does so after the client has
+    /// finished it (RFC 8446 section 2): what shows of it is that the first reply never comes.
+    fn is_rejected(&self, fault: &Fault) -> bool {
+        self.config.tls == TlsUse::Offered && self.secured && matches!(fault, Fault::Closed | Fault::Io(_))
     }
 
     /// RSET failed: nothing of the transaction was said, another connection may take it.

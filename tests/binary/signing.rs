@@ -407,9 +407,90 @@ fn keys_are_made_and_listed() {
     assert!(!text.contains("pb1._domainkey"), "{text}");
     names.set("pb1._domainkey.example.org", Behaviour::Records(Vec::new()));
     assert!(listed("pb1").contains(" is not in DNS "), "{}", listed("pb1"));
+    // Without `k=` a record is of RSA, and of two a receiver takes any.
+    let published = |selector: &str| {
+        let text = fs::read(dir.path().join(format!("dkim/example.org.{selector}.pem"))).unwrap();
+        pillarbox::mail::dkim::SigningKey::from_pem("example.org", selector, &text).unwrap().record()
+    };
+    let set = |selector: &'static str, records: Vec<String>| {
+        let name = if selector == "pb1" { "pb1._domainkey.example.org" } else { "pb2._domainkey.example.org" };
+        names.set(name, Behaviour::Records(records.into_iter().map(Record::Txt).collect()));
+        listed(selector)
+    };
+    for (kind, spaced) in [(" k=rsa;", ""), ("; ", " ;\t")] {
+        let line = set("pb1", vec![published("pb1").replace(kind, spaced)]);
+        assert!(line.contains(" is in DNS "), "{line}");
+    }
+    let line = set("pb2", vec![published("pb2")]);
+    assert!(line.contains(" is in DNS "), "{line}");
+    let line = set("pb2", vec![published("pb2").replace(" k=ed25519;", "")]);
+    assert!(line.contains(" DNS has another key "), "{line}");
+    let line = set("pb2", vec![published("pb2"), "v=DKIM1; k=rsa; p=AAAA".to_owned()]);
+    assert!(line.contains(" DNS has 2 records; leave one "), "{line}");
+    let checked = said(&finish(Command::new(BINARY).arg("-c").arg(&config).arg("check")));
+    assert!(checked.contains("pb2._domainkey.example.org: DNS has 2 records, of which receivers take any"), "{checked}");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     let output = run(&["list"]);
     assert_eq!(output.status.code(), Some(78), "{}", said(&output));
+}
+
+/// A key that is there is not made again, whether the configuration names it or a file stands where it would be.
+#[test]
+fn a_new_key_takes_a_free_selector() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Setup { services: vec!["submissions"], ..Setup::default() }.write(dir.path());
+    let add = || {
+        let output = finish(Command::new(BINARY).arg("-c").arg(&config).args(["dkim", "add", "example.org"]));
+        assert!(output.status.success(), "{}", said(&output));
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.split_once("._domainkey.example.org.").unwrap().0.rsplit('\n').next().unwrap().to_owned()
+    };
+    assert_eq!(add(), "pb1");
+    let first = fs::read(dir.path().join("dkim/example.org.pb1.pem")).unwrap();
+    assert_eq!(add(), "pb2", "the configuration names none yet");
+    assert_eq!(fs::read(dir.path().join("dkim/example.org.pb1.pem")).unwrap(), first);
+    let place = dir.path().display();
+    let line = format!("[dkim]\n\"example.org\" = {{ selector = \"pb3\", key = \"{place}/elsewhere.pem\" }}\n");
+    fs::write(&config, fs::read_to_string(&config).unwrap() + &line).unwrap();
+    assert_eq!(add(), "pb4", "one of the configuration has its file elsewhere");
+}
+
+/// An international domain has two spellings: a key for one signs mail from the other, and the verbs know it.
+#[test]
+fn a_key_for_either_spelling_of_a_domain() {
+    for (configured, asked) in
+        [("xn--bcher-kva.example", "b\u{fc}cher.example"), ("b\u{fc}cher.example", "xn--bcher-kva.example")]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().to_owned();
+        let key = place.join("pb1.pem");
+        make_key(&key, true);
+        let setup = Setup {
+            domains: vec!["example.org".into(), asked.into()],
+            senders: vec!["\"alice@example.org\" = [\"*\"]".into()],
+            services: vec!["submissions"],
+            ..Setup::default()
+        };
+        let mut setup = setup.outgoing();
+        setup.outgoing.push_str(&format!("[dkim]\n\"{configured}\" = {{ selector = \"pb1\", key = \"{}\" }}\n", key.display()));
+        let config = setup.write(&place);
+        let run = |words: &[&str]| said(&finish(Command::new(BINARY).arg("-c").arg(&config).args(words)));
+        let from = format!("a@{asked}");
+        let text = run(&["explain", "--login", "alice@example.org", "--from", &from, "--to", "x@elsewhere.example"]);
+        assert!(text.contains(&format!("signed for {asked}, selector pb1")) && !text.contains("not signed"), "{text}");
+        let text = run(&["check", "--offline"]);
+        assert!(
+            text.contains("mail from example.org is sent unsigned") && !text.contains(&format!("mail from {asked}")),
+            "{text}"
+        );
+        // Both are one name in DNS: the next key has another selector, and its line is in the row that is there.
+        let text = run(&["dkim", "add", asked]);
+        assert!(text.contains("pb2._domainkey.xn--bcher-kva.example. IN TXT"), "{text}");
+        assert!(
+            text.contains(&format!("\n{configured:?} = [{{ selector = \"pb1\"")) && text.contains("selector = \"pb2\""),
+            "{text}"
+        );
+    }
 }
 
 /// As many fields as a header section may have: the work grows with them, not with their square, and the signatures that name

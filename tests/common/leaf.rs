@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
-use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{RootCertStore, ServerConfig};
 
 /// The certificate of the next hop.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,6 +52,19 @@ impl Authority {
 
     /// What a server with such a certificate has.
     pub fn server(&self, leaf: Leaf) -> Arc<ServerConfig> {
+        self.server_for(leaf, WebPkiClientVerifier::no_client_auth())
+    }
+
+    /// One that wants a certificate of the client's, which it says once the client has finished the handshake (TLS 1.3).
+    pub fn server_that_wants_a_certificate(&self) -> Arc<ServerConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+        self.server_for(Leaf::Good, clients)
+    }
+
+    fn server_for(&self, leaf: Leaf, clients: Arc<dyn ClientCertVerifier>) -> Arc<ServerConfig> {
         let names = if leaf == Leaf::ForAnotherName { &["other.example"][..] } else { &NAMES };
         let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
         if leaf == Leaf::Expired {
@@ -62,7 +78,7 @@ impl Authority {
         let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
             .with_protocol_versions(if leaf == Leaf::Old { OLD } else { rustls::ALL_VERSIONS })
             .unwrap()
-            .with_no_client_auth()
+            .with_client_cert_verifier(clients)
             .with_single_cert(vec![certificate], key)
             .unwrap();
         Arc::new(config)

@@ -28,7 +28,11 @@ pub struct Taken {
 pub enum StartTls {
     /// Offered, and the handshake is answered by nonsense.
     Broken,
+    /// Offered, and its reply has more after it in the clear.
+    Early,
     None,
+    /// Offered, and the client's end of the handshake is refused: it has no certificate.
+    Rejects,
     Works,
 }
 
@@ -42,6 +46,7 @@ pub struct MailServer(Arc<Shared>);
 
 struct Shared {
     tls: Arc<ServerConfig>,
+    strict: Arc<ServerConfig>,
     starttls: Mutex<StartTls>,
     offer: Mutex<Vec<&'static str>>,
     rule: Mutex<Arc<Rule>>,
@@ -56,8 +61,10 @@ impl<T: Read + Write + Send> Octets for T {}
 
 impl MailServer {
     pub fn on(listener: TcpListener, starttls: StartTls) -> Self {
+        let authority = Authority::new();
         let shared = Arc::new(Shared {
-            tls: Authority::new().server(Leaf::Expired),
+            tls: authority.server(Leaf::Expired),
+            strict: authority.server_that_wants_a_certificate(),
             starttls: Mutex::new(starttls),
             offer: Mutex::new(vec!["PIPELINING"]),
             rule: Mutex::new(Arc::new(|_: &str, _: usize| None)),
@@ -174,13 +181,17 @@ fn session(shared: &Shared, tcp: TcpStream) -> io::Result<()> {
                 let offer: String = offer.iter().map(|word| format!("250-{word}\r\n")).collect();
                 say(&mut stream, &format!("250-mx.elsewhere.example\r\n{offer}250 8BITMIME"))?;
             }
+            "STARTTLS" if starttls == StartTls::Early => {
+                return say(&mut stream, "220 go on\r\n250 injected");
+            }
             "STARTTLS" => {
                 say(&mut stream, "220 go on")?;
                 if starttls == StartTls::Broken {
                     stream.get_mut().write_all(b"what is this?\r\n")?;
                     return Ok(());
                 }
-                let tls = StreamOwned::new(ServerConnection::new(Arc::clone(&shared.tls)).unwrap(), raw.try_clone()?);
+                let config = if starttls == StartTls::Rejects { &shared.strict } else { &shared.tls };
+                let tls = StreamOwned::new(ServerConnection::new(Arc::clone(config)).unwrap(), raw.try_clone()?);
                 stream = BufReader::new(Box::new(tls));
                 open.secured = true;
             }

@@ -162,6 +162,12 @@ impl<'a> Records<'a> {
             Published::Other => {
                 (Level::Warning, format!("{name}: DNS has another key, or not all of it, so the signatures are wrong; {cure}"))
             }
+            Published::Several(count) => {
+                let text = format!(
+                    "{name}: DNS has {count} records, of which receivers take any; leave only that which `pillarbox dkim list` prints"
+                );
+                (Level::Warning, text)
+            }
             Published::Unknown(error) => (Level::Warning, self.unknown(&name, &error)),
         })
     }

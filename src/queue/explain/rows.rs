@@ -9,7 +9,7 @@ const fn row(side: Side, what: &'static str, sender: &'static str, operator: &'s
 }
 
 /// For what the operator may have to put right. Who is told of it, and when, is not the same for every route.
-pub const WAIT: &str = "You need not do anything now. If it lasts, ask the postmaster of this server.";
+pub const WAIT: &str = "You need not do anything while it is tried again. If that lasts, ask the postmaster of this server.";
 /// For what settles by itself while a message waits.
 pub const PATIENCE: &str = "You need not do anything as long as the message is tried again.";
 /// Instead of the two above, once a message waits no more.
@@ -78,9 +78,9 @@ pub const LOOP: Explanation = row(
 );
 pub const NO_USABLE_ADDRESS: Explanation = row(
     Side::Recipient,
-    "The domain names a server at an address that no mail can be sent to: a private one, or this server's own.",
+    "No mail server of the domain has an address that mail can be sent to: there is none, or it is a private one or this server's own.",
     "Tell the recipient another way that mail for this domain cannot arrive.",
-    "If it is this server, add the domain to `domains`. If it is another of yours, name it in a route.",
+    "If it is this server, add the domain to `domains`. If it is another of yours, name it in a route. If it has IPv6 alone, list an address of that family as `source` in [outgoing.routes.mx].",
 );
 pub const SENDER_UNKNOWN: Explanation = row(
     Side::Sender,
@@ -159,7 +159,7 @@ pub const TURNED_AWAY: Explanation = row(
     Side::Route,
     "The server takes no mail from this host at present.",
     WAIT,
-    "Read the server's words. If it is a provider's, look at your account there.",
+    "Read the server's words. If they name a block list, look this host's address up there; if it is a provider's, look at your account.",
 );
 pub const AUTH_REFUSED: Explanation = row(
     Side::Route,
