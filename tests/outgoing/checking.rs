@@ -67,7 +67,7 @@ fn a_route_that_fails_is_named_with_its_cure() {
                 toml
             },
             "certificate at ",
-            "`ca`",
+            "it has expired",
         ),
         (
             |hop, toml| {
@@ -75,7 +75,7 @@ fn a_route_that_fails_is_named_with_its_cure() {
                 toml
             },
             "certificate at ",
-            "give the certificate of its authority as `ca`",
+            "no authority that is trusted has issued it; give the certificate of its authority as `ca`",
         ),
         (|_, toml| toml.replace("/ca.pem", "/none.pem"), "authorities: ", "check the path"),
         (
