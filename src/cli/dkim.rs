@@ -88,7 +88,7 @@ fn add(arguments: &Arguments, domain: &str) -> Outcome {
         say("\n# then put into pillarbox.toml, and restart the server:\n[dkim]");
     } else {
         say(format_args!(
-            "\n# then put below [dkim] in pillarbox.toml, for a line of {domain} that is there, and restart the server:"
+            "\n# then put below [dkim] in pillarbox.toml, in place of the line of {domain} if there is one, and restart the server:"
         ));
     }
     say(line(&domain, &keys));

@@ -200,7 +200,7 @@ pub const UNREACHABLE: Explanation = row(
     Side::Route,
     "No connection to the server could be made.",
     WAIT,
-    "`pillarbox check` tries to connect. Many hosting providers block outgoing connections to port 25: ask yours to open it, or send by a smarthost.",
+    "Run `pillarbox check`: it tries the routes, and port 25. Many hosting providers block outgoing connections to port 25: ask yours to open it, or send by a smarthost.",
 );
 pub const RESOLVER_SILENT: Explanation = row(
     Side::Route,
