@@ -109,7 +109,7 @@ fn crates_are_named_where_they_belong() {
         ("rustls", &["net/connector.rs", "net/outbound.rs", "net/stream.rs", "net/tls.rs"]),
         ("rustls_native_certs", &["net/connector.rs"]),
         ("rustls_pemfile", &["net/connector.rs", "net/tls.rs"]),
-        ("webpki", &["net/tls.rs"]),
+        ("webpki", &["net/connector.rs", "net/tls.rs"]),
         ("x509_cert", &["net/tls.rs"]),
         ("argon2", &["auth/argon.rs"]),
         ("crossbeam_channel", &["net/pool.rs", "queue/clerk.rs", "queue/dispatcher.rs", "relay/pool.rs"]),

@@ -117,6 +117,7 @@ fn everything(config: &Config, file: &Path, offline: bool, report: &mut Report) 
     }
     if let Some(outgoing) = &config.outgoing {
         sending(config, outgoing, users.is_ok() && aliases.is_ok(), &policy, report);
+        unsigned(config, outgoing, file).into_iter().for_each(|text| report.warning("dkim", text));
         spool::look(&outgoing.spool, account.as_ref(), report);
         if !offline {
             report.0.extend(routes::rows(config));
@@ -156,7 +157,6 @@ fn sending(config: &Config, outgoing: &Outgoing, is_policy_whole: bool, policy: 
         );
     }
     report.errors("outgoing", &problems);
-    unsigned(config, outgoing).into_iter().for_each(|text| report.warning("dkim", text));
 }
 
 /// The keys that sign.
@@ -169,12 +169,16 @@ fn signing(config: &Config, report: &mut Report) {
 }
 
 /// Domains whose mail is sent on without a signature, where a route wants one.
-fn unsigned(config: &Config, outgoing: &Outgoing) -> Vec<String> {
+fn unsigned(config: &Config, outgoing: &Outgoing, file: &Path) -> Vec<String> {
     if outgoing.dkim_modes().all(|mode| mode == DkimMode::Off) {
         return Vec::new();
     }
     let has_none = |domain: &&String| dkim::rows(config, domain).all(|(_, keys)| keys.is_empty());
-    let text = |domain| format!("mail from {domain} is sent unsigned; make a key with `pillarbox dkim add {domain}`");
+    let text = |domain: &String| {
+        let made = dkim::unnamed(file, domain);
+        let cure = made.unwrap_or_else(|| format!("make a key with `pillarbox dkim add {domain}`"));
+        format!("mail from {domain} is sent unsigned; {cure}")
+    };
     config.domains.iter().filter(has_none).map(text).collect()
 }
 
@@ -195,7 +199,7 @@ pub(super) fn advice(snapshot: &Snapshot, file: &Path) -> Vec<String> {
         texts.extend(wrong_name(&snapshot.config, acceptor));
         texts.extend(days_left(acceptor).into_iter().filter(|(level, _)| *level != Level::Ok).map(|(_, text)| text));
     }
-    texts.extend(snapshot.config.outgoing.iter().flat_map(|outgoing| unsigned(&snapshot.config, outgoing)));
+    texts.extend(snapshot.config.outgoing.iter().flat_map(|outgoing| unsigned(&snapshot.config, outgoing, file)));
     texts.extend(unreadable(&snapshot.config, file, None));
     let logins: Vec<String> = snapshot.users.logins().map(str::to_owned).collect();
     texts.extend(unwritable(&snapshot.config, &logins, None));
@@ -374,7 +378,7 @@ fn ports(config: &Config, report: &mut Report) {
             Ok(_) => report.ok("ports", name),
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => match holder(address.port()) {
                 Some((process, _)) if process == "pillarbox" => {
-                    report.warning("ports", format!("{name}: pillarbox runs there already"))
+                    report.ok("ports", format!("{name}: pillarbox listens there now"))
                 }
                 Some((process, pid)) => {
                     report.error("ports", format!("{name}: {process} (process {pid}) listens there; stop it or choose another"))

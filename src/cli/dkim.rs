@@ -84,19 +84,44 @@ fn add(arguments: &Arguments, domain: &str) -> Outcome {
     if !config.domains.contains(&domain) {
         tell(format_args!("{domain} is not in `domains`: only logins that may send as others have mail from there"));
     }
-    say("; publish in DNS:");
-    made.iter().for_each(|key| say(record(key)));
+    publish(&made);
     if config.dkim.is_empty() {
         say("\n# then put into pillarbox.toml, and restart the server:\n[dkim]");
     } else {
         say(format_args!(
-            "\n# then put below [dkim] in pillarbox.toml, for a line of {domain} that is there, and restart the server:"
+            "\n# then put below [dkim] in pillarbox.toml, in place of the line of {domain} if there is one, and restart the server:"
         ));
     }
-    let lines: Vec<String> =
-        keys.iter().map(|key| format!("{{ selector = {:?}, key = \"{}\" }}", key.selector, key.key.display())).collect();
-    say(format_args!("{domain:?} = [{}]", lines.join(", ")));
+    say(line(&domain, &keys));
     Ok(Exit::Ok)
+}
+
+/// The line below `[dkim]` that names these keys.
+fn line(domain: &str, keys: &[DkimKey]) -> String {
+    let tables: Vec<String> =
+        keys.iter().map(|key| format!("{{ selector = {:?}, key = \"{}\" }}", key.selector, key.key.display())).collect();
+    format!("{domain:?} = [{}]", tables.join(", "))
+}
+
+/// What to do with a key that `add` has made for a domain and that the configuration does not name; none if there is none.
+pub(super) fn unnamed(config: &Path, domain: &str) -> Option<String> {
+    let directory = std::path::absolute(config.parent()?.join("dkim")).ok()?;
+    let names = fs::read_dir(&directory).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let selector = |name: String| Some(name.strip_prefix(domain)?.strip_prefix('.')?.strip_suffix(".pem")?.to_owned());
+    // One with a dot may be the end of another domain.
+    let selector = names.filter_map(selector).filter(|selector| !selector.contains('.')).min()?;
+    let key = DkimKey { key: directory.join(format!("{domain}.{selector}.pem")), selector };
+    Some(format!("there is a key: write `{}` below [dkim] in {}, and restart the server", line(domain, &[key]), config.display()))
+}
+
+/// Prints the records as a zone file has them, and for forms on the web, which want them in one piece.
+fn publish(keys: &[SigningKey]) {
+    say("; publish in DNS:");
+    keys.iter().for_each(|key| say(record(key)));
+    say("; in a form on the web: type TXT, the name (many forms add the domain by themselves), and the value in one line:");
+    for key in keys {
+        say(format_args!("; name   {}\n; value  {}", key.record_name(), key.record()));
+    }
 }
 
 /// The record as a zone file has it, in strings of 255 octets.
@@ -145,11 +170,13 @@ fn list(arguments: &Arguments) -> Outcome {
         }
     }
     if !unpublished.is_empty() {
-        say("\n; publish in DNS:");
-        unpublished.iter().for_each(|key| say(record(key)));
+        say("");
+        publish(&unpublished);
     }
     if config.dkim.values().all(Vec::is_empty) {
-        tell("no key is configured: mail is sent unsigned; make one with `pillarbox dkim add DOMAIN`");
+        let made = config.domains.iter().find_map(|domain| unnamed(&arguments.config, domain));
+        let cure = made.unwrap_or_else(|| "make one with `pillarbox dkim add DOMAIN`".to_owned());
+        tell(format_args!("no key is configured: mail is sent unsigned; {cure}"));
     }
     Ok(exit)
 }

@@ -57,11 +57,30 @@ fn mailbox(snapshot: &Snapshot, text: &str) -> Exit {
             Ok(path) => path,
         },
     };
-    way(snapshot, &path);
-    match snapshot.policy.recipient(false, &path) {
-        Err(refused) => refuse("RCPT", &refused),
-        Ok(_) => Exit::Ok,
+    match &path {
+        ForwardPath::Mailbox(address) if !snapshot.config.is_local(&address.key()) => elsewhere(snapshot, &path, address),
+        _ => {
+            way(snapshot, &path);
+            snapshot.policy.recipient(false, &path).map_or_else(|refused| refuse("RCPT", &refused), |_| Exit::Ok)
+        }
     }
+}
+
+/// Where mail for an address that is not in `domains` goes: that of logins, since what other servers bring is refused.
+fn elsewhere(snapshot: &Snapshot, path: &ForwardPath, address: &Address) -> Exit {
+    let Some(outgoing) = &snapshot.config.outgoing else {
+        say(format_args!("{address} is not in `domains`, and nothing is sent to other servers; [outgoing] says how it is"));
+        return refuse("RCPT", &Refused::about(Refusal::Relay, address));
+    };
+    if let Err(refused) = snapshot.policy.recipient(true, path) {
+        return refuse("RCPT", &refused);
+    }
+    say(format_args!("{address} is not in `domains`: it is taken from logins, and refused from other servers"));
+    if !outgoing.from.is_empty() {
+        say("[outgoing.from] may say otherwise for a sender; give --login, --from and --to");
+    }
+    onward::way(&snapshot.config, outgoing, &ReversePath::Null, address)
+        .map_or_else(|refused| refuse("RCPT", &refused), |()| Exit::Ok)
 }
 
 fn way(snapshot: &Snapshot, path: &ForwardPath) {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::queue::{Spooled, json, plain};
-use super::{Arguments, Failure, Outcome, nearest, say};
+use super::{Arguments, Exit, Failure, Outcome, nearest, say};
 use crate::queue::control::{Answer, Request};
 use crate::queue::listing::RouteRow;
 use crate::queue::operate::span;
@@ -32,12 +32,17 @@ fn list(spooled: &Spooled, as_json: bool) -> Outcome {
         Answer::Route(row) => rows.push(row),
         _ => {}
     })?;
-    lines(&rows, Timestamp::now()).iter().for_each(say);
+    if !as_json && outcome == Exit::Ok {
+        lines(&rows, Timestamp::now()).iter().for_each(say);
+    }
     Ok(outcome)
 }
 
-/// A line a route, aligned.
+/// A line a route, aligned; a sentence where there is none, as by MX while nothing waits.
 fn lines(rows: &[RouteRow], now: Timestamp) -> Vec<String> {
+    if rows.is_empty() {
+        return vec!["no mail waits, and no route rests".to_owned()];
+    }
     let width = rows.iter().map(|row| plain(&row.name).chars().count()).max().unwrap_or(0);
     rows.iter()
         .map(|row| {
@@ -90,5 +95,6 @@ mod tests {
             "provider  resting  nothing waits  auth-refused , since 42m, probed now",
         ];
         assert_eq!(lines(&[well, resting, due], now), want);
+        assert_eq!(lines(&[], now), ["no mail waits, and no route rests"]);
     }
 }

@@ -83,7 +83,7 @@ fn add(arguments: &Arguments, login: &str, label: Option<&str>) -> Outcome {
         false => Ok(()),
         true => Err(Failure::new(
             Exit::CantCreate,
-            format!("{login} has that password already; change it with `user passwd`, or add one more with --label TEXT"),
+            format!("{login} is there already; change its password with `user passwd`, or add one more with --label TEXT"),
         )),
     };
     // Before the password is asked for, and again under the lock: the file may have changed meanwhile.
@@ -143,7 +143,7 @@ fn remove(arguments: &Arguments, login: &str, label: Option<&str>) -> Outcome {
         if let Some(maildir) = maildir {
             tell(format_args!("{login}: its mail stays in {}; remove that if it is not wanted", maildir.display()));
         }
-        tell(format_args!("{login}: aliases that lead to it stay; `pillarbox check` names them"));
+        tell(format_args!("{login}: aliases that lead to it, if any, stay; `pillarbox check` names them"));
     }
     Ok(Exit::Ok)
 }

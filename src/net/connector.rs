@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// Ready for handshakes with servers. Sessions are resumed where a server allows it.
 #[derive(Clone)]
@@ -122,11 +122,46 @@ impl HandshakeError {
     /// Tells the certificate from the rest.
     pub(super) fn of(error: io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            Some(rustls::Error::InvalidCertificate(why)) => Self::Certificate(why.to_string()),
+            Some(rustls::Error::InvalidCertificate(why)) => Self::Certificate(reason(why)),
             Some(rustls::Error::NoCertificatesPresented) => Self::Certificate("the server has none".into()),
             Some(other) => Self::Protocol(other.to_string()),
             None => Self::Io(error),
         }
+    }
+}
+
+/// How [`HandshakeError::Certificate`] begins where the certificate is an authority's own.
+pub const IS_AUTHORITY: &str = "it is the certificate of an authority (CA:TRUE)";
+/// The same where its time is over.
+pub const EXPIRED: &str = "it has expired";
+/// The same where it is for other names.
+pub const OTHER_NAME: &str = "it is not for ";
+/// The same where nothing that is trusted vouches for it.
+pub const UNTRUSTED: &str = "no authority that is trusted has issued it";
+
+/// Why a certificate is not trusted, in words; those of the library where there are none here.
+fn reason(why: &CertificateError) -> String {
+    match why {
+        CertificateError::Expired => EXPIRED.to_owned(),
+        CertificateError::ExpiredContext { time, not_after } => {
+            format!("{EXPIRED}, {} days ago", time.as_secs().saturating_sub(not_after.as_secs()) / 86_400)
+        }
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            // The library writes `DnsName("mx.example")`.
+            let names: Vec<&str> = presented.iter().map(|name| name.split('"').nth(1).unwrap_or(name)).collect();
+            format!(
+                "{OTHER_NAME}{}, but for {}",
+                expected.to_str(),
+                if names.is_empty() { "no name".into() } else { names.join(", ") }
+            )
+        }
+        CertificateError::UnknownIssuer => UNTRUSTED.to_owned(),
+        CertificateError::Other(other)
+            if other.0.downcast_ref::<webpki::Error>().is_some_and(|error| *error == webpki::Error::CaUsedAsEndEntity) =>
+        {
+            IS_AUTHORITY.to_owned()
+        }
+        other => other.to_string(),
     }
 }
 
@@ -181,6 +216,27 @@ impl std::error::Error for HandshakeError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn certificates_are_judged_in_words() {
+        let unix = |seconds| UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+        let other = |presented: &[&str]| CertificateError::NotValidForNameContext {
+            expected: ServerName::try_from("mx.example").unwrap(),
+            presented: presented.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let as_server = rustls::OtherError(Arc::new(webpki::Error::CaUsedAsEndEntity));
+        for (why, want) in [
+            (CertificateError::UnknownIssuer, UNTRUSTED),
+            (CertificateError::Expired, EXPIRED),
+            (CertificateError::ExpiredContext { time: unix(1_000_000), not_after: unix(800_000) }, "it has expired, 2 days ago"),
+            (other(&["DnsName(\"a.example\")", "b"]), "it is not for mx.example, but for a.example, b"),
+            (other(&[]), "it is not for mx.example, but for no name"),
+            (CertificateError::Other(as_server), IS_AUTHORITY),
+            (CertificateError::Revoked, "Revoked"),
+        ] {
+            assert_eq!(reason(&why), want);
+        }
+    }
 
     #[test]
     fn files_of_authorities() {

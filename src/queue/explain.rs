@@ -2,8 +2,9 @@
 //!
 //! From the stage of the dialogue and what was answered, or from what went wrong without an answer, follow: what
 //! happened, on whose side the fault is, what the sender can do and what the operator can do. Nothing of a server's own
-//! text comes through here; where it is shown, it is a quotation. Where nothing is known a sentence says that, and
-//! nothing is guessed.
+//! text comes through here; where it is shown, it is a quotation. It is looked at for one thing: whether it names a block
+//! list, as servers have no code for that but 5.7.1, which they use for much else. Where nothing is known a sentence says
+//! that, and nothing is guessed.
 
 mod rows;
 
@@ -18,6 +19,8 @@ use rows::*;
 pub enum Cause {
     /// It waits for a person.
     Held(HeldWhy),
+    /// A reply to MAIL or RCPT, whose text says that this host or the sender's domain is on a block list.
+    Listed(Stage, Trouble),
     /// `refuse` in `[outgoing.to]` or `[outgoing.from]`.
     Refused,
     /// Its route rests.
@@ -61,14 +64,21 @@ pub struct Explanation {
 impl Cause {
     /// The cause that a reply is.
     pub fn reply(stage: Stage, reply: &RemoteReply) -> Self {
-        Self::Trouble(stage, Trouble::from(reply))
+        Self::answered(stage, Trouble::from(reply), &reply.text)
+    }
+
+    fn answered(stage: Stage, trouble: Trouble, text: &str) -> Self {
+        match stage {
+            Stage::Mail | Stage::Recipient if names_block_list(text) => Self::Listed(stage, trouble),
+            _ => Self::Trouble(stage, trouble),
+        }
     }
 
     /// The cause that a record tells; none where its words are not known.
     pub fn told(told: &Told) -> Option<Self> {
         let Told { stage, code, status, text } = told;
         if let Some(code) = *code {
-            return Some(Self::Trouble(*stage, Trouble::Reply { code, status: *status }));
+            return Some(Self::answered(*stage, Trouble::Reply { code, status: *status }, text));
         }
         let said = |words: &str| text.strip_prefix(words).is_some_and(|rest| rest.is_empty() || rest.starts_with(": "));
         let trouble = Trouble::WITHOUT_REPLY.into_iter().find(|trouble| said(trouble.words()));
@@ -79,6 +89,7 @@ impl Cause {
     pub fn status(&self, permanent: bool) -> RemoteStatus {
         let class = if permanent { 5 } else { 4 };
         let (subject, detail) = match *self {
+            Self::Listed(stage, trouble) => return Self::Trouble(stage, trouble).status(permanent),
             Self::Trouble(_, Trouble::Reply { status: Some((own, subject, detail)), .. }) if own == class => (subject, detail),
             // What was a matter of time has run out of it.
             Self::Trouble(_, Trouble::Reply { code, .. }) if permanent && code / 100 == 4 => (4, 7),
@@ -97,6 +108,7 @@ impl Cause {
             Self::Held(HeldWhy::MayHaveArrived) => HELD_IN_DOUBT,
             Self::Held(HeldWhy::NoResult) => HELD_AFTER_CRASHES,
             Self::Held(HeldWhy::Operator) => HELD_BY_OPERATOR,
+            Self::Listed(..) => LISTED,
             Self::Refused => REFUSED_HERE,
             Self::Rests(reason) => by_reason(reason),
             Self::Returned => RETURNED,
@@ -136,6 +148,14 @@ impl Side {
             Self::Us => "us",
         }
     }
+}
+
+/// True if the text of a refusal says that the host or the domain is on a list, or has a bad reputation.
+fn names_block_list(text: &str) -> bool {
+    const PHRASES: [&str; 8] =
+        ["blocked using", "block list", "blocklist", "blacklist", "dnsbl", "spamhaus", "spamcop", "reputation"];
+    let text = text.to_ascii_lowercase();
+    PHRASES.iter().any(|phrase| text.contains(phrase)) || text.split(|c: char| !c.is_alphanumeric()).any(|word| word == "rbl")
 }
 
 /// Subject and detail for a report (RFC 3463).
@@ -340,6 +360,28 @@ mod tests {
         }
     }
 
+    /// The texts are those of Postfix, Outlook, AT&T and Cloudmark; then such as speak of something else.
+    #[test]
+    fn block_lists() {
+        let listed = [
+            "Service unavailable; Client host [192.0.2.10] blocked using zen.spamhaus.org; https://www.spamhaus.org/query/ip/192.0.2.10",
+            "Unfortunately, messages from [192.0.2.10] weren't sent. Part of their network is on our block list (S3140).",
+            "Blocked by RBL. Visit https://example.net/unblock",
+            "192.0.2.10 has a poor reputation",
+        ];
+        let others = ["Relay access denied", "You are not allowed to post to this list", "Herbl garden closed", ""];
+        for stage in [Stage::Mail, Stage::Recipient, Stage::Dot] {
+            for (text, named) in listed.map(|text| (text, true)).into_iter().chain(others.map(|text| (text, false))) {
+                let status = Some((5, 7, 1));
+                let cause = Cause::reply(stage, &RemoteReply { code: 554, status, text: text.into() });
+                let told = Told { stage, code: Some(554), status, text: text.into() };
+                assert_eq!(Cause::told(&told), Some(cause));
+                assert_eq!(cause.explain() == LISTED, named && stage != Stage::Dot, "{stage:?} {text}");
+                assert_eq!(cause.status(true), (5, 7, 1));
+            }
+        }
+    }
+
     #[test]
     fn what_a_record_tells() {
         let told = |code, text: &str| Cause::told(&Told { stage: Stage::Data, code, status: None, text: text.into() });
@@ -400,6 +442,7 @@ mod tests {
         let held = [HeldWhy::MayHaveArrived, HeldWhy::Operator, HeldWhy::NoResult].map(Cause::Held);
         let mut causes: Vec<Cause> = Reason::ALL.into_iter().map(Cause::Rests).chain(held).collect();
         causes.extend([Cause::Refused, Cause::Returned, Cause::Unfit(Unfit::TooLarge(1)), Cause::Unfit(Unfit::Utf8)]);
+        causes.push(Cause::Listed(Stage::Mail, Trouble::Reply { code: 554, status: None }));
         for stage in Stage::ALL {
             causes.extend(TROUBLES.map(|trouble| Cause::Trouble(stage, trouble)));
             for code in (400..600).filter(|code| code % 100 < 60) {

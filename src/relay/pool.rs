@@ -418,8 +418,9 @@ fn attempt(host: &str, tls: Option<&'static str>, came: &Came, scheduled: Outcom
         Came::Unfit(unfit) => (None, unfit.to_string()),
         Came::NotTried(_) => (None, String::new()),
     };
-    let cause = match came {
-        Came::Unfit(unfit) => Some(Cause::Unfit(*unfit)),
+    let cause = match (came, &reply) {
+        (Came::Unfit(unfit), _) => Some(Cause::Unfit(*unfit)),
+        (_, Some(reply)) if trouble == Some(Trouble::from(reply)) => Some(Cause::reply(stage, reply)),
         _ => trouble.map(|trouble| Cause::Trouble(stage, trouble)),
     };
     let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);

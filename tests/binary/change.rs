@@ -3,11 +3,12 @@
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{self, Client, Logged, PATIENCE, Server, Setup, base64, finish, hash, require, skipped};
+use crate::common::{self, Client, Logged, PATIENCE, Server, Setup, base64, finish, hash, require, said, skipped};
 use nix::sys::signal::Signal;
 use pillarbox::smtp::reply::Refusal;
 
@@ -383,4 +384,14 @@ fn a_drain_loses_nothing() {
     for file in files {
         assert!(fs::read_to_string(&file).unwrap().ends_with("0123456789abcdef\nend\n"), "{file:?}");
     }
+}
+
+/// What a check beside the running server finds at its ports is no fault.
+#[test]
+fn a_check_beside_the_running_server() {
+    let port = common::free_port();
+    let server = Setup { services: vec!["submissions"], port, ..Setup::default() }.start();
+    let output = finish(Command::new(env!("CARGO_BIN_EXE_pillarbox")).arg("-c").arg(&server.config).args(["check", "--offline"]));
+    let row = format!("ports          ok       submissions 127.0.0.1:{port}: pillarbox listens there now");
+    assert!(said(&output).lines().any(|line| line == row), "{}", said(&output));
 }

@@ -374,6 +374,17 @@ fn keys_are_made_and_listed() {
     assert!(text.contains("pb2._domainkey.example.org. IN TXT ( \"v=DKIM1; k=ed25519; p="), "{text}");
     let strings = text.lines().filter_map(|line| line.split('"').nth(1)).filter(|string| string.len() > 200);
     assert!(strings.clone().count() > 0 && strings.clone().all(|string| string.len() <= 255), "{text}");
+    // For a form, whole and without quotes.
+    for selector in ["pb1", "pb2"] {
+        let key = fs::read(dir.path().join(format!("dkim/example.org.{selector}.pem"))).unwrap();
+        let record = pillarbox::mail::dkim::SigningKey::from_pem("example.org", selector, &key).unwrap().record();
+        let form = format!("; name   {selector}._domainkey.example.org\n; value  {record}\n");
+        assert!(text.contains(&form), "{form}{text}");
+    }
+    // A key that is there and that nothing names is not made once more.
+    let line = format!("write `\"example.org\" = [{{ selector = \"pb1\", key = \"{}\" }}]` below [dkim]", key.display());
+    let forgotten = said(&run(&["list"]));
+    assert!(forgotten.contains(&line) && !forgotten.contains("dkim add"), "{forgotten}");
     // The printed lines are a configuration; the name server that it names has one of the keys.
     let lines = &text[text.find("[dkim]").unwrap()..];
     assert!(lines.contains("\"example.org\" = [{ selector = \"pb1\"") && lines.contains("{ selector = \"pb2\""), "{lines}");

@@ -67,7 +67,7 @@ fn a_route_that_fails_is_named_with_its_cure() {
                 toml
             },
             "certificate at ",
-            "`ca`",
+            "it has expired",
         ),
         (
             |hop, toml| {
@@ -75,7 +75,7 @@ fn a_route_that_fails_is_named_with_its_cure() {
                 toml
             },
             "certificate at ",
-            "give the certificate of its authority as `ca`",
+            "no authority that is trusted has issued it; give the certificate of its authority as `ca`",
         ),
         (|_, toml| toml.replace("/ca.pem", "/none.pem"), "authorities: ", "check the path"),
         (
@@ -185,6 +185,18 @@ fn explain_goes_on_to_the_route() {
     let route = format!("route next: smtps://localhost:{}, login relay@next.example\n", hop.address.port());
     assert!(text.contains(&route) && text.contains("route next now: not known, no server runs\n"), "{text}");
     assert!(text.contains("while it rests: other\nroute other: smtps://localhost:"), "{text}");
+    // The address alone, from any login.
+    for (to, code, want) in [
+        ("x@far.example", 0, "it is taken from logins, and refused from other servers\n"),
+        ("x@far.example", 0, "\n[outgoing.from] may say otherwise for a sender; "),
+        ("x@far.example", 0, "[outgoing] via says: next\nroute next: smtps://localhost:"),
+        ("x@a.closed.example", 1, "says: refuse\nrefused at RCPT: 550 5.7.1 "),
+        ("x@[192.0.2.1]", 1, "refused at RCPT: 550 5.7.1 "),
+    ] {
+        let output = pillarbox(&config, &["explain", to]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.code() == Some(code) && text.contains(want), "{to}: {text}");
+    }
     // As the running server has it.
     hop.want_password("another");
     let server = setup.start();

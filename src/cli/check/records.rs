@@ -123,7 +123,7 @@ impl<'a> Records<'a> {
                 let excluded = own.iter().filter(|address| is_public(**address) && excludes(record, **address));
                 let terms: Vec<String> = excluded.map(|address| term(*address)).collect();
                 match terms.is_empty() {
-                    true => (Level::Ok, format!("SPF of {domain}: {shown}")),
+                    true => (Level::Ok, format!("SPF of {domain}: {shown}{}", not_looked_up(record, own))),
                     false => {
                         let cure = format!("add {} after v=spf1", terms.join(" "));
                         (Level::Warning, format!("SPF of {domain}: `{shown}` lets no mail of this host pass; {cure}"))
@@ -206,6 +206,26 @@ fn excludes(record: &str, address: IpAddr) -> bool {
     })
 }
 
+/// Says so where nothing but names of others can let the addresses of this host pass.
+fn not_looked_up(record: &str, own: &[IpAddr]) -> String {
+    let by_itself = |address: &IpAddr| {
+        record.split_ascii_whitespace().skip(1).any(|term| {
+            let term = term.strip_prefix('+').unwrap_or(term).to_ascii_lowercase();
+            let names_others = term.contains('=') || (term.contains(':') && !term.starts_with("ip"));
+            !names_others && !excludes(&format!("v=spf1 {term}"), *address)
+        })
+    };
+    let terms: Vec<String> =
+        own.iter().filter(|address| is_public(**address) && !by_itself(address)).map(|address| term(*address)).collect();
+    match &terms[..] {
+        [] => String::new(),
+        terms => {
+            let terms = terms.join(" ");
+            format!("; whether the names in it let this host pass is not looked up: see to it, or add {terms} after v=spf1")
+        }
+    }
+}
+
 /// True if an address is in a network, `ADDRESS` or `ADDRESS/BITS`.
 fn contains(network: &str, address: IpAddr) -> bool {
     let (first, bits) = network.split_once('/').map_or((network, None), |(first, bits)| (first, Some(bits)));
@@ -267,6 +287,27 @@ mod tests {
         for (record, excludes_v4, excludes_v6) in rows {
             assert_eq!((excludes(record, v4), excludes(record, v6)), (excludes_v4, excludes_v6), "{record}");
         }
+    }
+
+    #[test]
+    fn names_that_are_not_looked_up() {
+        let own: Vec<IpAddr> = vec!["203.0.113.1".parse().unwrap(), "10.0.0.1".parse().unwrap()];
+        let rows = [
+            ("v=spf1 include:x.example -all", true),
+            ("v=spf1 a:x.example mx:y.example ~all", true),
+            ("v=spf1 redirect=x.example", true),
+            ("v=spf1 -mx include:x.example -all", true),
+            ("v=spf1 mx include:x.example -all", false),
+            ("v=spf1 +A/24 -all", false),
+            ("v=spf1 include:x.example ip4:203.0.113.0/24 -all", false),
+            ("v=spf1 include:x.example +all", false),
+        ];
+        for (record, want) in rows {
+            let text = not_looked_up(record, &own);
+            assert_eq!(text.ends_with(" or add ip4:203.0.113.1 after v=spf1"), want, "{record}: {text}");
+            assert_eq!(text.is_empty(), !want, "{record}: {text}");
+        }
+        assert_eq!(not_looked_up(rows[0].0, &own[1..]), "");
     }
 
     #[test]

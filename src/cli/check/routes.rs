@@ -13,6 +13,7 @@ use super::{Level, direct};
 use crate::cli::queue::plain;
 use crate::config::Config;
 use crate::config::outgoing::{NextHop, Outgoing, Route};
+use crate::net::connector;
 use crate::net::dial::source_for;
 use crate::net::stop::Stop;
 use crate::relay::courier::Courier;
@@ -208,8 +209,17 @@ fn cure(failure: &Failure) -> Option<&'static str> {
         (_, Fault::Source(_)) => "correct `source`, or give this host the address",
         (_, Fault::Defect) => "please report it",
         (_, Fault::Dns(_)) => "correct the host in `url`, or the servers in /etc/resolv.conf",
+        (_, Fault::Certificate(why)) if why.starts_with(connector::OTHER_NAME) => {
+            "name in `url` the host that the certificate is for"
+        }
+        (_, Fault::Certificate(why)) if why.starts_with(connector::EXPIRED) => {
+            "ask whoever runs that server to renew it, or correct this host's clock"
+        }
+        (_, Fault::Certificate(why)) if why.starts_with(connector::IS_AUTHORITY) => {
+            "ask whoever runs that server for one of its own, with CA:FALSE"
+        }
         (_, Fault::Certificate(_)) => {
-            "name in `url` the host that the certificate is for, or give the certificate of its authority as `ca`"
+            "give the certificate of its authority as `ca`, or its own where it has signed itself; or correct the host in `url`"
         }
         (Stage::Tls, _) => "correct the scheme or the port in `url`: smtps:// has TLS at once, submission:// has STARTTLS",
         (Stage::Connect, _) => {

@@ -200,7 +200,16 @@ pub(super) fn pass_through(paths: &[PathBuf]) -> Result<(), Ending> {
 fn connect(path: &Path) -> Result<UnixStream, Ending> {
     let stream = UnixStream::connect(path).map_err(|error| {
         let exit = if error.kind() == ErrorKind::PermissionDenied { exit::FORBIDDEN } else { exit::TEMPORARY };
-        Ending::new(exit, &format!("{}: {error}", path.display()))
+        let why = match error.kind() {
+            ErrorKind::NotFound => {
+                "there is no such socket; name it in `local` below [listen] and restart the server, or start \
+                 pillarbox-local.socket"
+            }
+            ErrorKind::ConnectionRefused => "no server listens there; start pillarbox",
+            ErrorKind::PermissionDenied => "the calling user may not open it",
+            _ => return Ending::new(exit, &format!("{}: {error}", path.display())),
+        };
+        Ending::new(exit, &format!("{}: {why}", path.display()))
     })?;
     stream.set_read_timeout(Some(REPLY_MAX)).map_err(broken)?;
     stream.set_write_timeout(Some(REPLY_MAX)).map_err(broken)?;
@@ -222,10 +231,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (missing, dead) = (dir.path().join("missing"), dir.path().join("dead"));
         drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
-        for path in [missing, dead] {
+        for (path, want) in
+            [(missing, ": there is no such socket; name it in `local`"), (dead, ": no server listens there; start")]
+        {
             let begun = Instant::now();
             let Err(ending) = Session::open_within(2 * PAUSE, &[path]) else { panic!("there is no server") };
             assert_eq!((ending.exit, begun.elapsed() >= 2 * PAUSE), (exit::TEMPORARY, true));
+            assert!(ending.text.contains(want), "{}", ending.text);
         }
     }
 }

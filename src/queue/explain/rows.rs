@@ -52,6 +52,12 @@ pub const NOT_ALLOWED: Explanation = row(
     "Ask the recipient another way to let your mail in; the postmaster there can say why it was refused.",
     "Read the server's words. If they name a block list, look this host's address up there; if they name your domain, look at its SPF and DKIM records.",
 );
+pub const LISTED: Explanation = row(
+    Side::Us,
+    "The server takes no mail from this host or from the sender's domain: it is on a block list, or has a bad reputation.",
+    "Ask the postmaster of this server; the message itself need not be changed.",
+    "Read the server's words: most lists have a page that says why this host's address is listed and how it comes off. Until then, send by a smarthost.",
+);
 pub const NULL_MX: Explanation = row(
     Side::Recipient,
     "The domain of the address says that it takes no mail at all.",
@@ -71,9 +77,9 @@ pub const NO_SUCH_HOST: Explanation = row(
     "If it is the name of a route, correct its `url`; otherwise the sender has to act.",
 );
 pub const LOOP: Explanation = row(
-    Side::Recipient,
+    Side::Us,
     "The domain names this server for its mail, and this server does not take it.",
-    "Tell the recipient another way that mail for this domain cannot arrive.",
+    "Look for a mistyped letter in the address, after the @; if it is right, ask the postmaster of this server.",
     "If its mail belongs here, add the domain to `domains`; if not, its MX record is wrong.",
 );
 pub const NO_USABLE_ADDRESS: Explanation = row(
@@ -129,13 +135,13 @@ pub const LATER: Explanation = row(
     Side::Recipient,
     "The server asks to try again later; many do so with senders that they do not know yet.",
     PATIENCE,
-    "It is tried again by itself.",
+    "Nothing: it is tried again by itself.",
 );
 pub const BUSY: Explanation = row(
     Side::Recipient,
     "The server has no room or no time for the message at present.",
     PATIENCE,
-    "It is tried again by itself.",
+    "Nothing: it is tried again by itself.",
 );
 pub const LIMIT: Explanation = row(
     Side::Us,
@@ -201,7 +207,7 @@ pub const UNREACHABLE: Explanation = row(
     Side::Route,
     "No connection to the server could be made.",
     WAIT,
-    "Try to reach the host and port by hand. Many hosting providers block outgoing connections to port 25.",
+    "Run `pillarbox check`: it tries the routes, and port 25. Many hosting providers block outgoing connections to port 25: ask yours to open it, or send by a smarthost.",
 );
 pub const RESOLVER_SILENT: Explanation = row(
     Side::Route,

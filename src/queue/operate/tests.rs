@@ -332,7 +332,7 @@ fn explained_in_words() {
     };
     let time = 4_000_000_000;
     let is_first =
-        "It has not been tried yet. It is sent as soon as it is its turn. If it cannot be sent until 2023-11-19T22:13:20Z";
+        "It has not been tried yet. It is sent as soon as it is its turn. If it cannot be sent by 2023-11-19T22:13:20Z";
     let both = "To <bob@b.example>, <carol@c.example>, by the route next:";
     explains(WaitsFor::ItsTurn, None, &["from <alice@example.org>, login alice@example.org, accepted 0s ago.", both, is_first]);
     let reason = Reason::Certificate;

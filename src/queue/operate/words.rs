@@ -253,7 +253,7 @@ fn next(view: &View<'_>, group: &Group) -> String {
         wait => format!("at {} (in {})", rfc3339(time), span(wait)),
     };
     let over = view.over().map_or(String::new(), |over| {
-        format!(" If it cannot be sent until {}, it goes back to its sender with a report.", rfc3339(over))
+        format!(" If it cannot be sent by {}, it goes back to its sender with a report.", rfc3339(over))
     });
     let so_far = match group.attempts {
         0 if matches!(group.waits, Waits::Live(WaitsFor::Route { .. })) => "It has not been handed to a server yet.".to_owned(),
