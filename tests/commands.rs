@@ -23,6 +23,13 @@ fn pillarbox(args: &[&str], input: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
+/// A FIFO that no process writes to, where a file was.
+fn in_place_of(dir: &Path, file: &str, toml: String) -> String {
+    fs::remove_file(dir.join(file)).unwrap();
+    nix::unistd::mkfifo(&dir.join(file), nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
+    toml
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -199,6 +206,19 @@ fn two_edits_both_take_effect() {
     assert!(text.contains("# written meanwhile\n") && text.contains("carol@example.org:"), "{text}");
 }
 
+/// Nor is a users file waited for that is a FIFO.
+#[test]
+fn a_users_file_that_is_a_fifo_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Setup::default().write(dir.path());
+    in_place_of(dir.path(), "users", String::new());
+    for action in ["add", "passwd", "remove"] {
+        let words = ["-c", config.to_str().unwrap(), "user", action, "alice@example.org", "--label", "x"];
+        let output = finish(Command::new(env!("CARGO_BIN_EXE_pillarbox")).args(words).stdin(Stdio::null()));
+        assert!(text(&output.stderr).contains("users: is no regular file"), "{action}: {}", said(&output));
+    }
+}
+
 /// Runs a script of Python in which `run(…)` starts the program on a terminal of its own, `until` waits for what it
 /// says and `send` types.
 fn on_a_terminal(script: &str, arguments: &[&str]) -> Option<Output> {
@@ -305,7 +325,7 @@ fn check_finds_nothing_wrong() {
 #[test]
 fn check_names_everything_at_once() {
     type Break = fn(&Path, String) -> String;
-    let rows: [(&str, Break, &[&str]); 17] = [
+    let rows: [(&str, Break, &[&str]); 20] = [
         (
             "unknown key",
             |_, toml| format!("hostnam = \"x\"\n{toml}"),
@@ -423,8 +443,12 @@ fn check_names_everything_at_once() {
                 let (before, rest) = toml.split_once("[listen]").unwrap();
                 format!("{before}{}", &rest[rest.find("[tls]").unwrap()..])
             },
-            &["[listen] names no address"],
+            &["[listen] names no address", "unless sockets are handed over"],
         ),
+        // None of these is waited for.
+        ("a FIFO for aliases", |dir, toml| in_place_of(dir, "aliases", toml), &["aliases: is no regular file; put one"]),
+        ("a FIFO for users", |dir, toml| in_place_of(dir, "users", toml), &["users: is no regular file; put one"]),
+        ("a FIFO for the key", |dir, toml| in_place_of(dir, "key.pem", toml), &["key.pem: is no regular file; put one"]),
     ];
     for (what, destroy, want) in rows {
         let dir = tempfile::tempdir().unwrap();
@@ -432,7 +456,7 @@ fn check_names_everything_at_once() {
         let path = Setup::default().write(dir.path());
         let toml = fs::read_to_string(&path).unwrap();
         fs::write(&path, destroy(dir.path(), toml)).unwrap();
-        let output = pillarbox(&["-c", path.to_str().unwrap(), "check"], "");
+        let output = finish(Command::new(env!("CARGO_BIN_EXE_pillarbox")).args(["-c", path.to_str().unwrap(), "check"]));
         let report = text(&output.stdout);
         assert_eq!(output.status.code(), Some(78), "{what}:\n{report}");
         for want in want {
@@ -675,7 +699,7 @@ fn an_outgoing_side_that_cannot_work_is_refused() {
             postmaster.clone(),
             0,
             with_password,
-            Some("next.password: outgoing.routes.next.password_file: no such file"),
+            Some("next.password: outgoing.routes.next.password_file: no such file; write the password into it, or correct"),
         ),
         ("mx", postmaster, 0o640, plain("via = \"mx\""), None),
     ];

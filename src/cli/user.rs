@@ -19,7 +19,7 @@ use crate::auth::edit;
 use crate::auth::users::{self, Users};
 use crate::config::Config;
 use crate::policy::sending::{Counters, TALLIES, Unit};
-use crate::server::state;
+use crate::server::{load, state};
 pub(super) use prompt::generate;
 use prompt::{Password, obtain};
 
@@ -230,7 +230,7 @@ fn unknown(text: &str, login: &str, label: Option<&str>) -> Failure {
 }
 
 fn parsed(config: &Config) -> Result<Users, Failure> {
-    crate::server::load::users(config).map_err(Failure::problems)
+    load::users(config).map_err(Failure::problems)
 }
 
 fn hash(password: &Password) -> Result<String, Failure> {
@@ -238,7 +238,7 @@ fn hash(password: &Password) -> Result<String, Failure> {
 }
 
 fn read(path: &Path, may_be_missing: bool) -> Result<String, Failure> {
-    match fs::read_to_string(path) {
+    match load::text(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && may_be_missing => Ok(String::new()),
         Err(error) => Err(Failure::file(Exit::NoInput, path, error)),
         Ok(text) => Ok(text),

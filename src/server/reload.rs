@@ -194,7 +194,7 @@ impl Files {
 
     fn configuration(&self, old: &Snapshot) -> Result<Snapshot, Refusal> {
         let Startup { path, keys, access, .. } = &self.startup;
-        let text = load::text(path).map_err(|error| Refusal::of_read(&error, load::unreadable(path, &error)))?;
+        let text = load::text(path).map_err(|error| Refusal::of_read(&error, load::unreadable(path, &error, load::NO_CONFIG)))?;
         let config = Config::parse(&text, path, load::own_name)?;
         if access.as_ref().is_some_and(|access| !access.covers(&sandbox::access(&config, path, keys.is_helper()))) {
             let text = "needs a directory or a port outside the sandbox of this process; restart it to apply";
@@ -229,7 +229,7 @@ impl Files {
 
 fn users(old: &Snapshot) -> Result<Snapshot, Refusal> {
     let file = &old.config.users;
-    let text = load::text(file).map_err(|error| Refusal::of_read(&error, load::unreadable_users(file, &error)))?;
+    let text = load::text(file).map_err(|error| Refusal::of_read(&error, load::unreadable(file, &error, load::NO_USERS)))?;
     // A truncating editor or a full disk leaves nothing; that must not lock all logins out.
     if text.trim().is_empty() && !old.users.is_empty() {
         let text = "is empty; the logins from before are kept. To lock all of them out, leave a comment line in it";
@@ -244,7 +244,8 @@ fn aliases(old: &Snapshot) -> Result<Snapshot, Refusal> {
     let aliases = match &old.config.aliases {
         None => Default::default(),
         Some(file) => {
-            let text = load::text(file).map_err(|error| Refusal::of_read(&error, load::unreadable(file, &error)))?;
+            let text =
+                load::text(file).map_err(|error| Refusal::of_read(&error, load::unreadable(file, &error, load::NO_ALIASES)))?;
             is_whole(&text, file)?;
             load::parse_aliases(&old.config, &text)?
         }
