@@ -74,7 +74,7 @@ impl Hash {
     }
 }
 
-/// Computes a hash of this cost for nothing.
+/// Computes and discards a hash, so that an unknown login takes as long as a known one.
 pub fn dummy_hash(cost: Cost, password: &[u8], scratch: &mut Scratch) {
     let mut output = [0; 32];
     compute(cost, password, b"no such login at all", &mut output, scratch);
