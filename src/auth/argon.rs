@@ -43,7 +43,7 @@ impl Hash {
             return Err(format!("the password field has no {{ARGON2ID}} before its hash; {CURE}"));
         };
         if !["ARGON2ID", "ARGON2I"].iter().any(|known| known.eq_ignore_ascii_case(scheme)) {
-            return Err(format!("password scheme {{{}}} is not {{ARGON2ID}}; {CURE}", super::users::printable(scheme)));
+            return Err(format!("password scheme {{{}}} is not {{ARGON2ID}}; {CURE}", crate::problem::printable(scheme)));
         }
         let malformed = || format!("the argon2 hash is malformed; {CURE}");
         let phc = PasswordHash::new(phc).map_err(|_| malformed())?;
