@@ -126,6 +126,23 @@ fn users_are_edited_and_nothing_else() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 5, "nothing is left beside the files");
 }
 
+/// A first users file is root's to write, and the server's to read by the group of its user, whatever that is called.
+#[test]
+fn a_new_users_file_is_readable_by_the_server() {
+    if !require_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    open_to_all(dir.path());
+    let config = Setup::default().write(dir.path());
+    let users = dir.path().join("users");
+    fs::remove_file(&users).unwrap();
+    let output = pillarbox(&["-c", config.to_str().unwrap(), "user", "add", "alice@example.org"], "open sesame\n");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let (made, group) = (fs::metadata(&users).unwrap(), nix::unistd::User::from_name("nobody").unwrap().unwrap().gid);
+    assert_eq!((made.uid(), made.gid(), made.mode() & 0o7777), (0, group.as_raw(), 0o640));
+}
+
 /// What `user add`, `passwd` and `remove` say, on standard error: which password, which line, what stays, what is odd.
 #[test]
 fn user_says_what_was_done() {

@@ -282,8 +282,8 @@ fn write_whole(path: &Path, text: &str, config: &Config) -> io::Result<()> {
         }
         // A new file is root's, and the server's to read.
         Err(_) if nix::unistd::geteuid().is_root() => {
-            if let Some(group) = nix::unistd::Group::from_name(&config.user).ok().flatten() {
-                fchown(&file, None, Some(group.gid.as_raw()))?;
+            if let Some(account) = nix::unistd::User::from_name(&config.user).ok().flatten() {
+                fchown(&file, None, Some(account.gid.as_raw()))?;
                 file.as_file().set_permissions(fs::Permissions::from_mode(0o640))?;
             }
         }
