@@ -26,6 +26,7 @@ pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod conn;
+pub mod files;
 pub mod journal;
 pub mod mail;
 pub mod net;

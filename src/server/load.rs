@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::files;
 use super::keys::KeySource;
 use crate::auth::users::Users;
 use crate::config::Config;
 use crate::conn::context::Snapshot;
+use crate::files;
 use crate::mail::dkim::SigningKey;
 use crate::mail::signing::Keyring;
 use crate::net::tls::{TlsError, TlsServer};
@@ -47,8 +47,6 @@ pub const NO_CONFIG: &str = "give its path with -c";
 pub(super) const NO_USERS: &str = "make it with `pillarbox user add LOGIN`";
 /// What to do where there is no aliases file.
 pub(super) const NO_ALIASES: &str = "make it, or remove `aliases` from pillarbox.toml";
-/// Octets of a file that is read whole, at most.
-const FILE_MAX: u64 = 64 << 20;
 /// The widest mode of a file with a password or a key that signs.
 const SECRET_MODE: u32 = 0o640;
 
@@ -243,7 +241,7 @@ pub fn own_name() -> Option<String> {
 
 /// The text of a regular file of at most 64 MiB; of anything else an error at once.
 pub fn text(path: &Path) -> io::Result<String> {
-    let bytes = files::read(path, FILE_MAX)?;
+    let bytes = files::read(path, files::TEXT_MAX)?;
     String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
