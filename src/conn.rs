@@ -100,14 +100,14 @@ pub fn serve<L: Link>(link: L, connection: &Connection<'_>, context: &Context, s
 }
 
 fn session(context: &Context, snapshot: &Snapshot, connection: &Connection<'_>) -> Session {
-    let session = Session::new(terms(context, snapshot, connection.service));
+    let session = Session::new(session_config(context, snapshot, connection.service));
     match &connection.caller {
         Some(Ok(caller)) => session.with_login(&caller.login, caller.sender(&snapshot.policy).map(|sender| sender.to_string())),
         _ => session,
     }
 }
 
-fn terms(context: &Context, snapshot: &Snapshot, service: Service) -> SessionConfig {
+fn session_config(context: &Context, snapshot: &Snapshot, service: Service) -> SessionConfig {
     let limits = &snapshot.config.limits;
     SessionConfig {
         hostname: snapshot.config.hostname.as_str().into(),

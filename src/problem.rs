@@ -34,6 +34,11 @@ impl Problem {
     }
 }
 
+/// What stands in a file, as a problem may quote it: its first 64 characters, without control characters.
+pub fn printable(text: &str) -> String {
+    text.chars().take(64).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;

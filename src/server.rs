@@ -2,7 +2,6 @@
 
 mod boot;
 pub mod expiry;
-mod files;
 pub mod keys;
 pub mod load;
 pub mod modes;

@@ -23,6 +23,13 @@ fn pillarbox(args: &[&str], input: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
+/// A FIFO that no process writes to, where a file was.
+fn in_place_of(dir: &Path, file: &str, toml: String) -> String {
+    fs::remove_file(dir.join(file)).unwrap();
+    nix::unistd::mkfifo(&dir.join(file), nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
+    toml
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -119,6 +126,23 @@ fn users_are_edited_and_nothing_else() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 5, "nothing is left beside the files");
 }
 
+/// A first users file is root's to write, and the server's to read by the group of its user, whatever that is called.
+#[test]
+fn a_new_users_file_is_readable_by_the_server() {
+    if !require_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    open_to_all(dir.path());
+    let config = Setup::default().write(dir.path());
+    let users = dir.path().join("users");
+    fs::remove_file(&users).unwrap();
+    let output = pillarbox(&["-c", config.to_str().unwrap(), "user", "add", "alice@example.org"], "open sesame\n");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let (made, group) = (fs::metadata(&users).unwrap(), nix::unistd::User::from_name("nobody").unwrap().unwrap().gid);
+    assert_eq!((made.uid(), made.gid(), made.mode() & 0o7777), (0, group.as_raw(), 0o640));
+}
+
 /// What `user add`, `passwd` and `remove` say, on standard error: which password, which line, what stays, what is odd.
 #[test]
 fn user_says_what_was_done() {
@@ -197,6 +221,19 @@ fn two_edits_both_take_effect() {
     assert!(child.wait().unwrap().success());
     let text = fs::read_to_string(&users).unwrap();
     assert!(text.contains("# written meanwhile\n") && text.contains("carol@example.org:"), "{text}");
+}
+
+/// Nor is a users file waited for that is a FIFO.
+#[test]
+fn a_users_file_that_is_a_fifo_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Setup::default().write(dir.path());
+    in_place_of(dir.path(), "users", String::new());
+    for action in ["add", "passwd", "remove"] {
+        let words = ["-c", config.to_str().unwrap(), "user", action, "alice@example.org", "--label", "x"];
+        let output = finish(Command::new(env!("CARGO_BIN_EXE_pillarbox")).args(words).stdin(Stdio::null()));
+        assert!(text(&output.stderr).contains("users: is no regular file"), "{action}: {}", said(&output));
+    }
 }
 
 /// Runs a script of Python in which `run(…)` starts the program on a terminal of its own, `until` waits for what it
@@ -305,7 +342,7 @@ fn check_finds_nothing_wrong() {
 #[test]
 fn check_names_everything_at_once() {
     type Break = fn(&Path, String) -> String;
-    let rows: [(&str, Break, &[&str]); 17] = [
+    let rows: [(&str, Break, &[&str]); 20] = [
         (
             "unknown key",
             |_, toml| format!("hostnam = \"x\"\n{toml}"),
@@ -423,8 +460,12 @@ fn check_names_everything_at_once() {
                 let (before, rest) = toml.split_once("[listen]").unwrap();
                 format!("{before}{}", &rest[rest.find("[tls]").unwrap()..])
             },
-            &["[listen] names no address"],
+            &["[listen] names no address", "unless sockets are handed over"],
         ),
+        // None of these is waited for.
+        ("a FIFO for aliases", |dir, toml| in_place_of(dir, "aliases", toml), &["aliases: is no regular file; put one"]),
+        ("a FIFO for users", |dir, toml| in_place_of(dir, "users", toml), &["users: is no regular file; put one"]),
+        ("a FIFO for the key", |dir, toml| in_place_of(dir, "key.pem", toml), &["key.pem: is no regular file; put one"]),
     ];
     for (what, destroy, want) in rows {
         let dir = tempfile::tempdir().unwrap();
@@ -432,7 +473,7 @@ fn check_names_everything_at_once() {
         let path = Setup::default().write(dir.path());
         let toml = fs::read_to_string(&path).unwrap();
         fs::write(&path, destroy(dir.path(), toml)).unwrap();
-        let output = pillarbox(&["-c", path.to_str().unwrap(), "check"], "");
+        let output = finish(Command::new(env!("CARGO_BIN_EXE_pillarbox")).args(["-c", path.to_str().unwrap(), "check"]));
         let report = text(&output.stdout);
         assert_eq!(output.status.code(), Some(78), "{what}:\n{report}");
         for want in want {
@@ -676,7 +717,7 @@ fn an_outgoing_side_that_cannot_work_is_refused() {
             postmaster.clone(),
             0,
             with_password,
-            Some("next.password: outgoing.routes.next.password_file: no such file"),
+            Some("next.password: outgoing.routes.next.password_file: no such file; write the password into it, or correct"),
         ),
         ("mx", postmaster, 0o640, plain("via = \"mx\""), None),
     ];

@@ -8,7 +8,11 @@ use std::path::{Path, PathBuf};
 use pillarbox::cli::{Exit, OPTIONS, VERBS};
 use pillarbox::config::{Config, KEYS};
 use pillarbox::journal::EVENTS;
+use pillarbox::mail::message::{HEADER_MAX, RECEIVED_MAX};
+use pillarbox::smtp::command::COMMAND_MAX;
 use pillarbox::smtp::reply::Refusal;
+use pillarbox::smtp::sasl::SASL_LINE_MAX;
+use pillarbox::smtp::session::{DEFERRALS_MAX, JUNK_MAX};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -64,20 +68,21 @@ fn module(file: &str) -> &str {
 #[test]
 fn imports_point_down_only() {
     // Which of our own modules may name which.
-    let allowed: [(&str, &[&str]); 13] = [
+    let allowed: [(&str, &[&str]); 14] = [
         ("main", &["cli", "journal"]),
         ("cli", &["server", "conn", "relay", "queue", "net", "auth", "mail", "policy", "journal", "config", "smtp", "problem"]),
-        ("server", &["conn", "relay", "queue", "net", "auth", "mail", "policy", "journal", "config", "smtp", "problem"]),
+        ("server", &["conn", "relay", "queue", "net", "auth", "mail", "policy", "journal", "config", "smtp", "problem", "files"]),
         ("conn", &["queue", "net", "auth", "mail", "policy", "journal", "config", "smtp", "problem"]),
-        ("relay", &["queue", "net", "auth", "mail", "policy", "journal", "config", "smtp", "problem"]),
+        ("relay", &["queue", "net", "auth", "mail", "policy", "journal", "config", "smtp", "problem", "files"]),
         ("queue", &["net", "auth", "mail", "policy", "journal", "config", "smtp", "problem"]),
         ("config", &["policy", "smtp", "problem"]),
-        ("net", &["smtp"]),
+        ("net", &["smtp", "files"]),
         ("auth", &["smtp", "problem"]),
         ("mail", &["smtp"]),
         ("policy", &["smtp", "problem"]),
         ("journal", &[]),
         ("problem", &[]),
+        ("files", &[]),
     ];
     for (file, text) in sources() {
         let name = module(&file);
@@ -220,6 +225,26 @@ fn the_manual_says_of_every_refusal_what_the_client_reads() {
     // mdoc's No is a macro: in `.Dq No such mailbox` it would vanish.
     let source = read("man/pillarbox.8");
     assert!(!source.lines().any(|line| line.starts_with('.') && line.split(' ').skip(1).any(|word| word == "No")), "write \\&No");
+}
+
+/// Limits that are no keys are in the manual as the code has them.
+#[test]
+fn the_manual_has_the_limits_of_the_code() {
+    let page = manual("pillarbox.8");
+    let with_comma = |number: usize| format!("{},{:03}", number / 1000, number % 1000);
+    for (reason, want) in [
+        ("auth-line-too-long", format!("longer than {} octets", with_comma(SASL_LINE_MAX))),
+        ("header-too-large", format!("larger than {} KiB", HEADER_MAX / 1024)),
+        ("junk-commands", format!("More than {JUNK_MAX} NOOP")),
+        ("line-too-long", format!("longer than {} octets", with_comma(COMMAND_MAX))),
+        ("loop", format!("more than {RECEIVED_MAX} Received")),
+        ("too-many-errors", format!("or {} with a code", with_comma(DEFERRALS_MAX as usize))),
+    ] {
+        let entry =
+            page.split(".It Li ").find(|entry| entry.lines().next().is_some_and(|row| row.ends_with(&format!(" {reason}"))));
+        let entry = entry.unwrap_or_else(|| panic!("{reason}")).replace('\n', " ");
+        assert!(entry.contains(&want), "{reason}: no `{want}` in {entry}");
+    }
 }
 
 #[test]

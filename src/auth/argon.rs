@@ -43,7 +43,7 @@ impl Hash {
             return Err(format!("the password field has no {{ARGON2ID}} before its hash; {CURE}"));
         };
         if !["ARGON2ID", "ARGON2I"].iter().any(|known| known.eq_ignore_ascii_case(scheme)) {
-            return Err(format!("password scheme {{{}}} is not {{ARGON2ID}}; {CURE}", super::users::printable(scheme)));
+            return Err(format!("password scheme {{{}}} is not {{ARGON2ID}}; {CURE}", crate::problem::printable(scheme)));
         }
         let malformed = || format!("the argon2 hash is malformed; {CURE}");
         let phc = PasswordHash::new(phc).map_err(|_| malformed())?;
@@ -74,7 +74,7 @@ impl Hash {
     }
 }
 
-/// Computes a hash of this cost for nothing.
+/// Computes and discards a hash, so that an unknown login takes as long as a known one.
 pub fn dummy_hash(cost: Cost, password: &[u8], scratch: &mut Scratch) {
     let mut output = [0; 32];
     compute(cost, password, b"no such login at all", &mut output, scratch);

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::argon::{COST, Cost, Hash};
-use crate::problem::Problem;
+use crate::problem::{Problem, printable};
 use crate::smtp::address::Address;
 
 /// All logins with their passwords.
@@ -150,10 +150,6 @@ fn parse_line(line: &str, memory_max: u64) -> Result<(String, String, Hash), Str
     }
     let label = fields.nth(2).unwrap_or_default();
     Ok((canonical(login), label.to_owned(), hash))
-}
-
-pub(super) fn printable(text: &str) -> String {
-    text.chars().take(64).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ impl Verifier {
         self
     }
 
-    /// Gives the memory of hashes back if none was computed lately; to be called now and then.
+    /// Frees the memory of hashes after a while without any, and forgets passwords that were right long ago; called once a second.
     pub fn release_idle_memory(&self) {
         self.budget.release_idle_memory();
         self.cache.sweep();

@@ -47,8 +47,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         return Err(super::Failure::usage(&format!("`check` takes no `{word}`")));
     }
     let mut report = Report(Vec::new());
-    match fs::read_to_string(&arguments.config) {
-        Err(error) => report.error("configuration", format!("{}: {error}; give its path with -c", arguments.config.display())),
+    match load::text(&arguments.config) {
+        Err(error) => report.error("configuration", load::unreadable(&arguments.config, &error, load::NO_CONFIG)),
         Ok(text) => {
             let (config, problems) = Config::examine(&text, &arguments.config, load::own_name);
             report.part("configuration", &arguments.config.display().to_string(), problems);
@@ -83,7 +83,7 @@ fn everything(config: &Config, file: &Path, offline: bool, report: &mut Report) 
     }
     modes::too_wide(config, file).into_iter().for_each(|text| report.warning("rights", text));
     for file in [Some(&config.users), config.aliases.as_ref()].into_iter().flatten() {
-        if let Some(line) = fs::read_to_string(file).ok().and_then(|text| load::unfinished_line(&text)) {
+        if let Some(line) = load::text(file).ok().and_then(|text| load::unfinished_line(&text)) {
             let text = "the last line has no line end: a running server would take the file for half written; end it with one";
             report.warning("files", format!("{}:{line}: {text}", file.display()));
         }
@@ -304,7 +304,10 @@ fn unreadable(config: &Config, file: &Path, account: Option<&User>) -> Vec<Strin
         .filter(cannot)
         .map(|file| {
             let name = &config.user;
-            format!("{}: `{name}` may not read it, and so not take up a change; chgrp {name} and chmod 640", file.display())
+            format!(
+                "{}: `{name}` may not read it, and so not take up a change; chmod 640, and chgrp to the group of `{name}`",
+                file.display()
+            )
         })
         .collect()
 }
@@ -367,7 +370,10 @@ fn unwritable(config: &Config, logins: &[String], account: Option<&User>) -> Vec
 
 fn ports(config: &Config, report: &mut Report) {
     if config.listen.is_empty() && config.local.is_empty() {
-        report.error("ports", "[listen] names no address; give one for smtp, submission, submissions or local");
+        report.error(
+            "ports",
+            "[listen] names no address; give one for smtp, submission, submissions or local, unless sockets are handed over",
+        );
     }
     for entry in &config.local {
         local_socket(entry, report);

@@ -19,7 +19,7 @@ use crate::auth::edit;
 use crate::auth::users::{self, Users};
 use crate::config::Config;
 use crate::policy::sending::{Counters, TALLIES, Unit};
-use crate::server::state;
+use crate::server::{load, state};
 pub(super) use prompt::generate;
 use prompt::{Password, obtain};
 
@@ -230,7 +230,7 @@ fn unknown(text: &str, login: &str, label: Option<&str>) -> Failure {
 }
 
 fn parsed(config: &Config) -> Result<Users, Failure> {
-    crate::server::load::users(config).map_err(Failure::problems)
+    load::users(config).map_err(Failure::problems)
 }
 
 fn hash(password: &Password) -> Result<String, Failure> {
@@ -238,7 +238,7 @@ fn hash(password: &Password) -> Result<String, Failure> {
 }
 
 fn read(path: &Path, may_be_missing: bool) -> Result<String, Failure> {
-    match fs::read_to_string(path) {
+    match load::text(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && may_be_missing => Ok(String::new()),
         Err(error) => Err(Failure::file(Exit::NoInput, path, error)),
         Ok(text) => Ok(text),
@@ -282,8 +282,8 @@ fn write_whole(path: &Path, text: &str, config: &Config) -> io::Result<()> {
         }
         // A new file is root's, and the server's to read.
         Err(_) if nix::unistd::geteuid().is_root() => {
-            if let Some(group) = nix::unistd::Group::from_name(&config.user).ok().flatten() {
-                fchown(&file, None, Some(group.gid.as_raw()))?;
+            if let Some(account) = nix::unistd::User::from_name(&config.user).ok().flatten() {
+                fchown(&file, None, Some(account.gid.as_raw()))?;
                 file.as_file().set_permissions(fs::Permissions::from_mode(0o640))?;
             }
         }

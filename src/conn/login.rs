@@ -74,8 +74,13 @@ impl<L: Link> Driver<'_, L> {
                     self.log.throttled(login);
                 }
                 // For the operator alone: the client is told the same in the same time, whichever it was.
-                let known = !users.passwords(login).is_empty();
-                failed(Refusal::BadCredentials, if known { "wrong-password" } else { "unknown-login" })
+                let reason = match users.passwords(login).is_empty() {
+                    true => "unknown-login",
+                    // Whatever the password was.
+                    false if credentials.foreign => "other-identity",
+                    false => "wrong-password",
+                };
+                failed(Refusal::BadCredentials, reason)
             }
             Verdict::Right { login, label } => {
                 attempt.succeeded();
@@ -89,6 +94,7 @@ impl<L: Link> Driver<'_, L> {
             }
         }
     }
+
     /// On a local socket the login is there from the start; gives why the caller is not served, if it is not.
     pub(super) fn greet_caller(&mut self) -> Option<Refusal> {
         match self.connection.caller.as_ref()? {

@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 
 use super::trace::{Trace, rfc5322_date};
+
 /// Octets of a header section, at most.
 pub const HEADER_MAX: usize = 256 * 1024;
 /// Received fields, at most (RFC 5321 section 6.3).
@@ -96,8 +97,8 @@ impl HeaderReader {
 
     fn finish_at(&mut self, end: usize, unseparated: bool, before: usize) -> (Header, usize) {
         let mut section = std::mem::take(&mut self.section);
-        // What was taken in earlier calls was looked at line by line; only a last piece of a line can have to go back,
-        // and it is put into the header's own bytes by the caller's view: see `tail`.
+        // Earlier calls took whole lines of the header and then perhaps a piece of a line, which may turn out to be body: that
+        // piece is put back after the header. What this call was given from `end` on is the caller's.
         let tail = if end < before { section[end..before].to_vec() } else { Vec::new() };
         section.truncate(end);
         let mut header = Header::new(section, unseparated);

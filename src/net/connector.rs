@@ -12,6 +12,8 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_t
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+use crate::files;
+
 /// Ready for handshakes with servers. Sessions are resumed where a server allows it.
 #[derive(Clone)]
 pub struct TlsClient {
@@ -167,7 +169,7 @@ fn reason(why: &CertificateError) -> String {
 
 fn from_file(path: &Path) -> Result<RootCertStore, TrustError> {
     let read = |error| TrustError::Read(path.to_owned(), error);
-    let pem = std::fs::read(path).map_err(read)?;
+    let pem = files::read(path, files::TEXT_MAX).map_err(read)?;
     let mut roots = RootCertStore::empty();
     for certificate in rustls_pemfile::certs(&mut &pem[..]) {
         roots
@@ -243,6 +245,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ca.pem");
         assert!(matches!(TlsClient::new(Some(&path), false), Err(TrustError::Read(..))));
+        // Not waited for: it would keep a server from its start, and a courier from everything else.
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let fifo = path.clone();
+        std::thread::spawn(move || tell.send(TlsClient::new(Some(&fifo), false).map(drop)));
+        let outcome = told.recv_timeout(std::time::Duration::from_secs(20)).expect("a FIFO is waited for");
+        assert!(matches!(outcome, Err(TrustError::Read(..))), "{outcome:?}");
+        std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "no PEM\n").unwrap();
         assert!(matches!(TlsClient::new(Some(&path), false), Err(TrustError::Empty(_))));
         let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";

@@ -38,13 +38,13 @@ enum Inner {
 struct Socket {
     tcp: TcpStream,
     stop: Arc<Stop>,
-    patience: Patience,
+    wait_limit: WaitLimit,
     slices: Slices,
 }
 
 /// How long is waited.
 #[derive(Clone, Copy, Debug)]
-enum Patience {
+enum WaitLimit {
     /// While content moves: since when, when the last octet moved, how many did.
     Content { since: Instant, moved: Instant, octets: u64, limit: Duration },
     /// Until then; with `abides`, [`Stop`] ends it by its own deadline, otherwise at once.
@@ -61,8 +61,8 @@ const FAREWELL_MAX: Duration = Duration::from_secs(2);
 impl Outbound {
     /// A connection that stands.
     pub fn new(tcp: TcpStream, stop: Arc<Stop>) -> Self {
-        let patience = Patience::Until { deadline: Instant::now(), abides: false };
-        Self { inner: Inner::Plain(Socket { tcp, stop, patience, slices: Slices::new(SLICE) }) }
+        let wait_limit = WaitLimit::Until { deadline: Instant::now(), abides: false };
+        Self { inner: Inner::Plain(Socket { tcp, stop, wait_limit, slices: Slices::new(SLICE) }) }
     }
 
     /// The server's address.
@@ -72,13 +72,13 @@ impl Outbound {
 
     /// Waits so long from now on for everything that follows. [`Stop`] ends the wait, at its own deadline if `abides`.
     pub fn wait(&mut self, limit: Duration, abides: bool) {
-        self.patience(Patience::Until { deadline: Instant::now() + limit, abides });
+        self.set_wait_limit(WaitLimit::Until { deadline: Instant::now() + limit, abides });
     }
 
     /// Waits as long as content moves: `limit` without any, and not forever for a trickle.
     pub fn wait_for_content(&mut self, limit: Duration) {
         let now = Instant::now();
-        self.patience(Patience::Content { since: now, moved: now, octets: 0, limit });
+        self.set_wait_limit(WaitLimit::Content { since: now, moved: now, octets: 0, limit });
     }
 
     /// Reads what is there; `None` if nothing is. Octets that wait to be written stay where they are.
@@ -132,9 +132,9 @@ impl Outbound {
         }
     }
 
-    fn patience(&mut self, patience: Patience) {
+    fn set_wait_limit(&mut self, wait_limit: WaitLimit) {
         if let Some(socket) = self.socket() {
-            socket.patience = patience;
+            socket.wait_limit = wait_limit;
         }
     }
 
@@ -219,7 +219,7 @@ impl Socket {
     fn transfer(&mut self, side: Side, mut once: impl FnMut(i32, MsgFlags) -> nix::Result<usize>) -> io::Result<usize> {
         loop {
             let now = Instant::now();
-            let (deadline, stopped) = self.patience.deadline(&self.stop, now);
+            let (deadline, stopped) = self.wait_limit.deadline(&self.stop, now);
             let left = deadline.saturating_duration_since(now);
             if left.is_zero() && stopped {
                 return Err(stop::error());
@@ -229,7 +229,7 @@ impl Socket {
             let flags = if left.is_zero() { MsgFlags::MSG_DONTWAIT } else { self.slices.block_for(&self.tcp, side, left)? };
             match once(self.tcp.as_raw_fd(), flags) {
                 Ok(octets) => {
-                    self.patience.moved(octets);
+                    self.wait_limit.moved(octets);
                     return Ok(octets);
                 }
                 Err(Errno::EAGAIN) if left.is_zero() => return Err(ErrorKind::TimedOut.into()),
@@ -240,7 +240,7 @@ impl Socket {
     }
 }
 
-impl Patience {
+impl WaitLimit {
     /// Until when, and whether that is because everything is stopped.
     fn deadline(&self, stop: &Stop, now: Instant) -> (Instant, bool) {
         let (own, abides) = match *self {
@@ -350,8 +350,8 @@ mod tests {
         let since = Instant::now();
         let at = |moved: u64, octets| {
             let moved = since + Duration::from_secs(moved);
-            let patience = Patience::Content { since, moved, octets, limit: Duration::from_secs(180) };
-            (patience.deadline(&Stop::new(), since).0 - since).as_secs()
+            let wait_limit = WaitLimit::Content { since, moved, octets, limit: Duration::from_secs(180) };
+            (wait_limit.deadline(&Stop::new(), since).0 - since).as_secs()
         };
         assert_eq!(at(0, 0), 180);
         assert_eq!(at(100, 1_000_000), 280);

@@ -45,6 +45,8 @@ const IN_COMMANDS: usize = 4 * 1024;
 const AT_REST: usize = 512;
 /// Octets of the input buffer within a message: two TLS records.
 const IN_CONTENT: usize = 32 * 1024;
+/// How a TLS handshake begins (RFC 8446 section 5.1): it has no line end to wait for.
+const TLS_RECORD: [u8; 2] = [0x16, 0x03];
 /// Replies are sent at the latest when so many octets wait.
 const OUT_MAX: usize = 4 * 1024;
 
@@ -89,7 +91,7 @@ impl<L: Link> Wire<L> {
         let mut waiting = false;
         let mut rest = Some(rest);
         loop {
-            if !dropping && self.buffer[self.start..self.end].starts_with(&[0x16, 3]) && self.link.tls().is_none() {
+            if !dropping && self.buffer[self.start..self.end].starts_with(&TLS_RECORD) && self.link.tls().is_none() {
                 return Ok(Line::Foreign(self.start..self.end));
             }
             let pending = &self.buffer[self.start + scanned..self.end];

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::problem::Problem;
+use crate::problem::{Problem, printable};
 use crate::smtp::address::Address;
 
 /// All aliases, by name in lower case.
@@ -142,10 +142,6 @@ fn unquoted(text: &str) -> &str {
         true => text,
         false => text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text),
     }
-}
-
-fn printable(text: &str) -> String {
-    text.chars().take(64).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 #[cfg(test)]

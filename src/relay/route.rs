@@ -4,17 +4,16 @@
 //! The password is
 //! read whenever a connection is opened, so a changed file is taken up by itself, and it is never kept longer.
 
-use std::fs::OpenOptions;
 use std::io::{self, Read as _};
 use std::net::IpAddr;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
 use super::line::Timeouts;
 use crate::config::outgoing::{NextHop, Outgoing, Route, TlsMin};
+use crate::files;
 use crate::mail::dkim::Fields;
 use crate::net::connector::{TlsClient, TrustError};
 use crate::queue::signature;
@@ -105,12 +104,7 @@ impl Hop {
 /// Reads a password: one line, whose end does not count. A mode wider than 0640 is an error.
 pub fn read_password(path: &Path) -> Result<Zeroizing<Vec<u8>>, PasswordError> {
     let read = |error| PasswordError::Read(path.to_owned(), error);
-    // A FIFO would hold the courier until a writer comes.
-    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).map_err(read)?;
-    let data = file.metadata().map_err(read)?;
-    if !data.is_file() {
-        return Err(read(io::Error::new(io::ErrorKind::InvalidInput, "is no plain file")));
-    }
+    let (file, data) = files::open(path).map_err(read)?;
     let mode = data.mode() & 0o7777;
     if mode & !MODE_MAX != 0 {
         return Err(PasswordError::Mode(path.to_owned(), mode));

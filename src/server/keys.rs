@@ -22,9 +22,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::files;
 use super::watch::{self, Stamp};
 use crate::config::{Config, TlsFiles};
+use crate::files;
 use crate::journal;
 use link::{Link, answer};
 

@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::files;
 use super::keys::KeySource;
 use crate::auth::users::Users;
 use crate::config::Config;
 use crate::conn::context::Snapshot;
+use crate::files;
 use crate::mail::dkim::SigningKey;
 use crate::mail::signing::Keyring;
 use crate::net::tls::{TlsError, TlsServer};
@@ -41,14 +41,18 @@ pub enum KeyringRefused {
     Read(io::Error, Problem),
 }
 
-/// Octets of a file that is read whole, at most.
-const FILE_MAX: u64 = 64 << 20;
+/// What to do where there is no configuration.
+pub const NO_CONFIG: &str = "give its path with -c";
+/// What to do where there is no users file.
+pub(super) const NO_USERS: &str = "make it with `pillarbox user add LOGIN`";
+/// What to do where there is no aliases file.
+pub(super) const NO_ALIASES: &str = "make it, or remove `aliases` from pillarbox.toml";
 /// The widest mode of a file with a password or a key that signs.
 const SECRET_MODE: u32 = 0o640;
 
 /// Reads pillarbox.toml.
 pub fn config(path: &Path) -> Result<Config, Vec<Problem>> {
-    let text = text(path).map_err(|error| vec![unreadable(path, &error)])?;
+    let text = text(path).map_err(|error| vec![unreadable(path, &error, NO_CONFIG)])?;
     Config::parse(&text, path, own_name)
 }
 
@@ -103,7 +107,7 @@ pub fn password_files(config: &Config) -> Vec<Problem> {
     for (name, route) in &outgoing.routes {
         let Some(file) = &route.password_file else { continue };
         let text = match fs::metadata(file) {
-            Err(error) => unreadable(file, &error).text,
+            Err(error) => unreadable(file, &error, "write the password into it, or correct the path").text,
             Ok(data) if data.mode() & 0o7777 & !SECRET_MODE != 0 => {
                 format!("its mode {:04o} is wider than 0640; chmod 640 it", data.mode() & 0o7777)
             }
@@ -148,20 +152,14 @@ fn in_file(problems: Vec<Problem>, file: &Path) -> Vec<Problem> {
 
 /// Reads the users file.
 pub fn users(config: &Config) -> Result<Users, Vec<Problem>> {
-    let text = text(&config.users).map_err(|error| vec![unreadable_users(&config.users, &error)])?;
+    let text = text(&config.users).map_err(|error| vec![unreadable(&config.users, &error, NO_USERS)])?;
     parse_users(config, &text)
 }
 
 /// Reads the aliases file, if there is one.
 pub fn aliases(config: &Config) -> Result<Aliases, Vec<Problem>> {
     let Some(file) = &config.aliases else { return Ok(Aliases::default()) };
-    let text = text(file).map_err(|error| {
-        let mut problem = unreadable(file, &error);
-        if error.kind() == io::ErrorKind::NotFound {
-            problem.text = "no such file; make it, or remove `aliases` from pillarbox.toml".to_owned();
-        }
-        vec![problem]
-    })?;
+    let text = text(file).map_err(|error| vec![unreadable(file, &error, NO_ALIASES)])?;
     parse_aliases(config, &text)
 }
 
@@ -180,7 +178,8 @@ pub fn keyring(config: &Config, keys: &KeySource) -> Result<Keyring, KeyringRefu
         let name = format!("dkim.{domain:?}");
         match held {
             Err(error) => {
-                let problem = Problem { key: name, ..unreadable(&key.key, &error) };
+                let cure = format!("make a key with `pillarbox dkim add {domain}`, or correct the path");
+                let problem = Problem { key: name, ..unreadable(&key.key, &error, &cure) };
                 problems.push(problem.clone());
                 unread = unread.or_else(|| files::may_pass(&error).then_some((error, problem)));
             }
@@ -240,9 +239,9 @@ pub fn own_name() -> Option<String> {
     nix::unistd::gethostname().ok()?.into_string().ok().map(|name| name.to_ascii_lowercase())
 }
 
-/// The text of a regular file of at most 64 MiB.
-pub(super) fn text(path: &Path) -> io::Result<String> {
-    let bytes = files::read(path, FILE_MAX)?;
+/// The text of a regular file of at most 64 MiB; of anything else an error at once.
+pub fn text(path: &Path) -> io::Result<String> {
+    let bytes = files::read(path, files::TEXT_MAX)?;
     String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
@@ -251,23 +250,15 @@ pub fn unfinished_line(text: &str) -> Option<usize> {
     (!text.is_empty() && !text.ends_with('\n')).then(|| text.lines().count())
 }
 
-/// A file that cannot be read, and the cure.
-pub(super) fn unreadable(path: &Path, error: &io::Error) -> Problem {
+/// A file that cannot be read, and the cure; `missing` is what to do where there is none.
+pub fn unreadable(path: &Path, error: &io::Error, missing: &str) -> Problem {
     let cure = match error.kind() {
-        io::ErrorKind::NotFound => "no such file; give its path".to_owned(),
+        io::ErrorKind::NotFound => format!("no such file; {missing}"),
         io::ErrorKind::PermissionDenied => "may not be read; check its owner and mode".to_owned(),
         io::ErrorKind::InvalidData => "is not UTF-8 text".to_owned(),
         _ => error.to_string(),
     };
     Problem::with(path, cure)
-}
-
-/// The same for the users file, which a program makes.
-pub(super) fn unreadable_users(path: &Path, error: &io::Error) -> Problem {
-    match error.kind() {
-        io::ErrorKind::NotFound => Problem::with(path, "no such file; make it with `pillarbox user add LOGIN`"),
-        _ => unreadable(path, error),
-    }
 }
 
 /// The same for certificate or key.

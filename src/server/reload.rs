@@ -13,10 +13,11 @@ use super::keys::KeySource;
 use super::load::{KeyringRefused, Secrets};
 use super::sandbox::{self, Access};
 use super::watch::{Stamp, Watched, stamp};
-use super::{expiry, files, load};
+use super::{expiry, load};
 use crate::config::Config;
 use crate::config::outgoing::Outgoing;
 use crate::conn::context::{Context, Snapshot};
+use crate::files;
 use crate::journal;
 use crate::problem::Problem;
 use crate::smtp::session::Service;
@@ -194,7 +195,7 @@ impl Files {
 
     fn configuration(&self, old: &Snapshot) -> Result<Snapshot, Refusal> {
         let Startup { path, keys, access, .. } = &self.startup;
-        let text = load::text(path).map_err(|error| Refusal::of_read(&error, load::unreadable(path, &error)))?;
+        let text = load::text(path).map_err(|error| Refusal::of_read(&error, load::unreadable(path, &error, load::NO_CONFIG)))?;
         let config = Config::parse(&text, path, load::own_name)?;
         if access.as_ref().is_some_and(|access| !access.covers(&sandbox::access(&config, path, keys.is_helper()))) {
             let text = "needs a directory or a port outside the sandbox of this process; restart it to apply";
@@ -229,7 +230,7 @@ impl Files {
 
 fn users(old: &Snapshot) -> Result<Snapshot, Refusal> {
     let file = &old.config.users;
-    let text = load::text(file).map_err(|error| Refusal::of_read(&error, load::unreadable_users(file, &error)))?;
+    let text = load::text(file).map_err(|error| Refusal::of_read(&error, load::unreadable(file, &error, load::NO_USERS)))?;
     let lost = "is empty; the logins from before are kept. To lock all of them out, leave a comment line in it";
     is_there(&text, old.users.is_empty(), file, lost)?;
     is_whole(&text, file)?;
@@ -241,7 +242,8 @@ fn aliases(old: &Snapshot) -> Result<Snapshot, Refusal> {
     let aliases = match &old.config.aliases {
         None => Default::default(),
         Some(file) => {
-            let text = load::text(file).map_err(|error| Refusal::of_read(&error, load::unreadable(file, &error)))?;
+            let text =
+                load::text(file).map_err(|error| Refusal::of_read(&error, load::unreadable(file, &error, load::NO_ALIASES)))?;
             let lost = "is empty; the aliases from before are kept. To have none, leave a comment line in it";
             is_there(&text, old.aliases.iter().next().is_none(), file, lost)?;
             is_whole(&text, file)?;

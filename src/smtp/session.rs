@@ -35,7 +35,7 @@ pub struct Session {
 
 /// Refusals that are not the client's fault after which the session ends. Ordinary servers send long lists of recipients
 /// without having read LIMITS.
-const DEFERRALS_MAX: u32 = 1000;
+pub const DEFERRALS_MAX: u32 = 1000;
 
 #[derive(Debug)]
 pub(super) enum State {
@@ -382,7 +382,7 @@ pub(super) fn say(reply: Reply, next: Next) -> Step {
 }
 
 /// NOOP, RSET, VRFY, HELP, chunks of nothing, and repeated EHLO, HELO and MAIL without a message between, at most.
-const JUNK_MAX: u32 = 100;
+pub const JUNK_MAX: u32 = 100;
 
 /// Browsers made to post to port 25, and TLS where it is not due, are ended at their first line.
 fn foreign_protocol(line: &[u8]) -> Option<Refusal> {
@@ -412,6 +412,23 @@ mod tests {
         });
         session.step(Event::Opened { early: b"" });
         session
+    }
+
+    #[test]
+    fn help_names_every_verb_that_is_offered() {
+        let mut session = session(Service::Smtp);
+        let step = session.step(Event::Line { line: b"HELP", more: false });
+        let Some(Answer::Reply(reply)) = step.answer else { panic!("{step:?}") };
+        let mut text = Vec::new();
+        reply.write_to(&mut text);
+        let text = String::from_utf8(text).unwrap();
+        let mut named: Vec<&str> = text.split(';').next().unwrap().split(' ').skip(2).collect();
+        let dialect = session.dialect();
+        let offered = |verb: &Verb| !matches!(command::parse(*verb, verb.name(), dialect), Ok(Command::Unoffered));
+        let mut verbs: Vec<&str> = Verb::ALL.iter().filter(|verb| offered(verb)).map(|verb| verb.name()).collect();
+        named.sort_unstable();
+        verbs.sort_unstable();
+        assert_eq!(named, verbs);
     }
 
     /// Whatever a client says before login on a submission port, nothing but these can follow.

@@ -408,6 +408,12 @@ fn fail2ban() {
         client.say("EHLO x.example", "250");
         client.say(&format!("AUTH PLAIN {}", base64(format!("\0{login}\0wrong").as_bytes())), "535");
     }
+    let mut client = server.connect("submissions");
+    client.tls().unwrap();
+    client.expect("220");
+    client.say("EHLO x.example", "250");
+    client.say(&format!("AUTH PLAIN {}", base64(b"alice@example.org\0bob@example.org\0secret")), "535");
+    server.wait_for_log(&["login-failed", "reason=other-identity"]);
     server.wait_for_log(&["login-failed", "a\\u{a}b"]);
     let mut client = server.connect("smtp");
     client.expect("220");
@@ -431,10 +437,10 @@ fn fail2ban() {
         ("journal", &|line| format!("2026-11-25T01:09:27+00:00 mx pillarbox[12]: {}", bare(line))),
         ("two stamps", &|line| format!("Nov 25 01:09:27 mx pillarbox[12]: {line}")),
     ];
-    // Seven logins failed, and the third of alice's blocked hers.
+    // Eight logins failed, and the third of alice's blocked hers.
     for (what, form) in forms {
         let text: String = log.lines().map(|line| form(line) + "\n").collect();
-        assert_eq!(banned(server.dir.path(), &text), ["127.0.0.1"; 8], "{what}: {text}");
+        assert_eq!(banned(server.dir.path(), &text), ["127.0.0.1"; 9], "{what}: {text}");
     }
     // What a value holds is not looked at even where it is not escaped.
     let stamp = "2026-11-25T01:09:27.123Z";

@@ -122,7 +122,7 @@ fn a_foreign_identity_is_a_failed_login() {
     for _ in 0..5 {
         client.say(&plain("bob@example.org"), "535");
     }
-    server.wait_for_log(&["login-failed", "peer=127.0.9.1:", "login=alice@example.org", "reason=wrong-password"]);
+    server.wait_for_log(&["login-failed", "peer=127.0.9.1:", "login=alice@example.org", "reason=other-identity"]);
     client.say(&plain(""), "454 4.7.0");
     greeted([127, 0, 9, 2], &server).say(&plain("Alice@EXAMPLE.org"), "235");
 }

@@ -268,7 +268,7 @@ fn keys_that_are_refused() {
             assert!(said.contains(&format!("k.pem: dkim.\"example.org\": {want}")), "{said}");
         }
     };
-    named("no such file");
+    named("no such file; make a key with `pillarbox dkim add example.org`");
     fs::write(&key, "x").unwrap();
     fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
     named("holds no PEM private key");
