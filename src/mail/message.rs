@@ -203,10 +203,12 @@ impl Header {
     }
 }
 
-/// The name of the field that a line begins, if it begins one; white space before the colon is obsolete and understood.
-fn field_name(line: &[u8]) -> Option<&[u8]> {
+/// The name of the field that a line begins, if it begins one; spaces and tabs before the colon are obsolete and understood (RFC
+/// 5322 section 4.5), a form feed there is not white space.
+pub fn field_name(line: &[u8]) -> Option<&[u8]> {
     let colon = memchr::memchr(b':', line)?;
-    let name = line[..colon].trim_ascii_end();
+    let end = line[..colon].iter().rposition(|octet| !matches!(octet, b' ' | b'\t'))?;
+    let name = &line[..=end];
     let fits = !name.is_empty() && name.iter().all(|b| matches!(b, 33..=126));
     fits.then_some(name)
 }
@@ -265,6 +267,13 @@ mod tests {
             ("hello", "\nhello", STAMPS),
             ("\nhello\n", "\nhello\n", STAMPS),
             ("", "", STAMPS),
+            // A form feed is no white space.
+            (
+                "Date: x\nMessage-ID\x0c: y\n\nrest\n",
+                "Date: x\n\nMessage-ID\x0c: y\n\nrest\n",
+                "Message-ID: <id1@mx.example.org>\n",
+            ),
+            (":\n :\nrest\n", "\n:\n :\nrest\n", STAMPS),
             // A header that ends in a line that is no field.
             ("Date: x\nMessage-ID: y\nnot a field\nrest\n", "Date: x\nMessage-ID: y\n\nnot a field\nrest\n", ""),
             ("Date: x\nMessage-ID: y\n", "Date: x\nMessage-ID: y\n", ""),
