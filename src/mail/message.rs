@@ -1,8 +1,8 @@
 //! What is changed in a message between the wire and the file, and nothing else: pillarbox(8), TRANSPARENCY.
 //!
 //! On top come Return-Path, Delivered-To, Received and, on submission, a missing Date, Message-ID and From. Return-Path, Bcc,
-//! Resent-Bcc and Content-Length that came in go. Every other octet stays, so a DKIM signature still verifies. The
-//! header section is gathered whole, because what it says decides whether the message is accepted; the body is not.
+//! Resent-Bcc and Content-Length that came in go, and on submission spaces and tabs before a field's colon. Every other octet
+//! stays, so a DKIM signature still verifies. The header section is gathered whole, because what it says decides whether the message is accepted; the body is not.
 
 use std::fmt::Write as _;
 
@@ -166,6 +166,9 @@ impl Header {
     }
 
     /// Appends everything up to the body: the trace, missing fields where `complete`, what came in less what is dropped.
+    ///
+    /// White space before a colon goes where `complete` (RFC 6409 section 8): it is obsolete, and must not be sent (RFC 5322
+    /// section 4.5). Verifiers of signatures stumble over it; those that don't, leave it out too (RFC 6376 section 3.4.2).
     pub fn write(&self, trace: &Trace<'_>, complete: bool, out: &mut Vec<u8>) {
         let mut top = trace.render();
         if complete && self.named("date").next().is_none() {
@@ -186,6 +189,10 @@ impl Header {
                 out.extend_from_slice(&self.section[kept_from..field.start]);
                 out.extend_from_slice(replaced.map_or(&[], |author| author.as_bytes()));
                 kept_from = field.end;
+            } else if complete && self.section[field.name_end] != b':' {
+                out.extend_from_slice(&self.section[kept_from..field.name_end]);
+                let colon = memchr::memchr(b':', &self.section[field.name_end..]).unwrap_or(0);
+                kept_from = field.name_end + colon;
             }
         }
         out.extend_from_slice(&self.section[kept_from..]);
@@ -256,7 +263,7 @@ mod tests {
         let rows = [
             ("Date: x\nMessage-ID: y\nSubject: z\n\nbody\n", "Date: x\nMessage-ID: y\nSubject: z\n\nbody\n", ""),
             ("Subject: z\n\nDate: in the body\n", "Subject: z\n\nDate: in the body\n", STAMPS),
-            ("DATE : x\nmessage-id: y\nBCC: a,\n b\nX: 1\n\n", "DATE : x\nmessage-id: y\nX: 1\n\n", ""),
+            ("DATE: x\nmessage-id: y\nBCC: a,\n b\nX: 1\n\n", "DATE: x\nmessage-id: y\nX: 1\n\n", ""),
             (
                 "Return-Path: <x>\nDate: x\nContent-Length: 3\nMessage-ID: y\nResent-Bcc: z\n\nb",
                 "Date: x\nMessage-ID: y\n\nb",
@@ -284,6 +291,14 @@ mod tests {
             each_split(message, &format!("{stamps}{want}"), true);
             each_split(message, want, false);
         }
+    }
+
+    /// RFC 5322 section 4.5: understood, and left out where the message enters the mail system.
+    #[test]
+    fn white_space_before_a_colon() {
+        let message = "Bcc : a\nDate\t : x\nMessage-ID: y\nX : 1 : 2\n :\nBCC\t: b\nY :\n\nZ : 3\n";
+        each_split(message, "Date: x\nMessage-ID: y\nX: 1 : 2\n :\nY:\n\nZ : 3\n", true);
+        each_split(message, "Date\t : x\nMessage-ID: y\nX : 1 : 2\n :\nY :\n\nZ : 3\n", false);
     }
 
     #[test]
