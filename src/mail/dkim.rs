@@ -18,6 +18,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
+use super::message::field_name;
 use crate::smtp::punycode;
 
 /// A domain as a signature and DNS have it (RFC 8616 section 4): lower case, international labels as `xn--`.
@@ -281,8 +282,8 @@ pub(super) fn fields_of(header: &[u8]) -> Vec<(String, &[u8])> {
         at = memchr::memchr(b'\n', &header[at..]).map_or(header.len(), |length| at + length + 1);
         if !matches!(header.get(at), Some(b' ' | b'\t')) {
             let whole = &header[start..at];
-            if let Some(colon) = memchr::memchr(b':', whole) {
-                fields.push((String::from_utf8_lossy(whole[..colon].trim_ascii_end()).to_ascii_lowercase(), whole));
+            if let Some(name) = field_name(whole) {
+                fields.push((String::from_utf8_lossy(name).to_ascii_lowercase(), whole));
             }
             start = at;
         }
@@ -330,7 +331,7 @@ fn signed_octets(present: &[(String, &[u8])], names: &[String], field: &str) -> 
 /// The `relaxed` form of a field without its end (RFC 6376 section 3.4.2).
 fn push_relaxed_field(out: &mut Vec<u8>, field: &[u8]) {
     let colon = memchr::memchr(b':', field).unwrap_or(field.len());
-    out.extend(field[..colon].trim_ascii_end().iter().map(u8::to_ascii_lowercase));
+    out.extend(field_name(field).unwrap_or_default().iter().map(u8::to_ascii_lowercase));
     out.push(b':');
     let value = field.get(colon + 1..).unwrap_or_default();
     let mut words = value.split(|octet| matches!(octet, b' ' | b'\t' | b'\r' | b'\n')).filter(|word| !word.is_empty());

@@ -1,8 +1,8 @@
 //! What is changed in a message between the wire and the file, and nothing else: pillarbox(8), TRANSPARENCY.
 //!
 //! On top come Return-Path, Delivered-To, Received and, on submission, a missing Date, Message-ID and From. Return-Path, Bcc,
-//! Resent-Bcc and Content-Length that came in go. Every other octet stays, so a DKIM signature still verifies. The
-//! header section is gathered whole, because what it says decides whether the message is accepted; the body is not.
+//! Resent-Bcc and Content-Length that came in go, and on submission spaces and tabs before a field's colon. Every other octet
+//! stays, so a DKIM signature still verifies. The header section is gathered whole, because what it says decides whether the message is accepted; the body is not.
 
 use std::fmt::Write as _;
 
@@ -167,6 +167,9 @@ impl Header {
     }
 
     /// Appends everything up to the body: the trace, missing fields where `complete`, what came in less what is dropped.
+    ///
+    /// White space before a colon goes where `complete` (RFC 6409 section 8): it is obsolete, and must not be sent (RFC 5322
+    /// section 4.5). Verifiers of signatures stumble over it; those that don't, leave it out too (RFC 6376 section 3.4.2).
     pub fn write(&self, trace: &Trace<'_>, complete: bool, out: &mut Vec<u8>) {
         let mut top = trace.render();
         if complete && self.named("date").next().is_none() {
@@ -187,6 +190,10 @@ impl Header {
                 out.extend_from_slice(&self.section[kept_from..field.start]);
                 out.extend_from_slice(replaced.map_or(&[], |author| author.as_bytes()));
                 kept_from = field.end;
+            } else if complete && self.section[field.name_end] != b':' {
+                out.extend_from_slice(&self.section[kept_from..field.name_end]);
+                let colon = memchr::memchr(b':', &self.section[field.name_end..]).unwrap_or(0);
+                kept_from = field.name_end + colon;
             }
         }
         out.extend_from_slice(&self.section[kept_from..]);
@@ -204,10 +211,12 @@ impl Header {
     }
 }
 
-/// The name of the field that a line begins, if it begins one; white space before the colon is obsolete and understood.
-fn field_name(line: &[u8]) -> Option<&[u8]> {
+/// The name of the field that a line begins, if it begins one; spaces and tabs before the colon are obsolete and understood (RFC
+/// 5322 section 4.5), a form feed there is not white space.
+pub fn field_name(line: &[u8]) -> Option<&[u8]> {
     let colon = memchr::memchr(b':', line)?;
-    let name = line[..colon].trim_ascii_end();
+    let end = line[..colon].iter().rposition(|octet| !matches!(octet, b' ' | b'\t'))?;
+    let name = &line[..=end];
     let fits = !name.is_empty() && name.iter().all(|b| matches!(b, 33..=126));
     fits.then_some(name)
 }
@@ -255,7 +264,7 @@ mod tests {
         let rows = [
             ("Date: x\nMessage-ID: y\nSubject: z\n\nbody\n", "Date: x\nMessage-ID: y\nSubject: z\n\nbody\n", ""),
             ("Subject: z\n\nDate: in the body\n", "Subject: z\n\nDate: in the body\n", STAMPS),
-            ("DATE : x\nmessage-id: y\nBCC: a,\n b\nX: 1\n\n", "DATE : x\nmessage-id: y\nX: 1\n\n", ""),
+            ("DATE: x\nmessage-id: y\nBCC: a,\n b\nX: 1\n\n", "DATE: x\nmessage-id: y\nX: 1\n\n", ""),
             (
                 "Return-Path: <x>\nDate: x\nContent-Length: 3\nMessage-ID: y\nResent-Bcc: z\n\nb",
                 "Date: x\nMessage-ID: y\n\nb",
@@ -266,6 +275,13 @@ mod tests {
             ("hello", "\nhello", STAMPS),
             ("\nhello\n", "\nhello\n", STAMPS),
             ("", "", STAMPS),
+            // A form feed is no white space.
+            (
+                "Date: x\nMessage-ID\x0c: y\n\nrest\n",
+                "Date: x\n\nMessage-ID\x0c: y\n\nrest\n",
+                "Message-ID: <id1@mx.example.org>\n",
+            ),
+            (":\n :\nrest\n", "\n:\n :\nrest\n", STAMPS),
             // A header that ends in a line that is no field.
             ("Date: x\nMessage-ID: y\nnot a field\nrest\n", "Date: x\nMessage-ID: y\n\nnot a field\nrest\n", ""),
             ("Date: x\nMessage-ID: y\n", "Date: x\nMessage-ID: y\n", ""),
@@ -276,6 +292,14 @@ mod tests {
             each_split(message, &format!("{stamps}{want}"), true);
             each_split(message, want, false);
         }
+    }
+
+    /// RFC 5322 section 4.5: understood, and left out where the message enters the mail system.
+    #[test]
+    fn white_space_before_a_colon() {
+        let message = "Bcc : a\nDate\t : x\nMessage-ID: y\nX : 1 : 2\n :\nBCC\t: b\nY :\n\nZ : 3\n";
+        each_split(message, "Date: x\nMessage-ID: y\nX: 1 : 2\n :\nY:\n\nZ : 3\n", true);
+        each_split(message, "Date\t : x\nMessage-ID: y\nX : 1 : 2\n :\nY :\n\nZ : 3\n", false);
     }
 
     #[test]

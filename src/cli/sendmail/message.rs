@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use crate::mail::message::field_name;
+
 /// What came in on standard input.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
@@ -64,7 +66,7 @@ impl Message {
                     field.push(b'\n');
                     field.extend_from_slice(line);
                 }
-                _ if is_field(line) => message.fields.push(line.to_vec()),
+                _ if field_name(line).is_some() => message.fields.push(line.to_vec()),
                 _ => break,
             }
             rest = after;
@@ -145,17 +147,8 @@ fn push_lines(wire: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-fn is_field(line: &[u8]) -> bool {
-    let colon = line.iter().position(|octet| *octet == b':');
-    colon.is_some_and(|colon| {
-        let name = line[..colon].trim_ascii_end();
-        !name.is_empty() && name.iter().all(|octet| matches!(octet, 33..=126))
-    })
-}
-
 fn name(field: &[u8]) -> String {
-    let end = field.iter().position(|octet| *octet == b':').unwrap_or(field.len());
-    String::from_utf8_lossy(field[..end].trim_ascii_end()).to_ascii_lowercase()
+    String::from_utf8_lossy(field_name(field).unwrap_or_default()).to_ascii_lowercase()
 }
 
 fn value(field: &[u8]) -> &[u8] {
