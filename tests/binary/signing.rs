@@ -50,13 +50,18 @@ struct Signing {
 impl Signing {
     /// A server that sends on, with keys for example.org and the lines of `route` in the route's section.
     fn start(keys: &[&str], route: &str) -> Self {
+        Self::start_with(keys, |hop| hop.route("next") + route)
+    }
+
+    /// The same with these sections of routes, and more.
+    fn start_with(keys: &[&str], routes: impl FnOnce(&Hop) -> String) -> Self {
         let hop = Hop::new();
         let list: Vec<String> =
             keys.iter().map(|key| format!("{{ selector = \"{key}\", key = \"{{place}}/{key}.pem\" }}")).collect();
         let outgoing = format!(
             "[outgoing]\nvia = \"next\"\nspool = \"{{place}}/spool\"\npostmaster = \"me@elsewhere.example\"\n\
-             {}{route}\n[dkim]\n\"example.org\" = [{}]\n",
-            hop.route("next"),
+             {}\n[dkim]\n\"example.org\" = [{}]\n",
+            routes(&hop),
             list.join(", ")
         );
         let dir = tempfile::tempdir().unwrap();
@@ -198,6 +203,30 @@ fn a_route_says_what_is_signed() {
     assert_eq!(told(&signing), [1, 1], "{}", signing.server.log_text());
     assert_eq!(told(&Signing::start(&[], "dkim = \"off\"")), [0, 0]);
     assert_eq!(told(&Signing::start(&["rsa"], "")), [0, 0]);
+}
+
+/// One message by routes that want other signatures: each sends its own.
+#[test]
+fn each_route_sends_the_signatures_that_it_wants() {
+    let signing = Signing::start_with(&["rsa", "ed"], |hop| {
+        let routes = [("next", "all"), ("less", "without-id"), ("bare", "off")];
+        let routes = routes.map(|(name, mode)| format!("{}dkim = {mode:?}\n", hop.route(name)));
+        routes.concat() + "[outgoing.to]\n\"less.example\" = \"less\"\n\"bare.example\" = \"bare\"\n"
+    });
+    let mut client = signing.server.login("alice@example.org");
+    client.say("MAIL FROM:<alice@example.org>", "250");
+    for domain in ["elsewhere", "less", "bare"] {
+        client.say(&format!("RCPT TO:<bob@{domain}.example>"), "250");
+    }
+    client.say("DATA", "354");
+    client.send(&stuffed(CONTENTS[0])).unwrap();
+    client.expect("250");
+    let taken = signing.hop.wait_for_messages(3);
+    for (domain, want) in [("elsewhere", [2, 2]), ("less", [2, 0]), ("bare", [0, 0])] {
+        let message = taken.iter().find(|message| message.rcpt == [format!("RCPT TO:<bob@{domain}.example>")]).unwrap();
+        let text = String::from_utf8_lossy(&message.content).replace("\r\n\t ", "");
+        assert_eq!([signatures(message), text.matches(":date:date:message-id").count()], want, "{domain}: {text}");
+    }
 }
 
 /// Mail that is both for here and for elsewhere: signed where it leaves, and nothing is added here.
