@@ -17,4 +17,5 @@ pub mod pool;
 pub mod resolve;
 pub mod results;
 pub mod route;
+pub mod secured;
 pub mod servers;

@@ -134,6 +134,49 @@ fn a_handshake_that_is_rejected_or_not_begun_is_followed_by_the_clear() {
     });
 }
 
+/// What a domain had is known after a restart too: the first connection without it is named. A file that is damaged is said to
+/// be, and costs nothing else.
+#[test]
+fn a_downgrade_is_noticed_after_a_restart() {
+    Network::run(|network| {
+        let names = NameServer::start(vec![("a.example", hosts(vec![there(0)])), ("b.example", hosts(vec![there(0)]))]);
+        let a = MailServer::on(network.listen(THERE[0], 25), StartTls::Works);
+        a.one_message_each();
+        let mut server = setup(&names, "").start();
+        send(&server, &["x@a.example"]);
+        assert!(a.wait(1)[0].secured);
+        server.wait_for_log(&["sent", "to=x@a.example"]);
+        let stop = |server: &mut common::Server| {
+            server.signal(Signal::SIGTERM);
+            assert_eq!(server.wait(PATIENCE), Some(0));
+        };
+        stop(&mut server);
+        a.starttls(StartTls::None);
+        server.restart();
+        a.rule(|line, _| line.starts_with("RCPT").then_some("450 4.2.0 greylisted"));
+        let other = send(&server, &["x@b.example"]);
+        server.wait_for_log(&["deferred", &other]);
+        let id = send(&server, &["y@a.example"]);
+        server.wait_for_log(&["deferred", &id]);
+        server.wait_for_log(&["notice", "about=tls", "a.example had TLS before"]);
+        assert!(!server.log_text().contains("b.example had TLS"), "{}", server.log_text());
+        for (id, is_named) in [(&id, true), (&other, false)] {
+            let text = run(&server, &["queue", "explain", id]);
+            assert_eq!(text.contains("The last connection had no TLS, though the domain had it before"), is_named, "{text}");
+        }
+        stop(&mut server);
+        let file = server.dir.path().join("state/secured");
+        assert!(fs::read_to_string(&file).unwrap().starts_with("a.example 1"));
+        fs::write(&file, b"\xff\0 damaged").unwrap();
+        server.restart();
+        server.wait_for_log(&["notice", "about=state", "secured: lines that cannot be read are left out: 1"]);
+        a.rule(|_, _| None);
+        send(&server, &["z@a.example"]);
+        server.wait_for_log(&["sent", "to=z@a.example"]);
+        assert!(!server.log_text().contains("had TLS before"), "{}", server.log_text());
+    });
+}
+
 /// Final, each with its status: reported at once, nothing stays.
 #[test]
 fn what_cannot_be_sent_fails_at_once() {

@@ -1,12 +1,14 @@
-//! What is remembered of servers that are found by MX: connections that are open to each address, addresses that failed, and
-//! domains that had TLS. Bounded; it is lost at a restart, which costs an attempt and no mail.
+//! What is remembered of servers that are found by MX: connections that are open to each address, domains that found none,
+//! addresses that failed, and domains that had TLS. Bounded. All but the last is lost at a restart, which costs an attempt and
+//! no mail.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::mx::Exchanger;
+use super::secured::Secured;
 use crate::net::stop::Stop;
 
 /// What is known of all servers.
@@ -27,8 +29,8 @@ struct Known {
     missed: VecDeque<(IpAddr, String)>,
     /// Those of them for which there is one now.
     freed: Vec<String>,
-    /// Domains that had TLS, each with when that was.
-    secured: HashMap<String, Instant>,
+    /// Domains that had TLS.
+    secured: Secured,
 }
 
 /// What is open to one address.
@@ -57,7 +59,7 @@ const SLICE: Duration = Duration::from_millis(500);
 /// How long an address that failed rests: twice as long each time, from one to the other.
 const REST_MIN: Duration = Duration::from_secs(60);
 const REST_MAX: Duration = Duration::from_secs(3600);
-/// Addresses and domains that are remembered.
+/// Addresses that are remembered, and domains that found no connection.
 const KNOWN_MAX: usize = 10_000;
 
 impl Servers {
@@ -148,18 +150,31 @@ impl Servers {
 
     /// Remembers whether a domain has TLS; true if it had, and has not now.
     pub fn is_downgraded(&self, domain: &str, secured: bool) -> bool {
-        let now = Instant::now();
         let mut known = self.known();
         if secured {
-            shorten(&mut known.secured, |since| now - *since < REST_MAX);
-            known.secured.insert(domain.to_owned(), now);
+            known.secured.note(domain, now());
         }
-        !secured && known.secured.contains_key(domain)
+        !secured && known.secured.had_tls(domain, now())
+    }
+
+    /// Domains that had TLS as text, if that has changed: [`Secured::to_text`].
+    pub fn secured_text(&self) -> Option<String> {
+        self.known().secured.to_text()
+    }
+
+    /// Takes up such a text; gives how many of its lines cannot be read.
+    pub fn read_secured(&self, text: &str) -> usize {
+        self.known().secured.read_text(text, now())
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Makes room where there is none: what still counts stays, unless that is too much.
@@ -333,9 +348,8 @@ mod tests {
         assert!(!servers.is_downgraded("a.example", false));
         assert!(!servers.is_downgraded("a.example", true));
         assert!(servers.is_downgraded("a.example", false) && !servers.is_downgraded("b.example", false));
-        for number in 0..2 * KNOWN_MAX {
-            servers.is_downgraded(&number.to_string(), true);
-        }
-        assert!(servers.known().secured.len() <= KNOWN_MAX);
+        let later = Servers::default();
+        assert_eq!(later.read_secured(&servers.secured_text().unwrap()), 0);
+        assert!(later.is_downgraded("a.example", false) && !later.is_downgraded("b.example", false));
     }
 }

@@ -17,6 +17,7 @@ use nix::unistd::geteuid;
 
 use super::boot::Boot;
 use super::post::Post;
+use super::state::Domains;
 use super::watch::{Stamp, stamp};
 use crate::config::Config;
 use crate::config::outgoing::{self, AfterCrash, NextHop};
@@ -50,6 +51,7 @@ pub struct Outgoing {
     dispatcher: Dispatcher,
     shared: Arc<Shared>,
     servers: Arc<Servers>,
+    domains: Domains,
     /// Of resolv.conf, which changes with the network.
     names: Stamp,
     couriers: Vec<JoinHandle<()>>,
@@ -116,6 +118,8 @@ impl Opened {
         let snapshot = context.snapshot();
         let Some(config) = &snapshot.config.outgoing else { return Err(ErrorKind::NotFound.into()) };
         let (stop, servers) = (Arc::new(Stop::new()), Arc::new(Servers::default()));
+        // Before the first connection, which is compared with what the domain had.
+        let domains = Domains::open(&snapshot.config.state, &servers);
         let count = u16::try_from(config.connections).unwrap_or(u16::MAX);
         let mailer: Arc<dyn Mailer> = Arc::new(Post::new(context, Arc::clone(&queue))?);
         let start = Start {
@@ -154,6 +158,7 @@ impl Opened {
             dispatcher,
             shared,
             servers,
+            domains,
             names,
             couriers,
             stop,
@@ -176,6 +181,7 @@ impl Outgoing {
 
     /// Takes up a configuration that was reloaded, and files of passwords and authorities that have changed.
     pub fn tick(&mut self, context: &Context) {
+        self.domains.tick();
         let now = context.snapshot();
         if !Arc::ptr_eq(&now, &self.snapshot) {
             self.take_up(&now);
@@ -252,7 +258,7 @@ impl Outgoing {
     }
 
     /// No transaction begins any more; those whose content is under way end within `limit`.
-    pub fn stop(self, limit: Duration) {
+    pub fn stop(mut self, limit: Duration) {
         let by = Instant::now() + limit;
         self.stop.stop(by);
         self.dispatcher.stop(by + STOP_MORE);
@@ -263,6 +269,7 @@ impl Outgoing {
                 thread::sleep(Duration::from_millis(10));
             }
         }
+        self.domains.save();
     }
 }
 

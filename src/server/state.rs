@@ -1,9 +1,9 @@
-//! What the server remembers over a restart, below `state`: the networks that logged in lately, and what logins have sent against
-//! their limits.
+//! What the server remembers over a restart, below `state`: the networks that logged in lately, what logins have sent against
+//! their limits, and the domains whose servers had TLS.
 //!
 //! Losing it loses no mail. A file that is missing or damaged is no error, and what cannot be read of it is left out; what cannot
 //! be written is said in the log, once, and the server goes on. Each file is written whole under another name and then renamed:
-//! networks a minute after a change at the earliest, counts after ten seconds, and both at the end.
+//! networks a minute after a change at the earliest, counts after ten seconds, domains after five minutes, and all at the end.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -18,6 +18,7 @@ use crate::conn::sending::Sending;
 use crate::journal;
 use crate::net::history::History;
 use crate::policy::sending::Counters;
+use crate::relay::servers::Servers;
 
 /// The directory, and when it was written last.
 #[derive(Debug)]
@@ -30,14 +31,27 @@ pub struct State {
     fails: bool,
 }
 
+/// What the couriers remember, in the same directory.
+#[derive(Debug)]
+pub struct Domains {
+    directory: PathBuf,
+    servers: Arc<Servers>,
+    looked: Instant,
+    fails: bool,
+}
+
 /// The file with the networks.
 const NETWORKS: &str = "networks";
 /// The file with what logins have sent.
 const SENDING: &str = "sending";
+/// The file with the domains that had TLS.
+const SECURED: &str = "secured";
 /// Counts are written so long after the last at the earliest.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 /// Changes are written so long after the last at the earliest.
 const INTERVAL: Duration = Duration::from_secs(60);
+/// Domains are written so long after the last at the earliest.
+const DOMAINS_INTERVAL: Duration = Duration::from_secs(300);
 /// Octets that are read at most.
 const SIZE_MAX: u64 = 16 << 20;
 
@@ -94,7 +108,7 @@ impl State {
     pub fn save(&mut self) {
         self.looked = Instant::now();
         if let Some(text) = self.history.to_text()
-            && let Err(error) = self.write(NETWORKS, &text)
+            && let Err(error) = write(&self.directory, NETWORKS, &text)
         {
             self.complain(&error);
         }
@@ -104,18 +118,10 @@ impl State {
     fn save_counts(&mut self) {
         self.counted = Instant::now();
         if let Some(text) = self.sending.to_text(unix_seconds())
-            && let Err(error) = self.write(SENDING, &text)
+            && let Err(error) = write(&self.directory, SENDING, &text)
         {
             self.complain(&error);
         }
-    }
-
-    fn write(&self, name: &str, text: &str) -> io::Result<()> {
-        let (file, fresh) = (self.directory.join(name), self.directory.join(format!("{name}.new")));
-        let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        out.write_all(text.as_bytes())?;
-        out.sync_all()?;
-        fs::rename(fresh, file)
     }
 
     fn complain(&mut self, error: &io::Error) {
@@ -129,6 +135,47 @@ impl State {
     }
 }
 
+impl Domains {
+    /// Takes up what is there, for these.
+    pub fn open(directory: &Path, servers: &Arc<Servers>) -> Self {
+        let (directory, servers, looked) = (directory.to_owned(), Arc::clone(servers), Instant::now());
+        let mut domains = Self { directory, servers, looked, fails: false };
+        match read(&domains.directory, SECURED).map(|text| domains.servers.read_secured(&text)) {
+            Ok(0) => {}
+            Ok(bad) => {
+                let file = domains.directory.join(SECURED);
+                journal::notice("state", format!("{}: lines that cannot be read are left out: {bad}", file.display()));
+            }
+            Err(error) => domains.complain(&error),
+        }
+        domains
+    }
+
+    /// Writes what has changed, if it is time to.
+    pub fn tick(&mut self) {
+        if self.looked.elapsed() >= DOMAINS_INTERVAL {
+            self.save();
+        }
+    }
+
+    /// Writes what has changed.
+    pub fn save(&mut self) {
+        self.looked = Instant::now();
+        if let Some(text) = self.servers.secured_text()
+            && let Err(error) = write(&self.directory, SECURED, &text)
+        {
+            self.complain(&error);
+        }
+    }
+
+    fn complain(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.fails, true) {
+            let file = self.directory.join(SECURED);
+            journal::notice("state", format!("{}: {error}; which domains had TLS is forgotten at a restart", file.display()));
+        }
+    }
+}
+
 /// What logins have sent lately as a server with this state directory has written it last; for those that are no server.
 pub fn counters(directory: &Path) -> io::Result<Counters> {
     read(directory, SENDING).map(|text| Counters::parse(&text))
@@ -137,6 +184,15 @@ pub fn counters(directory: &Path) -> io::Result<Counters> {
 /// The time in seconds of Unix time.
 pub fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// A whole file, durable before it has its name.
+fn write(directory: &Path, name: &str, text: &str) -> io::Result<()> {
+    let (file, fresh) = (directory.join(name), directory.join(format!("{name}.new")));
+    let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    out.write_all(text.as_bytes())?;
+    out.sync_all()?;
+    fs::rename(fresh, file)
 }
 
 /// A file's text; empty where there is none.
@@ -179,5 +235,34 @@ mod tests {
         gone.history().logged_in(network, SystemTime::now());
         gone.save();
         assert!(gone.fails && gone.history().is_known(network), "it goes on without");
+    }
+
+    #[test]
+    fn domains_survive_a_restart_and_damage_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, file) = (dir.path(), dir.path().join(SECURED));
+        let open = || Domains::open(path, &Arc::default());
+        let mut domains = open();
+        domains.save();
+        assert!(!file.exists(), "nothing to write");
+        domains.servers.is_downgraded("a.example", true);
+        domains.tick();
+        assert!(!file.exists(), "five minutes after the last at the earliest");
+        domains.save();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        let had_tls = |domains: &Domains| domains.servers.is_downgraded("a.example", false);
+        assert!(had_tls(&open()));
+        let mut text = fs::read(&file).unwrap();
+        text.splice(0..0, *b"\xff\xfe\0\nhalf a li\n");
+        fs::write(&file, text).unwrap();
+        assert!(had_tls(&open()) && !open().fails);
+        fs::write(&file, b"\xff").unwrap();
+        assert!(!had_tls(&open()) && !open().fails);
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        let mut blocked = open();
+        blocked.servers.is_downgraded("a.example", true);
+        blocked.save();
+        assert!(blocked.fails && had_tls(&blocked), "it goes on without");
     }
 }
