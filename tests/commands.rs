@@ -691,6 +691,20 @@ fn demo() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing outside its directory");
 }
 
+/// Where [outgoing] itself is at fault, no route is tried: what would be tried is not what was meant.
+#[test]
+fn check_tries_no_routes_of_a_faulty_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    open_to_all(dir.path());
+    let outgoing = "[outgoing]\nvia = \"next\"\nspool = \"{place}/spool\"\nresolver = \"127.0.0.1:1\"\n\
+         [outgoing.routes.next]\nurl = \"smtps://127.0.0.1:0\"\n";
+    let config = Setup { outgoing: outgoing.to_owned(), ..Setup::default() }.write(dir.path());
+    let output = finish(Command::new(env!("CARGO_BIN_EXE_pillarbox")).args(["-c", config.to_str().unwrap(), "check"]));
+    let report = text(&output.stdout);
+    assert!(report.contains("outgoing.routes.next.url: ") && report.contains(" error "), "{}", said(&output));
+    assert!(!report.lines().any(|line| line.starts_with("routes")), "{report}");
+}
+
 /// What would make mail wait or vanish unnoticed ends `serve` and `check` with 78: no postmaster that is told, a password
 /// that others can read, a way out that this version does not know.
 #[test]

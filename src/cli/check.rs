@@ -51,9 +51,11 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         Err(error) => report.error("configuration", load::unreadable(&arguments.config, &error, load::NO_CONFIG)),
         Ok(text) => {
             let (config, problems) = Config::examine(&text, &arguments.config, load::own_name);
+            // What stands in for a faulty part of it must not be tried instead: mail would seem to go by MX, say.
+            let is_outgoing_whole = problems.iter().all(|problem| !problem.key.starts_with("outgoing"));
             report.part("configuration", &arguments.config.display().to_string(), problems);
             if let Some(config) = config {
-                let offline = arguments.matches.opt_present("offline");
+                let offline = arguments.matches.opt_present("offline") || !is_outgoing_whole;
                 everything(&config, &arguments.config, offline, &mut report);
             }
         }

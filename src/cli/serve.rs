@@ -1,7 +1,7 @@
 //! `pillarbox serve`: detects how it was started, gives up root, and serves.
 
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 
@@ -27,13 +27,7 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
         return Err(Failure::usage(&format!("`serve` takes no `{word}`")));
     }
     let wanted = service_option(arguments)?;
-    let ready_fd = match arguments.matches.opt_str("d") {
-        None => None,
-        Some(text) => {
-            let fd = text.parse().map_err(|_| Failure::usage(&format!("-d {text}: not a descriptor's number")))?;
-            Some(Readiness::descriptor(fd).map_err(|error| Failure::new(Exit::OsError, format!("-d {fd}: {error}")))?)
-        }
-    };
+    let ready_fd = ready_descriptor(arguments)?;
     let inherited = handover::inherited().map_err(|error| Failure::new(Exit::OsError, format!("handed sockets: {error}")))?;
     start_log(arguments.verbosity() + 1, handover::stderr_is_a_connection());
     let config = arguments.load()?;
@@ -42,23 +36,14 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
         Inherited::Listeners(sockets) => bind_beside(&config, sockets)?,
         Inherited::Connection(_) | Inherited::Lent(_) => Vec::new(),
     };
-    let secret = keys::paths(&config);
-    let needs_helper = nix::unistd::geteuid().is_root() && !matches!(inherited, Inherited::Connection(_)) && !secret.is_empty();
-    let keys = match needs_helper {
-        true => KeySource::start_helper(&secret).map_err(|error| Failure::new(Exit::OsError, format!("key helper: {error}")))?,
-        false => KeySource::default(),
-    };
+    let is_server = !matches!(inherited, Inherited::Connection(_));
+    let keys = if is_server { key_source(&config)? } else { KeySource::default() };
     let user = config.user.clone();
     let stamps = Stamps::of(&config, &keys);
     let snapshot = load::snapshot(config, &keys).map_err(Failure::problems)?;
-    if !matches!(inherited, Inherited::Connection(_)) {
+    if is_server {
         prepare_state(&snapshot.config);
-        let spool = snapshot.config.outgoing.as_ref().map(|outgoing| outgoing.spool.as_path());
-        outgoing::prepare(&snapshot.config).map_err(|error| {
-            let spool = spool.unwrap_or(Path::new(""));
-            let cure = format!("{error}; make it: install -d -o {user} -m 0700 {}", spool.display());
-            Failure::file(Exit::CantCreate, spool, cure)
-        })?;
+        prepare_spool(&snapshot.config)?;
     }
     privileges::raise_file_limit();
     privileges::drop_to(&user).map_err(|error| Failure::new(Exit::Config, error))?;
@@ -66,26 +51,17 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     durable::sync_above(&root).map_err(|error| Failure::new(Exit::OsError, format!("{}: {error}", root.display())))?;
     // As the user that it runs as, so that no file in it is root's; before the sandbox, which knows no directory above it.
     let opened = match &snapshot.config.outgoing {
-        Some(config) if !matches!(inherited, Inherited::Connection(_)) => {
-            Some(Opened::open(&config.spool).map_err(spool_failure)?)
-        }
+        Some(config) if is_server => Some(Opened::open(&config.spool).map_err(spool_failure)?),
         _ => None,
     };
     // Before any thread is started, as it holds for those that come after it alone.
     let (access, enforced) = confine(&snapshot.config, &arguments.config, keys.is_helper());
     let startup = Startup { path: arguments.config.clone(), keys, access, stamps };
-    if !matches!(inherited, Inherited::Connection(_)) {
+    if is_server {
         log_sandbox(enforced, &startup.keys);
     }
     let listeners = match inherited {
-        Inherited::Connection(tcp) => {
-            let service = role(None, tcp.local_addr().ok(), wanted)?;
-            let peer = tcp.peer_addr().map_err(|error| Failure::new(Exit::OsError, format!("the handed connection: {error}")))?;
-            let context = Context::new(snapshot, Faults::default());
-            need_tls(&context.snapshot(), service)?;
-            server::serve_one(context, tcp, peer, service).map_err(|error| Failure::new(Exit::OsError, error))?;
-            return Ok(Exit::Ok);
-        }
+        Inherited::Connection(tcp) => return serve_one(snapshot, tcp, wanted),
         Inherited::Lent(socket) => {
             return listen(snapshot, startup, opened, vec![named(socket.into(), None, wanted)?], true, ready_fd);
         }
@@ -98,6 +74,40 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
         Inherited::Nothing => bound,
     };
     listen(snapshot, startup, opened, listeners, false, ready_fd)
+}
+
+/// The descriptor of `-d`.
+fn ready_descriptor(arguments: &Arguments) -> Result<Option<File>, Failure> {
+    let Some(text) = arguments.matches.opt_str("d") else { return Ok(None) };
+    let fd = text.parse().map_err(|_| Failure::usage(&format!("-d {text}: not a descriptor's number")))?;
+    Readiness::descriptor(fd).map(Some).map_err(|error| Failure::new(Exit::OsError, format!("-d {fd}: {error}")))
+}
+
+/// As root, a helper that stays root reads the files that may be root's alone.
+fn key_source(config: &Config) -> Result<KeySource, Failure> {
+    let secret = keys::paths(config);
+    if !nix::unistd::geteuid().is_root() || secret.is_empty() {
+        return Ok(KeySource::default());
+    }
+    KeySource::start_helper(&secret).map_err(|error| Failure::new(Exit::OsError, format!("key helper: {error}")))
+}
+
+/// Serves the one connection that was handed over, to its end.
+fn serve_one(snapshot: Snapshot, tcp: TcpStream, wanted: Option<Service>) -> Outcome {
+    let service = role(None, tcp.local_addr().ok(), wanted)?;
+    let peer = tcp.peer_addr().map_err(|error| Failure::new(Exit::OsError, format!("the handed connection: {error}")))?;
+    let context = Context::new(snapshot, Faults::default());
+    need_tls(&context.snapshot(), service)?;
+    server::serve_one(context, tcp, peer, service).map_err(|error| Failure::new(Exit::OsError, error))?;
+    Ok(Exit::Ok)
+}
+
+fn prepare_spool(config: &Config) -> Result<(), Failure> {
+    let spool = config.outgoing.as_ref().map_or(Path::new(""), |outgoing| &outgoing.spool);
+    outgoing::prepare(config).map_err(|error| {
+        let cure = format!("{error}; make it: install -d -o {} -m 0700 {}", config.user, spool.display());
+        Failure::file(Exit::CantCreate, spool, cure)
+    })
 }
 
 fn prepare_state(config: &Config) {

@@ -81,15 +81,15 @@ impl<L: Link> Wire<L> {
     }
 
     /// Reads a line of at most `max` octets without its CRLF. When it has to be waited for longer, wide buffers are given
-    /// back, and `rest` is called for those of the caller's.
-    pub fn line(&mut self, wait: Wait, max: usize, rest: impl FnOnce()) -> io::Result<Line> {
+    /// back, and `release` is called for those of the caller's.
+    pub fn line(&mut self, wait: Wait, max: usize, release: impl FnOnce()) -> io::Result<Line> {
         let mut scanned = 0;
         let mut dropping = false;
         if self.out.len() >= OUT_MAX {
             self.flush(Wait::Reply)?;
         }
         let mut waiting = false;
-        let mut rest = Some(rest);
+        let mut release = Some(release);
         loop {
             if !dropping && self.buffer[self.start..self.end].starts_with(&TLS_RECORD) && self.link.tls().is_none() {
                 return Ok(Line::Foreign(self.start..self.end));
@@ -119,17 +119,17 @@ impl<L: Link> Wire<L> {
             }
             let unread = self.end - self.start;
             let room = match wait {
-                Wait::Command if rest.is_none() && unread < AT_REST => AT_REST,
+                Wait::Command if release.is_none() && unread < AT_REST => AT_REST,
                 Wait::Command if unread < IN_COMMANDS => IN_COMMANDS,
                 _ => max + 2,
             };
-            let mode = if rest.is_some() { ReadMode::OneSlice } else { ReadMode::UntilDeadline };
+            let mode = if release.is_some() { ReadMode::OneSlice } else { ReadMode::UntilDeadline };
             match self.fill(room, mode)? {
                 Some(0) => return Ok(Line::End),
                 Some(_) => {}
                 None => {
                     self.release_buffers();
-                    rest.take().into_iter().for_each(|rest| rest());
+                    release.take().into_iter().for_each(|release| release());
                 }
             }
         }
@@ -265,14 +265,14 @@ mod tests {
     /// A client that is silent for a slice, and then says a line.
     struct Silent {
         clock: Clock,
-        rested: bool,
-        /// The most that was read at once before and after the rest.
+        released: bool,
+        /// The most that was read at once before and after buffers were given back.
         rooms: [usize; 2],
     }
 
     impl io::Read for Silent {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            self.rooms[usize::from(self.rested)] = buffer.len();
+            self.rooms[usize::from(self.released)] = buffer.len();
             buffer[..6].copy_from_slice(b"NOOP\r\n");
             Ok(6)
         }
@@ -300,7 +300,7 @@ mod tests {
         fn expect_much(&mut self) {}
 
         fn release_buffers(&mut self) {
-            self.rested = true;
+            self.released = true;
         }
 
         fn start_tls(&mut self, _: &TlsServer) -> io::Result<TlsInfo> {
@@ -318,13 +318,13 @@ mod tests {
     fn a_silent_session_holds_no_wide_buffers() {
         let minute = Duration::from_secs(60);
         let limits = DeadlineLimits { idle: minute, login: minute, session: minute, data_rate: 1 };
-        let mut wire = Wire::new(Silent { clock: Clock::new(limits, Instant::now()), rested: false, rooms: [0; 2] });
+        let mut wire = Wire::new(Silent { clock: Clock::new(limits, Instant::now()), released: false, rooms: [0; 2] });
         wire.begin_content(Wait::Data).unwrap();
         let octets = wire.content().unwrap().len();
         wire.consume(octets);
         let mut given_back = false;
         assert_eq!(wire.line(Wait::Command, 1000, || given_back = true).unwrap(), Line::Text(0..4));
-        assert!(given_back && wire.link().rested);
+        assert!(given_back && wire.link().released);
         assert_eq!(wire.link().rooms, [IN_CONTENT, AT_REST]);
     }
 }
