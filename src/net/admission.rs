@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use super::eviction::Eviction;
+use super::eviction::{Eviction, Waiter};
 use super::history::{History, Standing};
 pub use super::network::Network;
 use super::pool::Pool;
@@ -64,6 +64,17 @@ struct Inner {
     leaving: [usize; Class::ALL.len()],
     pool: Option<Pool<SlotGuard>>,
     ended: bool,
+}
+
+/// How many sessions should leave.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shortage {
+    /// Of which class, if not of any.
+    scope: Option<Class>,
+    /// For networks that have not failed lately.
+    others: usize,
+    /// For networks that have.
+    failed: usize,
 }
 
 /// Why a connection is not served.
@@ -225,10 +236,12 @@ impl Admission {
         let slots: Vec<Arc<Slot>> =
             inner.slots.values().filter(|slot| slot.is_at_work() && !slot.is_evicted()).map(Arc::clone).collect();
         let mut eviction = Eviction::new(slots.iter().map(|slot| slot.candidate()).collect(), self.capacity.workers);
-        for (scope, need) in inner.shortage(&self.capacity) {
-            for at in eviction.choose(scope, need) {
-                if slots[at].evict() {
-                    inner.leaving[Class::of(slots[at].service()) as usize] += 1;
+        for Shortage { scope, others, failed } in inner.shortage(&self.capacity) {
+            for (need, waiter) in [(others, Waiter::Other), (failed, Waiter::Failed)] {
+                for at in eviction.choose(scope, need, waiter) {
+                    if slots[at].evict() {
+                        inner.leaving[Class::of(slots[at].service()) as usize] += 1;
+                    }
                 }
             }
         }
@@ -269,6 +282,14 @@ impl Admission {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shortage {
+    /// With so many workers for those that are served first.
+    fn less(self, workers: usize) -> Self {
+        let rest = workers.saturating_sub(self.others);
+        Self { others: self.others.saturating_sub(workers), failed: self.failed.saturating_sub(rest), ..self }
     }
 }
 
@@ -322,17 +343,22 @@ impl Inner {
     }
 
     /// How many sessions should leave, those that do already left out: of one class for those that it is full for, and of any.
-    fn shortage(&self, capacity: &Capacity) -> [(Option<Class>, usize); Class::ALL.len() + 1] {
-        let (mut any, mut coming) = (0, capacity.workers.saturating_sub(self.busy.iter().sum()));
-        let mut rows = [(None, 0); Class::ALL.len() + 1];
+    /// What leaves already is for networks that have not failed lately, which are served first.
+    fn shortage(&self, capacity: &Capacity) -> [Shortage; Class::ALL.len() + 1] {
+        let mut any = Shortage::default();
+        let mut coming = capacity.workers.saturating_sub(self.busy.iter().sum());
+        let mut rows = [any; Class::ALL.len() + 1];
         for class in Class::ALL {
-            let (at, waiting) = (class as usize, self.waiting[class as usize].len());
-            let beyond = waiting.saturating_sub(class.share(capacity.workers).saturating_sub(self.busy[at]));
-            rows[at] = (Some(class), beyond.saturating_sub(self.leaving[at]));
-            any += waiting - beyond;
-            coming += self.leaving[at].saturating_sub(beyond);
+            let (at, list) = (class as usize, &self.waiting[class as usize]);
+            let room = class.share(capacity.workers).saturating_sub(self.busy[at]);
+            let all = Shortage { scope: Some(class), failed: list.failed(), others: list.len() - list.failed() };
+            let beyond = all.less(room);
+            rows[at] = beyond.less(self.leaving[at]);
+            any.others += all.others - beyond.others;
+            any.failed += all.failed - beyond.failed;
+            coming += self.leaving[at].saturating_sub(beyond.others + beyond.failed);
         }
-        rows[Class::ALL.len()] = (None, any.saturating_sub(coming));
+        rows[Class::ALL.len()] = any.less(coming);
         rows
     }
 
@@ -548,12 +574,38 @@ mod tests {
         watcher.join().unwrap();
     }
 
+    /// Clients that come again at once evict no login that is under way over a slow line; one that has not failed may.
+    #[test]
+    fn a_session_is_given_time_while_only_those_that_failed_wait() {
+        let mut fixture = Fixture::new(1, 4, 10);
+        drop(fixture.enter("10.0.0.2"));
+        let begun = Instant::now();
+        let guard = fixture.enter("10.0.0.1");
+        let admission = Arc::clone(&fixture.admission);
+        let watcher = std::thread::spawn(move || admission.watch(drop));
+        assert!(guard.slot().begin_wait(Side::Read));
+        fixture.arrive("10.0.0.2").unwrap();
+        // Longer than it is new.
+        std::thread::sleep(Duration::from_millis(1500));
+        let ending = guard.slot().ending();
+        assert!(ending.is_none() || begun.elapsed() >= Duration::from_secs(5), "{ending:?}");
+        fixture.arrive("10.0.0.3").unwrap();
+        while guard.slot().ending().is_none() {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(guard);
+        assert_eq!(fixture.admission.next_waiting().unwrap().slot().peer().ip().to_string(), "10.0.0.3");
+        fixture.admission.end();
+        watcher.join().unwrap();
+    }
+
     #[test]
     fn those_that_leave_are_counted_once() {
         let mut fixture = Fixture::new(4, 8, 10);
         let smtp: Vec<SlotGuard> = (0..3).map(|_| fixture.enter_at(Service::Smtp, "10.0.0.1")).collect();
         let capacity = fixture.admission.capacity;
-        let shortage = |fixture: &Fixture| fixture.admission.lock().shortage(&capacity).map(|(_, need)| need);
+        let shortage = |fixture: &Fixture| fixture.admission.lock().shortage(&capacity).map(|row| row.others + row.failed);
         assert_eq!(shortage(&fixture), [0, 0, 0, 0]);
         fixture.arrive_at(Service::Smtp, "10.0.0.2").unwrap();
         assert_eq!(shortage(&fixture), [0, 1, 0, 0], "a worker is free, but not for this class");
@@ -565,6 +617,23 @@ mod tests {
         fixture.admission.lock().leaving[Class::Smtp as usize] = 2;
         assert_eq!(shortage(&fixture), [0, 0, 0, 0]);
         drop(smtp);
+    }
+
+    #[test]
+    fn those_that_failed_are_counted_by_themselves() {
+        let mut fixture = Fixture::new(4, 16, 10);
+        drop(fixture.enter("10.0.0.1"));
+        let working: Vec<SlotGuard> = (0..2).map(|_| fixture.enter("10.0.0.2")).collect();
+        let capacity = fixture.admission.capacity;
+        let shortage = |fixture: &Fixture| fixture.admission.lock().shortage(&capacity).map(|row| (row.others, row.failed));
+        for from in ["10.0.0.1", "10.0.0.1", "10.0.0.1", "10.0.0.3", "10.0.0.4"] {
+            fixture.arrive(from).unwrap();
+        }
+        // One worker of the class is free, and will be for a network that has not failed.
+        assert_eq!(shortage(&fixture), [(0, 0), (0, 0), (1, 3), (0, 0)]);
+        fixture.admission.lock().leaving[Class::Submission as usize] = 2;
+        assert_eq!(shortage(&fixture), [(0, 0), (0, 0), (0, 2), (0, 0)]);
+        drop(working);
     }
 
     #[test]

@@ -7,7 +7,9 @@
 //!
 //! Never chosen is a session that works for its client, that is new, or whose message comes at the data rate, until the session's
 //! messages have been waited for long enough in all: one that sends message after message as slowly as it may holds its worker
-//! no longer than one that sends a single one.
+//! no longer than one that sends a single one. A session of a network that has not failed lately stays some seconds longer, if
+//! none waits but connections of networks that have: clients that come again as soon as they are evicted leave others the time
+//! for a login over a slow line.
 //!
 //! No sockets and no clock here: a decision follows from the [`Candidate`]s alone.
 
@@ -30,6 +32,8 @@ pub struct Candidate {
     pub login: Option<Arc<str>>,
     /// Its network logged in lately.
     pub known: bool,
+    /// Its network got nowhere lately.
+    pub failed: bool,
     /// MAIL was accepted, and the message is not complete.
     pub in_transaction: bool,
     /// It waits for its client, to send or to read.
@@ -55,6 +59,15 @@ pub struct Content {
     pub rate: u64,
 }
 
+/// Who waits for the place of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiter {
+    /// A network that got nowhere lately.
+    Failed,
+    /// Any other.
+    Other,
+}
+
 /// A decision in the making: candidates, and which of them leave already.
 #[derive(Debug)]
 pub struct Eviction {
@@ -62,6 +75,7 @@ pub struct Eviction {
     leaves: Vec<bool>,
     /// Sessions that one login may have while others wait.
     login_share: usize,
+    waiter: Waiter,
 }
 
 /// Sessions that give way one after the other.
@@ -80,6 +94,8 @@ type Rank = (Reverse<bool>, usize, Duration);
 
 /// No session leaves so soon after a worker took it up: a login over a bad line is under way.
 const NEW: Duration = Duration::from_secs(1);
+/// Nor does one without a login whose network has not failed lately, so soon, for one whose network has.
+const UNDER_WAY: Duration = Duration::from_secs(5);
 /// No session leaves within so much time of waiting for its content, if that comes at the data rate.
 const CONTENT: Duration = Duration::from_secs(30);
 /// A session with a login leaves at the earliest so long after its last success.
@@ -87,8 +103,9 @@ const LOGGED_IN: Duration = Duration::from_secs(10);
 
 impl Candidate {
     /// True if it may be chosen at all.
-    pub fn is_evictable(&self) -> bool {
-        self.waits && self.served >= NEW && !self.content.is_some_and(Content::is_protected)
+    pub fn is_evictable(&self, waiter: Waiter) -> bool {
+        let spared = if waiter == Waiter::Failed && self.login.is_none() && !self.failed { UNDER_WAY } else { NEW };
+        self.waits && self.served >= spared && !self.content.is_some_and(Content::is_protected)
     }
 }
 
@@ -103,11 +120,13 @@ impl Eviction {
     /// No session leaves yet; `workers` is how many sessions there can be.
     pub fn new(candidates: Vec<Candidate>, workers: usize) -> Self {
         let leaves = vec![false; candidates.len()];
-        Self { candidates, leaves, login_share: (workers / 4).max(1) }
+        Self { candidates, leaves, login_share: (workers / 4).max(1), waiter: Waiter::Other }
     }
 
-    /// Chooses at most `need` sessions, of one class if `scope` says so; gives their places among the candidates.
-    pub fn choose(&mut self, scope: Option<Class>, need: usize) -> Vec<usize> {
+    /// Chooses at most `need` sessions that leave for such a waiter, of one class if `scope` says so; gives their places among the
+    /// candidates.
+    pub fn choose(&mut self, scope: Option<Class>, need: usize, waiter: Waiter) -> Vec<usize> {
+        self.waiter = waiter;
         let mut chosen = Vec::new();
         self.take(need, self.beyond_their_share(scope), &mut chosen);
         self.take(need, self.without_login(scope), &mut chosen);
@@ -147,7 +166,7 @@ impl Eviction {
             let group = groups.entry(key).or_default();
             group.known = one.known;
             group.count += 1;
-            if one.is_evictable() && scope.is_none_or(|class| one.class == class) {
+            if one.is_evictable(self.waiter) && scope.is_none_or(|class| one.class == class) {
                 group.members.push(at);
             }
         }
@@ -193,6 +212,7 @@ mod tests {
             class: Class::Submission,
             login: None,
             known: false,
+            failed: false,
             in_transaction: false,
             waits: true,
             served: age * SECOND,
@@ -206,7 +226,7 @@ mod tests {
     }
 
     fn order(candidates: &[Candidate], workers: usize) -> Vec<usize> {
-        Eviction::new(candidates.to_vec(), workers).choose(None, usize::MAX)
+        Eviction::new(candidates.to_vec(), workers).choose(None, usize::MAX, Waiter::Other)
     }
 
     #[test]
@@ -231,7 +251,7 @@ mod tests {
             ("begins after 30 seconds of earlier messages", content_after(30, 0, 0), true),
         ];
         for (what, candidate, evictable) in rows {
-            assert_eq!(candidate.is_evictable(), evictable, "{what}");
+            assert_eq!(candidate.is_evictable(Waiter::Other), evictable, "{what}");
             assert_eq!(order(&[candidate], 4).len(), usize::from(evictable), "{what}");
         }
     }
@@ -243,6 +263,16 @@ mod tests {
         assert_eq!(order(&candidates, 8), [2, 3, 4, 0, 1]);
         let known = candidates.clone().map(|one| Candidate { known: one.network == candidates[1].network, ..one });
         assert_eq!(order(&known, 8), [4, 0, 2, 3, 1], "one that logged in lately is last");
+    }
+
+    /// Clients that come again at once would else leave a login over a slow line one second.
+    #[test]
+    fn what_failed_waits_for_a_login_that_is_under_way() {
+        let failed = |network: u8, age: u32| Candidate { failed: true, ..session(network, age) };
+        let candidates = [session(1, 4), failed(2, 1), session(3, 5), login("a", 600, false), login("a", 600, false)];
+        let chosen = |waiter| Eviction::new(candidates.to_vec(), 4).choose(None, usize::MAX, waiter);
+        assert_eq!(chosen(Waiter::Failed), [3, 2, 1]);
+        assert_eq!(chosen(Waiter::Other), [3, 2, 0, 1], "a login beyond its share, and then by age");
     }
 
     #[test]
@@ -279,7 +309,7 @@ mod tests {
         let smtp = Candidate { class: Class::Smtp, ..session(1, 60) };
         let candidates = [session(1, 90), smtp, login("a", 60, false)];
         let mut eviction = Eviction::new(candidates.to_vec(), 8);
-        assert_eq!(eviction.choose(Some(Class::Smtp), 5), [1]);
-        assert_eq!(eviction.choose(None, 1), [0], "one that leaves already is not chosen again");
+        assert_eq!(eviction.choose(Some(Class::Smtp), 5, Waiter::Other), [1]);
+        assert_eq!(eviction.choose(None, 1, Waiter::Other), [0], "one that leaves already is not chosen again");
     }
 }

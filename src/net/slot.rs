@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use socket2::Socket;
 
 use super::eviction::{Candidate, Content};
-use super::history::History;
+use super::history::{History, Standing};
 use super::network::Network;
 use super::waiting::Class;
 use crate::smtp::session::Service;
@@ -269,6 +269,7 @@ impl Slot {
             class,
             login: self.login.get().cloned(),
             known: class == Class::Submission && self.shared.history.is_known(self.network),
+            failed: self.shared.history.standing(self.network, class, Instant::now()) == Standing::Failed,
             in_transaction,
             waits: matches!(state, READING | WRITING),
             served: age(self.taken_up.load(Ordering::Relaxed)),
@@ -295,7 +296,6 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::history::Standing;
     use std::io::Read as _;
     use std::net::{TcpListener, TcpStream};
 

@@ -86,6 +86,11 @@ impl<T> WaitingList<T> {
         self.len == 0
     }
 
+    /// How many of them come after all networks that have not failed lately.
+    pub fn failed(&self) -> usize {
+        self.lines.values().filter(|line| line.standing == Standing::Failed).map(|line| line.entries.len()).sum()
+    }
+
     /// Adds one at the end of its network's line; `held` is how many connections that has, this one included.
     pub fn push(&mut self, network: Network, standing: Standing, held: usize, entry: Entry<T>) {
         self.len += 1;
