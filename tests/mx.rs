@@ -651,6 +651,25 @@ fn a_full_address_is_passed_over() {
     });
 }
 
+/// Domains at a server of which all connections are taken keep no couriers from another domain, of the same login too.
+#[test]
+fn a_full_address_holds_one_courier() {
+    const DOMAINS: usize = 100;
+    Network::run(|network| {
+        let silent: Vec<&str> = (0..DOMAINS).map(|number| &*format!("d{number}.example").leak()).collect();
+        let names = NameServer::start(vec![("a.example", hosts(vec![there(0)])), ("good.example", hosts(vec![there(1)]))]);
+        silent.iter().for_each(|domain| names.set(domain, mx(&[(10, "a.example")])));
+        // Connections come about, and are greeted by nothing.
+        let _silent = network.listen(THERE[0], 25);
+        let good = MailServer::on(network.listen(THERE[1], 25), StartTls::None);
+        let server = setup(&names, "").start();
+        silent.iter().for_each(|domain| drop(send(&server, &[&format!("x@{domain}")])));
+        send(&server, &["x@good.example"]);
+        good.wait(1);
+        assert_eq!(waiting(&server), DOMAINS);
+    });
+}
+
 /// Where one address is full, nothing is known of the domain, though another one fails.
 #[test]
 fn a_domain_of_which_one_address_is_full_does_not_rest() {

@@ -6,7 +6,7 @@
 //! whatever the certificate; a handshake that fails is followed by one connection in the clear to the same address.
 //!
 //! An address that has as many connections as it may have is passed over; where no other serves, a place there is waited for,
-//! for [`PLACE_MAX`]. None by then says nothing of the server ([`Unreached::Full`]): neither domain nor address rests.
+//! for [`PLACE_MAX`], by one courier alone. None by then says nothing of the server ([`Unreached::Full`]): neither domain nor address rests.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -129,7 +129,10 @@ impl Direct {
             }
             let Some((place, again)) = places.pop_front() else { break };
             let host = format!("{}[{}]", place.host, place.address);
-            let failure = match self.servers.take(place.address, until, stop) {
+            // One courier that waits is enough: the others are wanted elsewhere, and are told when there is a place.
+            let is_awaited = again && self.servers.is_awaited(place.address);
+            let taken = if is_awaited { None } else { self.servers.take(place.address, until, stop) };
+            let failure = match taken {
                 None if stop.is_stopped() => Failure { stage: Stage::Connect, fault: Fault::Stopped },
                 // It may well serve: while one is full, nothing is known of the domain.
                 None if again => {

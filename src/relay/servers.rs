@@ -86,6 +86,11 @@ impl Servers {
         }
     }
 
+    /// True if a courier waits for a place at an address.
+    pub fn is_awaited(&self, address: IpAddr) -> bool {
+        self.known().open.get(&address).is_some_and(|open| !open.waiting.is_empty())
+    }
+
     /// A domain found no place at an address: [`Servers::freed`] names it when there is one.
     pub fn miss(&self, address: IpAddr, domain: &str) {
         let mut known = self.known();
@@ -190,9 +195,8 @@ fn shorten<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, counts: impl Fn(
 impl Place {
     /// True if a courier waits for a place at this address or has found none, so that an idle connection is better closed.
     pub fn is_wanted(&self) -> bool {
-        let known = self.servers.known();
-        let waits = known.open.get(&self.address).is_some_and(|open| !open.waiting.is_empty());
-        waits || known.missed.iter().any(|(address, _)| *address == self.address)
+        let misses = |servers: &Servers| servers.known().missed.iter().any(|(address, _)| *address == self.address);
+        self.servers.is_awaited(self.address) || misses(&self.servers)
     }
 
     /// The connection did not serve.
