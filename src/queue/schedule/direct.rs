@@ -26,17 +26,20 @@ pub(super) struct Direct {
 impl Direct {
     /// A domain was not reached. Gives why, if postmaster is to be told of it now.
     fn failed(&mut self, domain: &Arc<str>, reason: Reason, now: Time) -> Option<Reason> {
-        self.failed.retain(|(name, at, _)| name != domain && *at + WINDOW > now);
+        self.failed.retain(|(_, at, _)| *at + WINDOW > now);
         if self.failed.is_empty() {
             self.since = now;
         }
+        self.failed.retain(|(name, ..)| name != domain);
         if self.failed.len() == DOMAINS {
             self.failed.remove(0);
         }
         self.failed.push((Arc::clone(domain), now, reason));
         let lasts = self.since + TELL_AFTER <= now && self.worked.is_none_or(|worked| worked + HOUR <= now);
+        // A server that has only just been set up may send to one domain for days.
+        let never = self.worked.is_none() && self.since + NEVER_AFTER <= now;
         // What is wrong with `source` is wrong with it for every domain.
-        let certain = reason == Reason::Source || (lasts && self.failed.len() == DOMAINS);
+        let certain = reason == Reason::Source || (lasts && self.failed.len() == DOMAINS) || never;
         if !certain || self.told.is_some() {
             return None;
         }
@@ -111,6 +114,8 @@ const DOMAINS: usize = 5;
 const WINDOW: Time = HOUR + 15 * 60;
 /// Seconds since the first of them after which postmaster is told.
 const TELL_AFTER: Time = 15 * 60;
+/// The same where none was reached since the start, however few they are.
+const NEVER_AFTER: Time = 4 * HOUR;
 const HOUR: Time = 3600;
 
 #[cfg(test)]
@@ -163,11 +168,15 @@ mod tests {
     #[test]
     fn what_is_told_and_when() {
         let one = |minute, event| vec![(minute, event)];
+        let often = |minutes: std::ops::Range<Time>| minutes.map(|at| (at, Failed("a", Connect))).collect::<Vec<_>>();
         let rows = [
             ("at once it may be chance", each(0, Connect), vec![]),
             ("a quarter of an hour", all([each(0, Connect), each(15, Connect)]), vec![(15, Told::Fails(Connect))]),
             ("not before", all([each(0, Connect), each(14, Connect)]), vec![]),
-            ("one domain, however often", (0..500).map(|at| (at, Failed("a", Connect))).collect(), vec![]),
+            ("one domain, however often", often(0..240), vec![]),
+            ("for hours, and none worked ever", often(0..241), vec![(240, Told::Fails(Connect))]),
+            ("but one did", all([one(0, Works), often(1..500)]), vec![]),
+            ("with a long pause", all([often(0..60), often(180..400)]), vec![]),
             ("four domains", all((0..9).map(|at| each(10 * at, Connect).into_iter().skip(1).collect())), vec![]),
             ("names", all([each(0, Dns), each(20, Dns)]), vec![(20, Told::Fails(Dns))]),
             ("names answer", all([each(0, Dns), one(19, NoSuchDomain), each(20, Dns).split_off(1)]), vec![]),
