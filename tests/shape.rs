@@ -354,9 +354,11 @@ fn the_manual_lists_every_key_with_its_default() {
 #[test]
 fn the_manual_has_the_range_of_every_limit() {
     let page = manual("pillarbox.toml.5");
-    for (key, _) in KEYS {
-        let Some(name) = key.strip_prefix("limits.") else { continue };
-        let text = format!("hostname = \"mail.example.org\"\ndomains = [\"example.org\"]\n[limits]\n{name} = \"wrong\"\n");
+    let limits =
+        KEYS.iter().filter_map(|(key, _)| Some((*key, format!("[limits]\n{} = \"wrong\"\n", key.strip_prefix("limits.")?))));
+    let of_logins = ("sending_limits", "[sending_limits]\n\"*\" = { messages = [\"wrong\"] }\n".to_owned());
+    for (key, wrong) in limits.chain([of_logins]) {
+        let text = format!("hostname = \"mail.example.org\"\ndomains = [\"example.org\"]\n{wrong}");
         let problems = Config::parse(&text, Path::new("p"), || None).unwrap_err();
         let said = problems[0].to_string();
         let range = said.rsplit_once(", from ").unwrap_or_else(|| panic!("{said}")).1;

@@ -37,7 +37,9 @@ impl Reader<'_> {
                         }
                         Some(limit) => limits.push(limit),
                         None => {
-                            let text = format!("`{text}` is no limit such as \"20/m\", \"200/h\" or \"1000/d\"");
+                            let most = u32::MAX;
+                            let text =
+                                format!("`{text}` is no limit such as \"20/m\", \"200/h\" or \"1000/d\", from 1 to {most}");
                             self.problem(&span, &key, text);
                         }
                     }
