@@ -36,7 +36,7 @@ fuzz_target!(|input: (u8, [u8; 3], &[u8])| {
     // Neither is in any message that is accepted.
     let text: Vec<u8> = text.iter().copied().filter(|octet| !matches!(octet, b'\r' | b'\0')).collect();
     let fields = if flags & 1 == 0 { Fields::All } else { Fields::WithoutId };
-    let Some((top, body)) = stored(&text, flags & 2 != 0) else { return };
+    let Some((top, body)) = stored(&text, flags & 2 != 0, flags & 4 != 0) else { return };
     let message = [&top[..], body].concat();
     let Some(mut signer) = Signer::begin(&KEYRING, &top) else { return };
     let mut whole = signer.clone();
@@ -54,7 +54,7 @@ fuzz_target!(|input: (u8, [u8; 3], &[u8])| {
 });
 
 /// The message as it is stored: up to the body at least, and the rest.
-fn stored(text: &[u8], with_author: bool) -> Option<(Vec<u8>, &[u8])> {
+fn stored(text: &[u8], with_author: bool, as_it_came: bool) -> Option<(Vec<u8>, &[u8])> {
     let mut reader = HeaderReader::default();
     let (mut header, used) = match reader.push(text).ok()? {
         Some(whole) => whole,
@@ -77,7 +77,7 @@ fn stored(text: &[u8], with_author: bool) -> Option<(Vec<u8>, &[u8])> {
         time: &ARRIVAL,
     };
     let mut top = Vec::new();
-    header.write(&trace, true, &mut top);
+    header.write(&trace, !as_it_came, &mut top);
     Some((top, &text[used..]))
 }
 
