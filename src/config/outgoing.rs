@@ -220,13 +220,6 @@ impl Outgoing {
         let mx = self.uses_mx().then(|| self.dkim_mode(&NextHop::Mx));
         self.routes.values().map(|route| route.dkim).chain(mx)
     }
-
-    /// What is configured and cannot be done: each key with a sentence.
-    pub fn unsupported(&self) -> Vec<(String, String)> {
-        let then = self.routes.iter().filter(|(_, route)| route.then == Some(NextHop::Mx));
-        let text = "mail of a route that rests can take another smarthost, not `mx`; name a route, or remove it";
-        then.map(|(name, _)| (format!("outgoing.routes.{name}.then"), text.to_owned())).collect()
-    }
 }
 
 impl Display for NextHop {

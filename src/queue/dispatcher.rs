@@ -54,6 +54,7 @@ enum Input {
     Accepted { id: QueueId, envelope: Box<Envelope>, reservation: Option<Reservation> },
     Configured(Settings, Arc<Routing>),
     Credentials(String),
+    Divided(QueueId, Vec<(u16, Arc<str>)>),
     Found(Box<FoundMessage>),
     Operate(Verb, Vec<QueueId>, Sender<Vec<Answer>>),
     Report(Report),
@@ -306,6 +307,7 @@ impl Thread {
             }
             Input::Configured(settings, routing) => self.configured(settings, routing),
             Input::Credentials(route) => self.queue.schedule().credentials_changed(&route, clock()),
+            Input::Divided(id, domains) => self.queue.schedule().divided(id, &domains, clock()),
             Input::Found(found) => self.found(*found),
             Input::Operate(verb, ids, answer) => {
                 let answers = self.queue.schedule().operator(verb, &ids, clock());

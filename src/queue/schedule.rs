@@ -18,6 +18,7 @@ mod fault;
 mod flow;
 mod heap;
 mod hop;
+mod lend;
 mod list;
 mod operator;
 mod rest;
@@ -37,6 +38,7 @@ use self::hop::{Bucket, Hop};
 use self::operator::Pending;
 use self::table::{ASKS_DELAY, Message, NONE, SCANNED, Slab, Table, Time, WARNED};
 use self::turn::Courier;
+use crate::queue::QueueId;
 use crate::smtp::remote::Stage;
 
 pub use action::*;
@@ -71,6 +73,8 @@ pub struct Schedule {
     late: Heap,
     timers: BinaryHeap<Reverse<(Time, Timer)>>,
     pending: HashMap<u32, Vec<Pending>>,
+    /// Flows of which a part is asked for to be divided, and its message.
+    divisions: HashMap<u32, QueueId>,
 }
 
 /// What the time makes due.
@@ -105,6 +109,7 @@ impl Schedule {
             late: Heap::default(),
             timers: BinaryHeap::new(),
             pending: HashMap::new(),
+            divisions: HashMap::new(),
         };
         schedule.at(now);
         schedule.set(settings);
@@ -127,16 +132,19 @@ impl Schedule {
         let old = std::mem::take(&mut self.routes);
         for number in &old {
             let hop = &mut self.hops[*number];
-            (hop.configured, hop.then, hop.rate) = (false, None, None);
+            (hop.configured, hop.then, hop.then_mx, hop.rate) = (false, None, false, None);
         }
         for route in self.settings.routes.clone() {
             let number = self.hop(&Destination::smarthost(&route.name));
-            let then = route.then.as_ref().map(|name| self.hop(&Destination::smarthost(name)));
+            let then = match &route.then {
+                Some(Then::Route(name)) => Some(self.hop(&Destination::smarthost(name))),
+                Some(Then::Mx) | None => None,
+            };
             let now = self.clock.now;
             let hop = &mut self.hops[number];
             hop.set_limit(route.connections);
             hop.rate = route.rate.map(|rate| Bucket::new(rate, now));
-            (hop.configured, hop.then) = (true, then);
+            (hop.configured, hop.then, hop.then_mx) = (true, then, route.then == Some(Then::Mx));
             self.routes.push(number);
         }
         let mx = self.settings.mx_connections;
@@ -188,7 +196,7 @@ impl Schedule {
             } else {
                 self.make_wait(number, self.clock.now + wait)
             }
-            room |= self.room(flow).is_some();
+            room |= self.room(flow).is_some() || self.lends(flow);
         }
         if !queued.warned && queued.held.is_none() {
             self.watch_late(message);

@@ -92,12 +92,12 @@ pub fn policy<'a>(config: &Config, logins: impl Iterator<Item = &'a str>, aliase
     Policy::new(&config.domains, logins, aliases, &config.senders).with_outgoing(config.outgoing.is_some())
 }
 
-/// What forbids sending with this configuration: what this version cannot do, and a postmaster without a mailbox.
+/// What forbids sending with this configuration: a postmaster without a mailbox.
 pub fn outgoing_problems(config: &Config, policy: &Policy) -> Vec<Problem> {
     let Some(outgoing) = &config.outgoing else { return Vec::new() };
-    let postmaster = outgoing.postmaster_problem(policy).map(|text| ("outgoing.postmaster".to_owned(), text));
-    let name = |(key, text)| Problem { file: Path::new("[outgoing]").to_owned(), line: 0, key, text };
-    outgoing.unsupported().into_iter().chain(postmaster).map(name).collect()
+    let problem = outgoing.postmaster_problem(policy);
+    let name = |text| Problem { file: Path::new("[outgoing]").to_owned(), line: 0, key: "outgoing.postmaster".to_owned(), text };
+    problem.into_iter().map(name).collect()
 }
 
 /// Password files of routes that are missing, or that more than their owner and group may read.

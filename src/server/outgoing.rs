@@ -30,7 +30,7 @@ use crate::queue::control;
 use crate::queue::dispatcher::{Dispatcher, Queue, QueueFull, Routing, Start};
 use crate::queue::operate;
 use crate::queue::reporter::Mailer;
-use crate::queue::schedule::{Destination, Rate, RouteSettings, Settings};
+use crate::queue::schedule::{Destination, Rate, RouteSettings, Settings, Then};
 use crate::queue::spool::{Envelope, Found, Spool, SpoolError};
 use crate::relay::direct::Direct;
 use crate::relay::pool::{self, Shared};
@@ -302,8 +302,9 @@ fn settings(config: &outgoing::Outgoing) -> Settings {
             .rate
             .map(|rate| Rate { count: rate.count, seconds: u32::try_from(rate.per.as_secs().max(1)).unwrap_or(u32::MAX) }),
         then: match &route.then {
-            Some(NextHop::Route(name)) => Some(name.clone()),
-            _ => None,
+            Some(NextHop::Mx) => Some(Then::Mx),
+            Some(NextHop::Route(name)) => Some(Then::Route(name.clone())),
+            Some(NextHop::Refuse) | None => None,
         },
     });
     Settings {

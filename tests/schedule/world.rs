@@ -1,6 +1,7 @@
 //! A world in which days pass at once: couriers with durations, next hops that behave by rule.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use pillarbox::queue::QueueId;
 use pillarbox::queue::schedule::*;
@@ -59,6 +60,10 @@ pub struct World {
     pub log: Vec<(u64, Action)>,
     pub sent: HashMap<QueueId, (u64, u32)>,
     next_id: u64,
+    /// The domain of a recipient, for a smarthost's mail that takes mx.
+    pub domain: fn(QueueId, u16) -> String,
+    /// It is not found out.
+    pub blind: bool,
     /// Connections stay open after a transaction.
     pub keeps_open: bool,
     /// Transactions at once, by hop: now and at most.
@@ -78,6 +83,8 @@ impl World {
             log: Vec::new(),
             sent: HashMap::new(),
             next_id: EPOCH << 20,
+            domain: |_, number| format!("d{number}.example"),
+            blind: false,
             keeps_open: true,
             at_once: HashMap::new(),
         }
@@ -228,6 +235,11 @@ impl World {
                 Action::Sent { id, recipients } => {
                     let entry = self.sent.entry(*id).or_default();
                     *entry = (self.boot - self.start, entry.1 + recipients.len() as u32);
+                }
+                Action::Divide { id, .. } => {
+                    let domains: Vec<(u16, Arc<str>)> =
+                        (0..if self.blind { 0 } else { 100 }).map(|n| (n, (self.domain)(*id, n).into())).collect();
+                    self.schedule.divided(*id, &domains, self.now());
                 }
                 _ => {}
             }

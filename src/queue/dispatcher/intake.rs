@@ -59,7 +59,7 @@ impl Thread {
     }
 
     /// A file that is no queued message: to `held/`, and named.
-    fn damaged(&mut self, id: QueueId, why: &str) {
+    pub(super) fn damaged(&mut self, id: QueueId, why: &str) {
         journal::notice("spool", format!("{id}: {why}; the file is in held/"));
         self.queue.schedule().forget(id);
         if let Err(error) = self.queue.spool.hold(id, None) {

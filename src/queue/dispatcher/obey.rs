@@ -1,19 +1,20 @@
 //! Does what the schedule has decided: hands out tasks, writes records, and has reports made.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 
 use super::words::{Owned, address, together};
-use super::{Thread, lock};
+use super::{Input, Thread, lock};
 use crate::journal;
 use crate::queue::QueueId;
 use crate::queue::clerk::{Deed, Failed, grouped, last_of, record};
 use crate::queue::explain::Cause;
 use crate::queue::reporter::RouteNews;
 use crate::queue::schedule::{Action, HeldWhy, Reason, WaitsFor};
-use crate::queue::spool::{Envelope, Happened, Verdict, arrived};
+use crate::queue::spool::{Envelope, Happened, SpoolError, Verdict, arrived};
 use crate::queue::work::{Attempt, Task};
 
 impl Thread {
@@ -78,6 +79,7 @@ impl Thread {
 
     fn obey(&mut self, action: Action, settled: &HashSet<QueueId>) {
         match action {
+            Action::Divide { id, .. } => self.divide(id),
             Action::Drop { id } => journal::queue::dropped(&id.to_string()),
             Action::Expire { id, recipients, reason } => self.fail(id, &recipients, reason.map(Cause::Rests), true),
             Action::Fail { id, recipients } => self.fail(id, &recipients, None, false),
@@ -144,6 +146,24 @@ impl Thread {
             }
             Action::Wait { id, recipients, waits: _, due } => self.wait_for(id, &recipients, due),
         }
+    }
+
+    /// Finds the domains of a message's recipients. The answer is an input like others, so that what waits for a route that rests
+    /// does not hold up results.
+    fn divide(&mut self, id: QueueId) {
+        let domains = match self.queue.spool.read(id) {
+            Ok(message) => domains_of(&message.envelope),
+            Err(SpoolError::Damaged(why)) => {
+                self.damaged(id, &why.to_string());
+                Vec::new()
+            }
+            Err(SpoolError::Missing(_)) => Vec::new(),
+            Err(error) => {
+                journal::notice("spool", format!("{id}: {error}"));
+                Vec::new()
+            }
+        };
+        let _ = self.queue.inputs.send(Input::Divided(id, domains));
     }
 
     fn task(&mut self, courier: u16, task: Task) {
@@ -285,6 +305,12 @@ impl Thread {
         }
         recipients.iter().filter_map(|number| Some((*number, self.attempts.remove(&(id, *number))?))).collect()
     }
+}
+
+/// The domain of each recipient, as mail by MX names its destinations.
+fn domains_of(envelope: &Envelope) -> Vec<(u16, Arc<str>)> {
+    let numbered = (0_u16..).zip(&envelope.recipients);
+    numbered.map(|(number, to)| (number, to.address.domain().to_string().to_lowercase().into())).collect()
 }
 
 fn asks_success(envelope: Option<&Envelope>, number: u16) -> bool {

@@ -68,8 +68,17 @@ pub struct RouteSettings {
     pub connections: u16,
     /// Transactions that may begin in a time.
     pub rate: Option<Rate>,
-    /// The route to use while this one rests.
-    pub then: Option<String>,
+    /// What to use while this one rests.
+    pub then: Option<Then>,
+}
+
+/// What is used instead of a smarthost that rests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// The servers of the recipients' domains.
+    Mx,
+    /// Another smarthost, by the name of its route.
+    Route(String),
 }
 
 impl RouteSettings {
@@ -237,6 +246,15 @@ pub enum Answer {
 /// What is to be done, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// Of what domains the recipients are, which wait for a smarthost that rests: [`Schedule::divided`] is the answer, soon.
+    ///
+    /// [`Schedule::divided`]: super::Schedule::divided
+    Divide {
+        /// The message.
+        id: QueueId,
+        /// The recipients.
+        recipients: Vec<u16>,
+    },
     /// Gone by the operator's will; [`Action::Settled`] follows.
     Drop {
         /// The message.

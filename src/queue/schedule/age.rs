@@ -115,7 +115,7 @@ impl Schedule {
             if self.table.parts[part].state == State::Refused {
                 continue;
             }
-            match self.hops[hop].rest.as_ref().filter(|_| self.via(hop).is_none()) {
+            match self.hops[hop].rest.as_ref().filter(|_| self.via(hop).is_none() && !self.goes_direct(hop)) {
                 None => waiting.extend(self.table.recipients(part)),
                 Some(rest) => {
                     reason = Some(rest.reason);
@@ -161,7 +161,7 @@ impl Schedule {
         let reason = self.hops[number].rest.as_ref().map(|rest| rest.reason);
         let tried = self.hops[number].tried.is_some_and(|tried| now - tried <= HOUR);
         let (mut next, mut left) = (now + HOUR, RETURNS_AT_ONCE);
-        let used_instead = self.via(number).is_some();
+        let used_instead = self.via(number).is_some() || self.goes_direct(number);
         for flow in self.hops[number].flows.clone() {
             while let Some(part) = self.flows.get(flow).and_then(|flow| flow.ready.first()) {
                 let over = self.table.messages[self.table.parts[part].message].base.saturating_add(give_up);

@@ -23,6 +23,8 @@ pub(super) struct Hop {
     /// Acceptances since it was lowered.
     good: u16,
     pub(super) then: Option<u32>,
+    /// The servers of the recipients' domains are used while it rests.
+    pub(super) then_mx: bool,
     pub(super) rate: Option<Bucket>,
     pub(super) rest: Option<Rest>,
     /// How often it has rested in a row, and for which first span.
@@ -124,6 +126,7 @@ impl Hop {
             allowed: 1,
             good: 0,
             then: None,
+            then_mx: false,
             rate: None,
             rest: None,
             step: (0, 0),
@@ -244,6 +247,7 @@ impl Schedule {
             }
         }
         self.probes.retain(|probe| *probe != number);
+        self.table.homes.retain(|_, home| *home != number);
         let destination = self.hops.remove(number).destination;
         self.hop_numbers.remove(&destination);
     }
@@ -270,4 +274,4 @@ const RAISE_AFTER: u16 = 20;
 pub(super) const PAUSE: Time = 30;
 
 /// Routes that are followed by `then`.
-const THEN_MAX: usize = 8;
+pub(super) const THEN_MAX: usize = 8;

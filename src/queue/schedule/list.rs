@@ -145,7 +145,7 @@ impl Schedule {
             (State::Parked, ..) => WaitsFor::Pair(None),
             (State::Refused, ..) => WaitsFor::Decision,
             (State::Sending, ..) => WaitsFor::Result,
-            (State::Ready | State::Waiting, Some(rest), _) if self.via(flow.hop).is_none() => {
+            (State::Ready | State::Waiting, Some(rest), _) if self.via(flow.hop).is_none() && !self.goes_direct(flow.hop) => {
                 let (next, since) = (self.clock.unix_of(rest.next), self.clock.unix_of(rest.since));
                 WaitsFor::Route { reason: rest.reason, next, since, failures: rest.failures }
             }

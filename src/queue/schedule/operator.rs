@@ -95,6 +95,7 @@ impl Schedule {
         for part in self.table.parts_of(message) {
             self.table.parts[part].waits = 0;
             self.make_ready(part);
+            self.give_back(part);
         }
         self.set_due(message);
     }

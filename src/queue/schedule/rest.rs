@@ -141,6 +141,7 @@ impl Schedule {
             let (since, waiting) = (self.clock.unix_of(rest.since), self.waiting(number));
             self.actions.push_back(Action::Tell { destination, reason: None, since, waiting });
         }
+        self.give_all_back();
         for flow in self.hops[number].flows.clone() {
             self.flows[flow].noticed = false;
             self.hurry_flow(flow);
@@ -250,7 +251,12 @@ impl Schedule {
         for part in std::mem::take(&mut self.hops[number].parked) {
             let flow = self.table.parts[part].flow;
             pairs.insert(flow);
-            if well { self.wait_now(part) } else { self.make_ready(part) }
+            if well {
+                self.wait_now(part)
+            } else {
+                self.make_ready(part)
+            }
+            self.give_back(part);
         }
         pairs.extend(self.hops[number].flows.iter().copied());
         for flow in pairs {

@@ -87,6 +87,8 @@ pub(super) struct Table {
     pub(super) parts: Slab<Part>,
     /// Recipients of parts whose numbers are not a run.
     scattered: HashMap<u32, Box<[u16]>>,
+    /// The smarthosts of parts that are sent by their domains' servers meanwhile: part to hop.
+    pub(super) homes: HashMap<u32, u32>,
     index: Index,
 }
 
@@ -193,6 +195,7 @@ impl Table {
     pub(super) fn remove_part(&mut self, number: u32) {
         let part = self.parts.remove(number);
         self.scattered.remove(&number);
+        self.homes.remove(&number);
         let message = &mut self.messages[part.message];
         if message.first == number {
             message.first = part.sibling;

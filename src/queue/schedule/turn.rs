@@ -47,8 +47,13 @@ impl Schedule {
         self.couriers.iter().filter(|courier| matches!(courier.task, Task::Free)).count() as u32
     }
 
-    /// Gives every free courier what it is due.
+    /// Gives every free courier what it is due, and asks for what another might be given.
     pub(super) fn dispatch(&mut self) {
+        self.employ();
+        self.lend();
+    }
+
+    fn employ(&mut self) {
         loop {
             let free = self.free();
             if free == 0 {
@@ -192,7 +197,7 @@ impl Schedule {
     pub(super) fn settle_turn(&mut self, flow: u32) {
         let state = &self.flows[flow];
         let rests = state.rest.as_ref().is_some_and(|rest| rest.until > self.clock.now);
-        let should = !state.ready.is_empty() && !rests && self.via(state.hop).is_some();
+        let should = !state.ready.is_empty() && !rests && (self.via(state.hop).is_some() || self.goes_direct(state.hop));
         if should && !state.in_turn {
             let (login, key) = (state.login, (state.served, flow));
             self.flows[flow].in_turn = true;

@@ -53,6 +53,7 @@ impl Schedule {
             self.pause(sending.via, is_full);
         }
         let waits = self.apply(&sending, parts, &split);
+        parts.into_iter().for_each(|part| self.give_back(part));
         if let Some(domain) = split.temporary.filter(|_| split.sent.is_empty()) {
             self.refused_for_now(sending.via, id, domain);
         }
@@ -177,6 +178,9 @@ impl Schedule {
             }
             let part = self.new_part(message, sending.flow, waits, group);
             self.table.parts[part].plain = plain;
+            if let Some(home) = self.table.homes.get(&sending.part).copied() {
+                self.table.homes.insert(part, home);
+            }
             part
         });
         if let Some(part) = own {
