@@ -1035,6 +1035,95 @@ fn verbs_on_mail_that_takes_mx_meanwhile() {
     assert_eq!((world.sent[&id].1, world.schedule.counts().pairs), (3, 0));
 }
 
+/// What is being sent when the route works again goes back after it, by whatever result; in the same state.
+#[test]
+fn what_is_being_sent_goes_back_after_its_result() {
+    let each = |number: u16| (number, Some((Stage::Recipient, Trouble::Reply { code: 450 + number % 2, status: None })));
+    let replies = [
+        code(Stage::Mail, 450),
+        Reply::No(Stage::Data, Trouble::Dropped),
+        Reply::Each([0, 2].map(each).into()),
+        Reply::Each(vec![(0, None), each(1)]),
+    ];
+    for (n, reply) in replies.into_iter().enumerate() {
+        let mut world = World::new(direct_meanwhile(), 4, move |asked| match (asked.hop.as_str(), asked.time) {
+            ("provider", 0..MINUTE) => (1, Reply::No(Stage::Connect, Trouble::Dropped)),
+            ("provider", _) => (1, Reply::Yes),
+            _ if asked.id.is_none() => (1, Reply::Yes),
+            _ => (10 * MINUTE, reply.clone()),
+        });
+        world.domain = |_, _| "d.example".to_owned();
+        let id = to_many(&mut world, 3);
+        world.run(9 * MINUTE);
+        assert!(world.schedule.message(id).is_some_and(|message| message.parts[0].waits_for == WaitsFor::Result), "{n}");
+        world.run(2 * HOUR);
+        let jobs = jobs(&world, id);
+        assert_eq!(jobs.iter().filter(|job| job.1 == "d.example").count(), 1, "{n}: {jobs:?}");
+        assert_eq!((world.sent.get(&id).map(|sent| sent.1), world.schedule.counts().pairs), (Some(3), 0), "{n}: {jobs:?}");
+    }
+}
+
+/// Results that differ divide what is lent further; all of it is still the smarthost's.
+#[test]
+fn what_is_lent_is_lent_in_all_its_parts() {
+    let mut world = World::new(direct_meanwhile(), 4, |asked| match (asked.hop.as_str(), asked.time) {
+        ("provider", 0..HOUR) => (1, Reply::No(Stage::Connect, Trouble::Dropped)),
+        ("provider", _) => (1, Reply::Yes),
+        _ if asked.time < 10 => {
+            let refused = Some((Stage::Recipient, Trouble::Reply { code: 450, status: None }));
+            (1, Reply::Each(asked.recipients.iter().filter(|number| **number != 1).map(|number| (*number, refused)).collect()))
+        }
+        _ => (1, Reply::No(Stage::Connect, Trouble::Dropped)),
+    });
+    world.domain = |_, _| "d.example".to_owned();
+    let id = to_many(&mut world, 3);
+    world.run(3 * HOUR);
+    let jobs = jobs(&world, id);
+    assert!(jobs.iter().all(|job| job.0 < HOUR || job.1 == "provider") && jobs.last().unwrap().1 == "provider", "{jobs:?}");
+    assert_eq!(world.sent[&id].1, 3);
+}
+
+/// While every courier is at work nothing is asked for, nothing is too old, and a late message is told of as one that has its turn
+/// to come.
+#[test]
+fn what_has_its_turn_to_come_does_not_wait_for_the_route() {
+    let mut world = World::new(direct_meanwhile(), 2, |asked| match asked.hop.as_str() {
+        "provider" => (1, Reply::No(Stage::Connect, Trouble::Dropped)),
+        _ => (HOUR, Reply::Yes),
+    });
+    world.domain = |id, _| format!("d{}.example", id.bits() % 50);
+    for n in 0..12 {
+        let (id, part) = (QueueId::from_bits(n + 1), Part { destination: provider(), recipients: vec![0], waits: 0, due: 0 });
+        let (since, login) = (world.unix - 6 * DAY, "shop".into());
+        let queued = Queued { id, login, since, scanned: true, asks_delay: false, warned: true, held: None, parts: vec![part] };
+        let now = world.now();
+        world.schedule.accepted(&queued, now);
+    }
+    let late = to_many(&mut world, 1);
+    world.run(30 * MINUTE);
+    let asked = world.count(|action| matches!(action, Action::Divide { .. }));
+    assert!((1..=3).contains(&asked), "{asked}");
+    world.run(DAY);
+    assert_eq!((world.sent.len(), world.count(|action| matches!(action, Action::Expire { .. }))), (13, 0));
+    assert_eq!(world.count(|action| matches!(action, Action::LateNotice { .. })), 0);
+    assert_eq!(world.count(|action| matches!(action, Action::Late { id, reason: None, .. } if *id == late)), 1);
+}
+
+/// That one server does not take parameters says nothing of another.
+#[test]
+fn parameters_are_tried_again_with_other_servers() {
+    let mut world = World::new(direct_meanwhile(), 2, |asked| match (asked.hop.as_str(), asked.plain) {
+        ("provider", false) => (1, code(Stage::Mail, 501)),
+        ("provider", true) => (1, Reply::No(Stage::Connect, Trouble::Dropped)),
+        _ => (1, Reply::Yes),
+    });
+    let id = to_many(&mut world, 1);
+    world.run(MINUTE);
+    let plain: Vec<bool> =
+        world.log.iter().filter_map(|(_, action)| if let Action::Send(job) = action { Some(job.plain) } else { None }).collect();
+    assert_eq!((plain, world.sent[&id].1), (vec![false, true, false], 1));
+}
+
 /// Five days of a smarthost that comes and goes, with domains of every kind: every recipient has one end, none two.
 #[test]
 fn five_days_of_a_route_that_comes_and_goes_pass() {
