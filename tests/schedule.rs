@@ -1109,6 +1109,31 @@ fn what_has_its_turn_to_come_does_not_wait_for_the_route() {
     assert_eq!(world.count(|action| matches!(action, Action::Late { id, reason: None, .. } if *id == late)), 1);
 }
 
+/// One question of a login at a time; an answer for a message that is gone asks for the next.
+#[test]
+fn one_message_of_a_login_is_divided_at_a_time() {
+    let mut world = World::new(direct_meanwhile(), 8, |asked| match asked.hop.as_str() {
+        "provider" => (1, Reply::No(Stage::Connect, Trouble::Dropped)),
+        _ => (1, Reply::Yes),
+    });
+    world.silent = true;
+    let [first, second] = [0; 2].map(|_| to_many(&mut world, 1));
+    world.run(MINUTE);
+    world.accept("other", &[provider()]);
+    world.run(MINUTE);
+    let asked = |world: &World| {
+        let asked =
+            world.log.iter().filter_map(|(_, action)| if let Action::Divide { id, .. } = action { Some(*id) } else { None });
+        asked.collect::<Vec<QueueId>>()
+    };
+    assert!(asked(&world).len() == 2 && asked(&world)[0] == first, "{:?}", asked(&world));
+    assert_eq!(world.operator(Verb::Drop, first), Answer::Done);
+    let now = world.now();
+    world.schedule.divided(first, &[(0, "d0.example".into())], now);
+    world.run(1);
+    assert!(asked(&world).len() == 3 && asked(&world)[2] == second, "{:?}", asked(&world));
+}
+
 /// That one server does not take parameters says nothing of another.
 #[test]
 fn parameters_are_tried_again_with_other_servers() {

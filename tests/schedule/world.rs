@@ -64,6 +64,8 @@ pub struct World {
     pub domain: fn(QueueId, u16) -> String,
     /// It is not found out.
     pub blind: bool,
+    /// Nor is that said yet.
+    pub silent: bool,
     /// Connections stay open after a transaction.
     pub keeps_open: bool,
     /// Transactions at once, by hop: now and at most.
@@ -85,6 +87,7 @@ impl World {
             next_id: EPOCH << 20,
             domain: |_, number| format!("d{number}.example"),
             blind: false,
+            silent: false,
             keeps_open: true,
             at_once: HashMap::new(),
         }
@@ -236,7 +239,7 @@ impl World {
                     let entry = self.sent.entry(*id).or_default();
                     *entry = (self.boot - self.start, entry.1 + recipients.len() as u32);
                 }
-                Action::Divide { id, .. } => {
+                Action::Divide { id, .. } if !self.silent => {
                     let domains: Vec<(u16, Arc<str>)> =
                         (0..if self.blind { 0 } else { 100 }).map(|n| (n, (self.domain)(*id, n).into())).collect();
                     self.schedule.divided(*id, &domains, self.now());
