@@ -13,6 +13,8 @@ mod names;
 mod peers;
 #[path = "mx/rows.rs"]
 mod rows;
+#[path = "mx/then.rs"]
+mod then;
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, UdpSocket};
