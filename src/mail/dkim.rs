@@ -458,7 +458,8 @@ mod tests {
     }
 
     /// RFC 8463 appendix A.3, both signatures: `b=` of the Ed25519 key comes out as it is published; that of the RSA key of 1024
-    /// bits, with which the library does not sign, verifies over the same octets.
+    /// bits, with which the library does not sign, verifies over the same octets. That says as much: a key has one signature of
+    /// given octets (RFC 8017 section 8.2).
     ///
     /// The example of RFC 6376 appendix A has the same body hash, as both forms of its body are alike (erratum 3192), but its
     /// header section is in the `simple` form, which is not made here.
