@@ -324,3 +324,25 @@ fn five_days_of_a_route_that_comes_and_goes_pass() {
     assert!(direct > 1000 && back > 1000, "{direct} {back}");
     assert_eq!(world.schedule.routes().len(), 1, "destinations are let go: {:?}", world.schedule.routes());
 }
+
+/// A route with very much mail, of which each domain takes little: what is lent and given back costs each message the same, however
+/// much there is.
+#[test]
+fn a_hundred_thousand_are_lent_and_given_back() {
+    let mut world = World::new(direct_meanwhile(), 20, |asked| match (asked.hop.as_str(), asked.time) {
+        ("provider", HOUR..) => (1, Reply::Yes),
+        _ => (1, Reply::No(Stage::Connect, Trouble::Dropped)),
+    });
+    world.domain = |id, _| format!("d{}.example", id.bits() % 200);
+    for _ in 0..100_000 {
+        world.accept("shop", &[provider()]);
+    }
+    world.run(50 * MINUTE);
+    let lent = |world: &World| {
+        world.schedule.routes().iter().filter(|row| row.destination != provider()).map(|row| row.pairs).sum::<u32>()
+    };
+    assert_eq!(lent(&world), 100_000);
+    world.run(2 * HOUR);
+    assert_eq!((lent(&world), world.schedule.counts().pairs as usize + world.sent.len()), (0, 100_000));
+    assert!(world.sent.len() > 10_000, "{}", world.sent.len());
+}

@@ -247,8 +247,10 @@ impl Schedule {
             }
         }
         self.probes.retain(|probe| *probe != number);
-        self.table.homes.retain(|_, home| *home != number);
         let destination = self.hops.remove(number).destination;
+        if destination.kind == Kind::Smarthost {
+            self.table.homes.retain(|_, home| *home != number);
+        }
         self.hop_numbers.remove(&destination);
     }
 
