@@ -13,7 +13,7 @@ mod spool;
 use std::path::Path;
 use std::time::SystemTime;
 
-use nix::unistd::geteuid;
+use nix::unistd::{User, geteuid};
 
 use super::{Arguments, Exit, Outcome, count, dkim, say};
 use crate::config::outgoing::{DkimMode, Outgoing};
@@ -74,42 +74,16 @@ fn everything(config: &Config, file: &Path, offline: bool, report: &mut Report) 
         Ok(_) => report.ok("users", format!("{}: {}", config.users.display(), count(logins.len(), "login"))),
         Err(problems) => report.errors("users", problems),
     }
-    for text in unreadable(config, file, account.as_ref()) {
-        report.error("rights", text);
-    }
-    modes::too_wide(config, file).into_iter().for_each(|text| report.warning("rights", text));
-    for file in [Some(&config.users), config.aliases.as_ref()].into_iter().flatten() {
-        if let Some(line) = load::text(file).ok().and_then(|text| load::unfinished_line(&text)) {
-            let text = "the last line has no line end: a running server would take the file for half written; end it with one";
-            report.warning("files", format!("{}:{line}: {text}", file.display()));
-        }
-    }
+    rights(config, file, account.as_ref(), report);
+    unfinished(config, report);
     report.errors("maildir", &load::shared_maildirs(config, logins.iter().map(String::as_str)));
     let aliases = load::aliases(config);
     if let Err(problems) = &aliases {
         report.errors("aliases", problems);
     }
     let policy = load::policy(config, logins.iter().map(String::as_str), aliases.clone().unwrap_or_default());
-    if users.is_ok() && aliases.is_ok() {
-        let before = report.0.len();
-        let problems = load::alias_problems(config, &policy);
-        for problem in problems.fatal.iter().chain(&problems.dead_ends) {
-            report.error("aliases", problem);
-        }
-        if report.0.len() == before {
-            let number = aliases.as_ref().map_or(0, |aliases| Aliases::iter(aliases).count());
-            report.ok("aliases", if number == 1 { "1 alias".to_owned() } else { format!("{number} aliases") });
-        }
-        required_names(&policy).into_iter().for_each(|text| report.warning("addresses", text));
-        for login in config.senders.keys().filter(|login| !logins.contains(login)) {
-            report.warning("senders", format!("`{login}` is no login of the users file; correct or remove it"));
-        }
-        // Without any domain, that is what must be corrected first.
-        let foreign = |login: &&String| !config.domains.is_empty() && login.contains('@') && !config.is_local(login);
-        for login in logins.iter().filter(foreign) {
-            report
-                .warning("users", format!("`{login}` has a domain that is not in `domains`: it can log in, and has no mailbox"));
-        }
+    if let (Ok(_), Ok(aliases)) = (&users, &aliases) {
+        addresses(config, &policy, aliases, &logins, report);
     }
     if let Some(outgoing) = &config.outgoing {
         sending(config, outgoing, users.is_ok() && aliases.is_ok(), &policy, report);
@@ -133,6 +107,46 @@ fn everything(config: &Config, file: &Path, offline: bool, report: &mut Report) 
     let writes: Vec<String> = access.writes.iter().map(|path| path.display().to_string()).collect();
     let reads: Vec<String> = access.reads.iter().map(|path| path.display().to_string()).collect();
     report.ok("access", format!("reads {}; writes {}", reads.join(", "), writes.join(", ")));
+}
+
+/// Files that the server may not read again while it runs, and files that others may read.
+fn rights(config: &Config, file: &Path, account: Option<&User>, report: &mut Report) {
+    for text in unreadable(config, file, account) {
+        report.error("rights", text);
+    }
+    modes::too_wide(config, file).into_iter().for_each(|text| report.warning("rights", text));
+}
+
+/// Files that a reload would take for half written.
+fn unfinished(config: &Config, report: &mut Report) {
+    for file in [Some(&config.users), config.aliases.as_ref()].into_iter().flatten() {
+        if let Some(line) = load::text(file).ok().and_then(|text| load::unfinished_line(&text)) {
+            let text = "the last line has no line end: a running server would take the file for half written; end it with one";
+            report.warning("files", format!("{}:{line}: {text}", file.display()));
+        }
+    }
+}
+
+/// Where aliases lead, and whether each login and each row of `[senders]` has its counterpart.
+fn addresses(config: &Config, policy: &Policy, aliases: &Aliases, logins: &[String], report: &mut Report) {
+    let before = report.0.len();
+    let problems = load::alias_problems(config, policy);
+    for problem in problems.fatal.iter().chain(&problems.dead_ends) {
+        report.error("aliases", problem);
+    }
+    if report.0.len() == before {
+        let number = Aliases::iter(aliases).count();
+        report.ok("aliases", if number == 1 { "1 alias".to_owned() } else { format!("{number} aliases") });
+    }
+    required_names(policy).into_iter().for_each(|text| report.warning("addresses", text));
+    for login in config.senders.keys().filter(|login| !logins.contains(login)) {
+        report.warning("senders", format!("`{login}` is no login of the users file; correct or remove it"));
+    }
+    // Without any domain, that is what must be corrected first.
+    let foreign = |login: &&String| !config.domains.is_empty() && login.contains('@') && !config.is_local(login);
+    for login in logins.iter().filter(foreign) {
+        report.warning("users", format!("`{login}` has a domain that is not in `domains`: it can log in, and has no mailbox"));
+    }
 }
 
 /// The outgoing side, as far as nothing has to be asked of other hosts.
