@@ -464,3 +464,28 @@ fn files_stay_small() {
         assert!(text.lines().count() <= 450, "{file}: look for the second thing inside");
     }
 }
+
+#[test]
+fn functions_stay_small() {
+    let mut longest = 0;
+    for (file, text) in sources() {
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let code = line.trim_start();
+            let indent = &line[..line.len() - code.len()];
+            let Some((before, name)) = code.split_once("fn ") else { continue };
+            let is_function = before.split_whitespace().all(|word| word.starts_with("pub") || word == "const");
+            // One without a body, or in one line.
+            let signature_ends = lines[at..].iter().position(|line| line.ends_with(['{', ';', '}'])).unwrap();
+            if !is_function || !lines[at + signature_ends].ends_with('{') {
+                continue;
+            }
+            let length = 1 + lines[at..].iter().position(|line| *line == format!("{indent}}}")).unwrap();
+            longest = longest.max(length);
+            // Its table of replies is one `match`.
+            let is_table = file == "smtp/reply.rs" && name.starts_with("parts(");
+            assert!(length <= 60 || is_table, "{file}: {length} lines of `{name}`: look for the second thing inside");
+        }
+    }
+    assert!(longest > 50, "functions are found: {longest}");
+}

@@ -102,15 +102,8 @@ fn message(snapshot: &Snapshot, service: Option<Service>, login: Option<&str>, f
         (true, None) => return refuse("MAIL", &Refusal::LoginNeeded.into()),
         (_, login) => login.map(users::canonical),
     };
-    if let Some(login) = &login {
-        match snapshot.users.passwords(login) {
-            [] => return refuse("AUTH", &Refusal::BadCredentials.into()),
-            passwords => {
-                let lines: Vec<String> = passwords.iter().map(|one| one.line.to_string()).collect();
-                let lines = format!("line{} {}", if lines.len() == 1 { "" } else { "s" }, lines.join(", "));
-                say(format_args!("login {login}: {}, {lines}", count(passwords.len(), "password")));
-            }
-        }
+    if login.as_deref().is_some_and(|login| !has_password(snapshot, login)) {
+        return refuse("AUTH", &Refusal::BadCredentials.into());
     }
     let sender = ReversePath::parse(&bracketed(from), true).map_err(|error| syntax(error, Refusal::BadSender));
     let sender = match sender.and_then(|path| snapshot.policy.sender(login.as_deref(), &path).map(|()| path)) {
@@ -154,6 +147,17 @@ fn message(snapshot: &Snapshot, service: Option<Service>, login: Option<&str>, f
     }
     say("accepted");
     Exit::Ok
+}
+
+/// Says where the passwords of a login stand; whether there are any.
+fn has_password(snapshot: &Snapshot, login: &str) -> bool {
+    let passwords = snapshot.users.passwords(login);
+    if !passwords.is_empty() {
+        let lines: Vec<String> = passwords.iter().map(|one| one.line.to_string()).collect();
+        let lines = format!("line{} {}", if lines.len() == 1 { "" } else { "s" }, lines.join(", "));
+        say(format_args!("login {login}: {}, {lines}", count(passwords.len(), "password")));
+    }
+    !passwords.is_empty()
 }
 
 /// Says what is left of each limit of a login, and whether one more message may be sent.

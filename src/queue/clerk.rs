@@ -22,7 +22,7 @@ use super::schedule::Trouble;
 use super::spool::{Happened, QueuedMessage, Record, Spool, SpoolError, State, Told, Verdict, arrived};
 use super::work::Attempt;
 use crate::journal;
-use crate::smtp::address::ReversePath;
+use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::remote::{RemoteReply, Stage};
 
 /// Something to be done.
@@ -244,6 +244,36 @@ impl Clerk {
         if due.is_empty() {
             return Ok(());
         }
+        let letter = self.letter(id, message, kind, sender, &due, &text);
+        let name = id.to_string();
+        match self.reporter.deliver(sender, &letter) {
+            Ok(place) => journal::queue::reported(&name, place, kind.action()),
+            // Of the message itself nothing is decided yet.
+            Err(why) if matches!(kind, Kind::Delay(_)) => {
+                journal::notice("report", format!("{id}: {why}"));
+                return Ok(());
+            }
+            // It is neither forgotten nor repeated for ever: a person looks at it.
+            Err(why) => {
+                journal::notice("report", format!("{id}: {why}"));
+                return self.hold_unreported(id);
+            }
+        }
+        let recipients = due.iter().map(|(number, _)| *number).collect();
+        self.spool.append(id, &record(Happened::Reported { recipients, action: kind.action().to_owned() }))
+    }
+
+    /// The report for the recipients for which it is due; `text` is the message, or as much of it as goes back.
+    fn letter(
+        &self,
+        id: QueueId,
+        message: &QueuedMessage,
+        kind: Kind<'_>,
+        sender: &Address,
+        due: &[&(u16, &Failed)],
+        text: &[u8],
+    ) -> Letter {
+        let envelope = &message.envelope;
         let attempted: Vec<Option<Zoned>> =
             due.iter().map(|(_, failed)| failed.attempted.map(|time| self.reporter.zoned(time))).collect();
         let doubts = message.doubts(false);
@@ -263,31 +293,9 @@ impl Clerk {
         let rows: Vec<Outcome<'_>> = rows.collect();
         let (arrived, name) = (self.reporter.zoned(arrived(id)), id.to_string());
         let whole = message.text.octets <= RETURNED_MAX as u64;
-        let original = Original {
-            id: &name,
-            sender,
-            arrived: &arrived,
-            ret: envelope.ret,
-            envid: envelope.envid.as_deref(),
-            text: &text,
-            whole,
-        };
-        let letter = self.reporter.with_head(|head| report::build(kind, head, original, &rows));
-        match self.reporter.deliver(sender, &letter) {
-            Ok(place) => journal::queue::reported(&name, place, kind.action()),
-            // Of the message itself nothing is decided yet.
-            Err(why) if matches!(kind, Kind::Delay(_)) => {
-                journal::notice("report", format!("{id}: {why}"));
-                return Ok(());
-            }
-            // It is neither forgotten nor repeated for ever: a person looks at it.
-            Err(why) => {
-                journal::notice("report", format!("{id}: {why}"));
-                return self.hold_unreported(id);
-            }
-        }
-        let recipients = due.iter().map(|(number, _)| *number).collect();
-        self.spool.append(id, &record(Happened::Reported { recipients, action: kind.action().to_owned() }))
+        let original =
+            Original { id: &name, sender, arrived: &arrived, ret: envelope.ret, envid: envelope.envid.as_deref(), text, whole };
+        self.reporter.with_head(|head| report::build(kind, head, original, &rows))
     }
 
     /// A report of this server that was sent on and refused: to the postmaster, and never a report of it.

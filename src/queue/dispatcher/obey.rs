@@ -125,24 +125,8 @@ impl Thread {
                 let _ = self.clerk.send(Deed::Tell(news, waiting.into()));
             }
             Action::TellDirect { reason, since, waiting, domains, next } => {
-                let tried: Vec<String> = domains.iter().map(|domain| self.tried(domain)).collect();
-                match reason {
-                    Some(reason) => {
-                        let text = tried.last().map_or("", String::as_str);
-                        journal::queue::route("mx", "resting", reason.word(), time(next), text);
-                    }
-                    None => journal::queue::route("mx", "well", "", "", ""),
-                }
-                let news = RouteNews {
-                    name: "mx".to_owned(),
-                    host: String::new(),
-                    cause: reason.map(Cause::Rests),
-                    reply: None,
-                    since,
-                    next: Some(next),
-                    tried,
-                };
-                let _ = self.clerk.send(Deed::Tell(news, waiting.into()));
+                let tried = domains.iter().map(|domain| self.tried(domain)).collect();
+                self.tell_direct(reason, since, waiting.into(), tried, next);
             }
             Action::Wait { id, recipients, waits: _, due } => self.wait_for(id, &recipients, due),
         }
@@ -164,6 +148,27 @@ impl Thread {
             }
         };
         let _ = self.queue.inputs.send(Input::Divided(id, domains));
+    }
+
+    /// Servers that are found by MX rest, or one has worked again; `tried` says how it went at each domain.
+    fn tell_direct(&mut self, reason: Option<Reason>, since: u64, waiting: u64, tried: Vec<String>, next: u64) {
+        match reason {
+            Some(reason) => {
+                let text = tried.last().map_or("", String::as_str);
+                journal::queue::route("mx", "resting", reason.word(), time(next), text);
+            }
+            None => journal::queue::route("mx", "well", "", "", ""),
+        }
+        let news = RouteNews {
+            name: "mx".to_owned(),
+            host: String::new(),
+            cause: reason.map(Cause::Rests),
+            reply: None,
+            since,
+            next: Some(next),
+            tried,
+        };
+        let _ = self.clerk.send(Deed::Tell(news, waiting));
     }
 
     fn task(&mut self, courier: u16, task: Task) {

@@ -248,10 +248,6 @@ fn cause(view: &View<'_>, group: &Group) -> Option<Cause> {
 /// What happens next, and when.
 fn next(view: &View<'_>, group: &Group) -> String {
     let id = view.id;
-    let at = |time: u64| match time.saturating_sub(view.now) {
-        0 => "now".to_owned(),
-        wait => format!("at {} (in {})", rfc3339(time), span(wait)),
-    };
     let over = view.over().map_or(String::new(), |over| {
         format!(" If it cannot be sent by {}, it goes back to its sender with a report.", rfc3339(over))
     });
@@ -271,40 +267,53 @@ fn next(view: &View<'_>, group: &Group) -> String {
         }
         (_, Waits::Return) => "It goes back to its sender, with a report, when the server starts.".to_owned(),
         (_, Waits::Offline(due)) => {
-            format!("{so_far} No server runs at present; once one does, it is tried {}.{over}", at(due))
+            format!("{so_far} No server runs at present; once one does, it is tried {}.{over}", from_now(view, due))
         }
-        (_, Waits::Live(waits)) => match waits {
-            WaitsFor::Decision => {
-                "It waits until the route has taken or refused other messages; only then is it known whether this one is \
+        (_, Waits::Live(waits)) => next_while_running(view, group, waits, &so_far, &over),
+    }
+}
+
+/// What happens next where a server runs, which knows what the recipients wait for.
+fn next_while_running(view: &View<'_>, group: &Group, waits: WaitsFor, so_far: &str, over: &str) -> String {
+    let id = view.id;
+    let at = |time| from_now(view, time);
+    match waits {
+        WaitsFor::Decision => {
+            "It waits until the route has taken or refused other messages; only then is it known whether this one is \
                  refused, or everything is."
-                    .to_owned()
-            }
-            WaitsFor::Connection(time) => {
-                let when = at(time);
-                format!(
-                    "{so_far} It keeps its place. A connection is taken as soon as one is free; looked for again {when}.{over}"
-                )
-            }
-            WaitsFor::ItsTurn => format!("{so_far} It is sent as soon as it is its turn.{over}"),
-            WaitsFor::Pair(Some(time)) => format!("The connection was cut in the middle. It is tried again {}.{over}", at(time)),
-            WaitsFor::Pair(None) => {
-                format!("The connection was cut in the middle. It is tried again once the route has been looked at.{over}")
-            }
-            WaitsFor::Person => String::new(),
-            WaitsFor::Result => "It is being sent at this moment.".to_owned(),
-            WaitsFor::Route { next, .. } => {
-                // Servers that are found by MX rest by domain, of which there may be several here.
-                let verb = if group.route == "mx" { format!("queue try {id}") } else { format!("routes try {}", group.route) };
-                format!(
-                    "{so_far} The route rests, which is no fault of the message; it keeps its place. The route is tried {}, and \
+                .to_owned()
+        }
+        WaitsFor::Connection(time) => {
+            let when = at(time);
+            format!("{so_far} It keeps its place. A connection is taken as soon as one is free; looked for again {when}.{over}")
+        }
+        WaitsFor::ItsTurn => format!("{so_far} It is sent as soon as it is its turn.{over}"),
+        WaitsFor::Pair(Some(time)) => format!("The connection was cut in the middle. It is tried again {}.{over}", at(time)),
+        WaitsFor::Pair(None) => {
+            format!("The connection was cut in the middle. It is tried again once the route has been looked at.{over}")
+        }
+        WaitsFor::Person => String::new(),
+        WaitsFor::Result => "It is being sent at this moment.".to_owned(),
+        WaitsFor::Route { next, .. } => {
+            // Servers that are found by MX rest by domain, of which there may be several here.
+            let verb = if group.route == "mx" { format!("queue try {id}") } else { format!("routes try {}", group.route) };
+            format!(
+                "{so_far} The route rests, which is no fault of the message; it keeps its place. The route is tried {}, and \
                      the message goes out when it works; `pillarbox {verb}` tries it now.{over}",
-                    at(next)
-                )
-            }
-            WaitsFor::Time(time) => {
-                format!("{so_far} It is tried again {}; `pillarbox queue try {id}` tries it now.{over}", at(time))
-            }
-        },
+                at(next)
+            )
+        }
+        WaitsFor::Time(time) => {
+            format!("{so_far} It is tried again {}; `pillarbox queue try {id}` tries it now.{over}", at(time))
+        }
+    }
+}
+
+/// A time and how far off it is.
+fn from_now(view: &View<'_>, time: u64) -> String {
+    match time.saturating_sub(view.now) {
+        0 => "now".to_owned(),
+        wait => format!("at {} (in {})", rfc3339(time), span(wait)),
     }
 }
 
