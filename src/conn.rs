@@ -87,7 +87,7 @@ pub fn serve<L: Link>(link: L, connection: &Connection<'_>, context: &Context, s
         snapshot,
         log: &log,
         incoming: None,
-        spare: Vec::new(),
+        text_buffer: Vec::new(),
         messages: 0,
         credentials: None,
         reservation: None,
@@ -131,7 +131,7 @@ struct Driver<'a, L> {
     /// The message whose content is coming in, between chunks too.
     incoming: Option<Incoming>,
     /// Memory for the next message; given back when the client falls silent.
-    spare: Vec<u8>,
+    text_buffer: Vec<u8>,
     messages: u64,
     /// What the login was proved with.
     credentials: Option<login::Proved>,
@@ -263,8 +263,8 @@ impl<L: Link> Driver<'_, L> {
         if !open && let Some(refusal) = self.shutdown_reason() {
             return Ok(self.session.step(Event::Abort(refusal)));
         }
-        let spare = &mut self.spare;
-        let line = match self.wire.line(wait, SASL_LINE_MAX - 2, || *spare = Vec::new())? {
+        let buffer = &mut self.text_buffer;
+        let line = match self.wire.line(wait, SASL_LINE_MAX - 2, || *buffer = Vec::new())? {
             Line::Text(line) | Line::Foreign(line) => line,
             Line::Bare => return Ok(self.session.step(Event::BareLineEnd)),
             Line::TooLong => return Ok(self.session.step(Event::LineTooLong)),

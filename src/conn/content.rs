@@ -88,8 +88,8 @@ impl<L: Link> Driver<'_, L> {
     #[inline(never)]
     pub(super) fn content(&mut self) -> io::Result<Result<Receipt, Refused>> {
         let mut incoming = self.new_incoming(Framing::Dots);
-        self.pass(Wait::Data, u64::MAX, |around, input| incoming.feed(input, around))?;
-        Ok(self.store(incoming))
+        self.pass(Wait::Data, u64::MAX, |scope, input| incoming.feed(input, scope))?;
+        Ok(self.accept(incoming))
     }
 
     /// Reads a chunk, and stores the message if it is the last.
@@ -99,9 +99,9 @@ impl<L: Link> Driver<'_, L> {
             Some(incoming) => incoming,
             None => self.new_incoming(Framing::Chunks),
         };
-        self.pass(Wait::Chunk, size, |around, input| incoming.feed(input, around))?;
+        self.pass(Wait::Chunk, size, |scope, input| incoming.feed(input, scope))?;
         if last {
-            return Ok(Event::Stored(self.store(incoming)));
+            return Ok(Event::Stored(self.accept(incoming)));
         }
         let refused = incoming.refusal(false);
         self.incoming = Some(incoming);
@@ -117,12 +117,12 @@ impl<L: Link> Driver<'_, L> {
     ) -> io::Result<()> {
         self.wire.begin_content(wait)?;
         let Self { wire, session, connection, context, snapshot, log, .. } = self;
-        let around = MessageContext { context, snapshot, session, tls: wire.link().tls(), connection, log };
+        let scope = MessageContext { context, snapshot, session, tls: wire.link().tls(), connection, log };
         let mut left = size;
         while left > 0 {
             let input = wire.content()?;
             let within = input.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let (used, ended) = take(around, &input[..within]);
+            let (used, ended) = take(scope, &input[..within]);
             wire.consume(used);
             left -= used as u64;
             if ended {
@@ -132,11 +132,12 @@ impl<L: Link> Driver<'_, L> {
         Ok(())
     }
 
-    fn store(&mut self, incoming: Incoming) -> Result<Receipt, Refused> {
+    /// Stores the message, and reports and counts it: it is accepted.
+    fn accept(&mut self, incoming: Incoming) -> Result<Receipt, Refused> {
         let Self { wire, session, connection, context, snapshot, log, .. } = &mut *self;
-        let around = MessageContext { context, snapshot, session, tls: wire.link().tls(), connection, log };
-        let (stored, spare) = incoming.finish(around);
-        self.spare = spare;
+        let scope = MessageContext { context, snapshot, session, tls: wire.link().tls(), connection, log };
+        let (stored, buffer) = incoming.finish(scope);
+        self.text_buffer = buffer;
         let stored = stored?;
         if let Some(envelope) = self.session.envelope() {
             let to: Vec<String> = envelope.recipients.iter().map(|to| to.path.to_string()).collect();
@@ -185,6 +186,6 @@ impl<L: Link> Driver<'_, L> {
 
     fn new_incoming(&mut self, framing: Framing) -> Incoming {
         let id = format!("{}.{}", self.log.id(), self.messages + 1);
-        Incoming::new(id, framing, std::mem::take(&mut self.spare))
+        Incoming::new(id, framing, std::mem::take(&mut self.text_buffer))
     }
 }

@@ -31,7 +31,7 @@ use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::session::{Envelope, Session};
 
 /// Mailboxes, each with its Maildir or the folder within it.
-type Boxes = Vec<(String, PathBuf)>;
+type Mailboxes = Vec<(String, PathBuf)>;
 
 /// A message that is coming in.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ pub struct Incoming {
     begun: Instant,
     decoder: Decoder,
     header: Option<HeaderReader>,
-    boxes: Boxes,
+    mailboxes: Mailboxes,
     /// Recipients here of whose delivery the sender wants to know.
     asked: Vec<QueuedRecipient>,
     /// For the mailboxes.
@@ -105,8 +105,7 @@ pub struct Stored {
 /// Where a message goes.
 #[derive(Debug, Default)]
 struct Places {
-    /// Mailboxes, each with its Maildir or the folder within it.
-    boxes: Vec<(String, PathBuf)>,
+    mailboxes: Mailboxes,
     /// Recipients here of whose delivery the sender wants to know.
     asked: Vec<QueuedRecipient>,
     elsewhere: Vec<QueuedRecipient>,
@@ -124,7 +123,7 @@ impl Incoming {
             begun: Instant::now(),
             decoder: Decoder::new(framing),
             header: Some(HeaderReader::default()),
-            boxes: Vec::new(),
+            mailboxes: Vec::new(),
             asked: Vec::new(),
             draft: None,
             queued: None,
@@ -137,13 +136,13 @@ impl Incoming {
     }
 
     /// Takes input; gives how much of it was content, and whether the lone dot has gone by.
-    pub fn feed(&mut self, input: &[u8], around: MessageContext<'_>) -> (usize, bool) {
+    pub fn feed(&mut self, input: &[u8], scope: MessageContext<'_>) -> (usize, bool) {
         let fed = self.decoder.feed(input, &mut self.text);
-        let limit = around.snapshot.config.limits.message_size;
+        let limit = scope.snapshot.config.limits.message_size;
         if self.decoder.octets() > limit {
             self.refuse(Refused::about(Refusal::MessageTooLarge, limit));
         } else if self.refused.is_none()
-            && let Err(refused) = self.take(around)
+            && let Err(refused) = self.take(scope)
         {
             self.refuse(refused);
         }
@@ -160,39 +159,39 @@ impl Incoming {
     }
 
     /// The content is complete: makes it durable in every mailbox and in the spool, or in none. Gives back the memory that was lent.
-    pub fn finish(mut self, around: MessageContext<'_>) -> (Result<Stored, Refused>, Vec<u8>) {
-        let stored = self.store(around);
+    pub fn finish(mut self, scope: MessageContext<'_>) -> (Result<Stored, Refused>, Vec<u8>) {
+        let stored = self.commit(scope);
         (stored, self.text)
     }
 
-    fn store(&mut self, around: MessageContext<'_>) -> Result<Stored, Refused> {
+    fn commit(&mut self, scope: MessageContext<'_>) -> Result<Stored, Refused> {
         if let Some(refused) = self.refusal(true) {
             return Err(refused);
         }
         if let Some(reader) = self.header.take() {
-            self.begin_file(reader.end(), 0, around)?;
+            self.begin_file(reader.end(), 0, scope)?;
         }
-        self.write(around.log)?;
-        let reservation = match (&self.queued, &around.context.outbox) {
+        self.write(scope.log)?;
+        let reservation = match (&self.queued, &scope.context.outbox) {
             (Some((_, envelope)), Some(outbox)) => outbox.reserve(&envelope.login, envelope.recipients.len())?,
             _ => None,
         };
-        let (mailboxes, paths): (Vec<String>, Vec<PathBuf>) = self.boxes.drain(..).unzip();
+        let (names, paths): (Vec<String>, Vec<PathBuf>) = self.mailboxes.drain(..).unzip();
         let mut octets = None;
         let delivered = match self.draft.take() {
             Some(draft) => {
                 octets = Some(draft.octets());
-                Some(around.context.store.deliver(draft, &paths).map_err(|error| storage_refused(around.log, error))?)
+                Some(scope.context.store.deliver(draft, &paths).map_err(|error| storage_refused(scope.log, error))?)
             }
             None => None,
         };
         // The spool comes last: what is in it may be sent at any moment, while mailboxes give back what they were given.
         let queued = match self.queued.take() {
             Some((mut draft, envelope)) => {
-                if let (Some(signer), Some(outgoing)) = (&self.signer, &around.snapshot.config.outgoing) {
+                if let (Some(signer), Some(outgoing)) = (&self.signer, &scope.snapshot.config.outgoing) {
                     signature::sign(&mut draft, signer, outgoing);
                 }
-                let committed = draft.commit().map_err(|error| outbox::refused(around.log, error))?;
+                let committed = draft.commit().map_err(|error| outbox::refused(scope.log, error))?;
                 octets = octets.or(Some(committed.octets));
                 Some(Accepted { octets: committed.octets, id: committed.keep(), envelope, reservation })
             }
@@ -200,7 +199,7 @@ impl Incoming {
         };
         let files = delivered.map(Delivered::keep).unwrap_or_default();
         let octets = octets.ok_or(Refusal::Internal)?;
-        let files = mailboxes.into_iter().zip(files).collect();
+        let files = names.into_iter().zip(files).collect();
         let asked = std::mem::take(&mut self.asked);
         let subject = std::mem::take(&mut self.subject);
         let rewritten = self.rewritten.take();
@@ -214,48 +213,48 @@ impl Incoming {
     }
 
     /// Looks at the text while it is header, and writes it once there is enough.
-    fn take(&mut self, around: MessageContext<'_>) -> Result<(), Refused> {
+    fn take(&mut self, scope: MessageContext<'_>) -> Result<(), Refused> {
         if let Some(reader) = &mut self.header {
             match reader.push(&self.text).map_err(too_large)? {
                 None => self.text.clear(),
                 Some((header, used)) => {
                     self.header = None;
-                    self.begin_file(header, used, around)?;
+                    self.begin_file(header, used, scope)?;
                 }
             }
         }
-        if self.text.len() >= WRITE_SIZE { self.write(around.log) } else { Ok(()) }
+        if self.text.len() >= WRITE_SIZE { self.write(scope.log) } else { Ok(()) }
     }
 
     /// The header section is whole: may the message be accepted, and where does it go?
     /// Its last `used` octets stand in the text, where the whole header as it is to be written takes their place.
-    fn begin_file(&mut self, mut header: Header, used: usize, around: MessageContext<'_>) -> Result<(), Refused> {
-        let MessageContext { context, snapshot, session, .. } = around;
+    fn begin_file(&mut self, mut header: Header, used: usize, scope: MessageContext<'_>) -> Result<(), Refused> {
+        let MessageContext { context, snapshot, session, .. } = scope;
         let envelope = session.envelope().ok_or(Refusal::Internal)?;
         if header.loops() {
             return Err(Refused::about(Refusal::Loop, RECEIVED_MAX));
         }
         if let Some(login) = session.login() {
-            authors::check(&mut header, Identity { login, caller: around.caller() }, &snapshot.policy)?;
+            authors::check(&mut header, Identity { login, caller: scope.caller() }, &snapshot.policy)?;
         }
         self.subject = header.subject().map(<[u8]>::to_vec).unwrap_or_default();
-        let Places { boxes, asked, elsewhere } = places(envelope, around)?;
-        (self.boxes, self.asked) = (boxes, asked);
+        let Places { mailboxes, asked, elsewhere } = places(envelope, scope)?;
+        (self.mailboxes, self.asked) = (mailboxes, asked);
         if let Some(outbox) = context.outbox.as_ref().filter(|_| !elsewhere.is_empty()) {
             let session_id = self.id.split('.').next().unwrap_or_default();
             let mut envelope = outbox::envelope(session, session_id, elsewhere).ok_or(Refusal::Internal)?;
-            self.rewrite_sender(&mut envelope, around);
+            self.rewrite_sender(&mut envelope, scope);
             // What a client declares for every message must not keep one from a server that lacks it.
             envelope.utf8 &= !header.is_ascii();
-            let draft = outbox.spool().begin(&envelope).map_err(|error| outbox::refused(around.log, error))?;
+            let draft = outbox.spool().begin(&envelope).map_err(|error| outbox::refused(scope.log, error))?;
             // One id for all copies: a missing Message-ID is made of it.
             self.id = draft.id().to_string();
             self.queued = Some((draft, envelope));
         }
-        if let Some((_, first)) = self.boxes.first() {
-            self.draft = Some(context.store.begin(first).map_err(|error| storage_refused(around.log, error))?);
+        if let Some((_, first)) = self.mailboxes.first() {
+            self.draft = Some(context.store.begin(first).map_err(|error| storage_refused(scope.log, error))?);
         }
-        let author = if self.queued.is_some() { author_elsewhere(&header, around) } else { None };
+        let author = if self.queued.is_some() { author_elsewhere(&header, scope) } else { None };
         let author = author.map(|Replaced { own, other, field }| {
             self.rewritten.get_or_insert((own, other));
             field
@@ -264,7 +263,7 @@ impl Incoming {
             if let Some(author) = author.as_ref().filter(|_| !final_delivery) {
                 header.set_author(author.clone());
             }
-            render_header(&header, envelope, &self.id, around, final_delivery)
+            render_header(&header, envelope, &self.id, scope, final_delivery)
         };
         let outgoing = snapshot.config.outgoing.as_ref();
         let signer = |top: &[u8]| outgoing.and_then(|outgoing| signature::begin(outgoing, &snapshot.keyring, top));
@@ -277,10 +276,10 @@ impl Incoming {
             }
             (Some(draft), Some((queued, _))) => {
                 // The copy that stays comes first: the other one's author replaces the header's.
-                draft.write_all(&top(true)).map_err(|error| storage_refused(around.log, error.into()))?;
+                draft.write_all(&top(true)).map_err(|error| storage_refused(scope.log, error.into()))?;
                 let top_of_queued = top(false);
                 self.signer = signer(&top_of_queued);
-                queue(queued, self.signer.as_mut(), &top_of_queued, around.log)?;
+                queue(queued, self.signer.as_mut(), &top_of_queued, scope.log)?;
                 drop(self.text.drain(..used));
             }
             (None, None) => return Err(Refusal::NoRecipients.into()),
@@ -289,9 +288,9 @@ impl Incoming {
     }
 
     /// Replaces USER@hostname of a caller on a local socket, which no other server takes, in what leaves the machine.
-    fn rewrite_sender(&mut self, envelope: &mut spool::Envelope, around: MessageContext<'_>) {
-        let policy = &around.snapshot.policy;
-        let other = around.caller().and_then(|caller| caller.address_elsewhere(&envelope.reverse_path, policy));
+    fn rewrite_sender(&mut self, envelope: &mut spool::Envelope, scope: MessageContext<'_>) {
+        let policy = &scope.snapshot.policy;
+        let other = scope.caller().and_then(|caller| caller.address_elsewhere(&envelope.reverse_path, policy));
         if let Some(other) = other {
             self.rewritten = Some((envelope.reverse_path.to_string(), other.to_string()));
             envelope.reverse_path = ReversePath::Mailbox(other);
@@ -340,8 +339,8 @@ pub fn destinations(
 
 /// Every mailbox that the recipients lead to, each once; and every recipient elsewhere, each once, with the reports that
 /// were asked for first.
-fn places(envelope: &Envelope, around: MessageContext<'_>) -> Result<Places, Refused> {
-    let MessageContext { context, snapshot, connection, .. } = around;
+fn places(envelope: &Envelope, scope: MessageContext<'_>) -> Result<Places, Refused> {
+    let MessageContext { context, snapshot, connection, .. } = scope;
     let mut places = Places::default();
     let (mut known, mut addresses) = (HashSet::new(), HashSet::new());
     for Recipient { path, notify, orcpt } in &envelope.recipients {
@@ -358,7 +357,7 @@ fn places(envelope: &Envelope, around: MessageContext<'_>) -> Result<Places, Ref
                     let inbox = snapshot.config.maildir.of(&to.mailbox);
                     let folder = to.tag.and_then(|tag| maildir::folder(&inbox, &tag)).unwrap_or(inbox);
                     if known.insert(folder.clone()) {
-                        places.boxes.push((to.mailbox, folder));
+                        places.mailboxes.push((to.mailbox, folder));
                     }
                 }
                 Destination::Remote(address) => {
@@ -373,8 +372,8 @@ fn places(envelope: &Envelope, around: MessageContext<'_>) -> Result<Places, Ref
 }
 
 /// The header section as it is written: for mailboxes, or for the spool.
-fn render_header(header: &Header, envelope: &Envelope, id: &str, around: MessageContext<'_>, final_delivery: bool) -> Vec<u8> {
-    let MessageContext { context, snapshot, session, tls, connection, .. } = around;
+fn render_header(header: &Header, envelope: &Envelope, id: &str, scope: MessageContext<'_>, final_delivery: bool) -> Vec<u8> {
+    let MessageContext { context, snapshot, session, tls, connection, .. } = scope;
     let reverse_path = envelope.reverse_path.to_string();
     let recipient = match &envelope.recipients[..] {
         [one] => Some(one.path.to_string()),
@@ -409,8 +408,8 @@ struct Replaced {
     field: String,
 }
 
-fn author_elsewhere(header: &Header, around: MessageContext<'_>) -> Option<Replaced> {
-    let (caller, policy) = (around.caller()?, &around.snapshot.policy);
+fn author_elsewhere(header: &Header, scope: MessageContext<'_>) -> Option<Replaced> {
+    let (caller, policy) = (scope.caller()?, &scope.snapshot.policy);
     let mut fields = header.senders().filter(|(name, _)| *name == "From");
     let (Some((_, body)), None) = (fields.next(), fields.next()) else { return None };
     let from::Author::Mailboxes(mailboxes) = from::parse(body).ok()? else { return None };
