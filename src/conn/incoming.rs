@@ -172,8 +172,8 @@ impl Incoming {
             self.begin_file(reader.end(), 0, scope)?;
         }
         self.write(scope.log)?;
-        let reservation = match (&self.queued, &scope.context.outbox) {
-            (Some((_, envelope)), Some(outbox)) => outbox.reserve(&envelope.login, envelope.recipients.len())?,
+        let room = match (&self.queued, &scope.context.outbox) {
+            (Some((_, envelope)), Some(outbox)) => outbox.take_room(&envelope.login, envelope.recipients.len())?,
             _ => None,
         };
         let (names, paths): (Vec<String>, Vec<PathBuf>) = self.mailboxes.drain(..).unzip();
@@ -193,7 +193,7 @@ impl Incoming {
                 }
                 let committed = draft.commit().map_err(|error| outbox::refused(scope.log, error))?;
                 octets = octets.or(Some(committed.octets));
-                Some(Accepted { octets: committed.octets, id: committed.keep(), envelope, reservation })
+                Some(Accepted { octets: committed.octets, id: committed.keep(), envelope, room })
             }
             None => None,
         };

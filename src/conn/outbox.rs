@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::journal::SessionLog;
 use crate::mail::durable::StorageError;
 use crate::queue::QueueId;
-use crate::queue::dispatcher::{QueueFull, Reservation};
+use crate::queue::dispatcher::{QueueFull, Room};
 use crate::queue::reporter::Delivered;
 use crate::queue::spool::{Envelope, QueuedRecipient, Spool};
 use crate::smtp::reply::{Refusal, Refused};
@@ -15,7 +15,7 @@ use crate::smtp::session::Session;
 pub struct Outbox {
     spool: Arc<Spool>,
     has_room: Box<HasRoom>,
-    reserve: Box<Reserve>,
+    take_room: Box<TakeRoom>,
     accepted: Box<AcceptedCallback>,
     delivered: Box<DeliveredCallback>,
 }
@@ -30,11 +30,11 @@ pub struct Accepted {
     /// Octets of its text.
     pub octets: u64,
     /// Its places in the queue.
-    pub reservation: Option<Reservation>,
+    pub room: Option<Room>,
 }
 
 type HasRoom = dyn Fn(&str, usize) -> bool + Send + Sync;
-type Reserve = dyn Fn(&str, usize) -> Result<Option<Reservation>, QueueFull> + Send + Sync;
+type TakeRoom = dyn Fn(&str, usize) -> Result<Option<Room>, QueueFull> + Send + Sync;
 type AcceptedCallback = dyn Fn(Accepted) + Send + Sync;
 type DeliveredCallback = dyn Fn(&Delivered) + Send + Sync;
 
@@ -47,16 +47,16 @@ impl Outbox {
         accepted: impl Fn(Accepted) + Send + Sync + 'static,
     ) -> Self {
         let (has_room, accepted) = (Box::new(has_room), Box::new(accepted));
-        Self { spool, has_room, reserve: Box::new(|_, _| Ok(None)), accepted, delivered: Box::new(|_| ()) }
+        Self { spool, has_room, take_room: Box::new(|_, _| Ok(None)), accepted, delivered: Box::new(|_| ()) }
     }
 
     /// The same with places that are taken before a message is made durable: all sessions may have been told that there is
     /// room for one more.
-    pub fn reserving(
+    pub fn taking_room(
         mut self,
-        reserve: impl Fn(&str, usize) -> Result<Option<Reservation>, QueueFull> + Send + Sync + 'static,
+        take_room: impl Fn(&str, usize) -> Result<Option<Room>, QueueFull> + Send + Sync + 'static,
     ) -> Self {
-        self.reserve = Box::new(reserve);
+        self.take_room = Box::new(take_room);
         self
     }
 
@@ -84,8 +84,8 @@ impl Outbox {
     }
 
     /// Takes the places for so many recipients elsewhere.
-    pub fn reserve(&self, login: &str, recipients: usize) -> Result<Option<Reservation>, Refused> {
-        (self.reserve)(login, recipients).map_err(|QueueFull| Refusal::QueueFull.into())
+    pub fn take_room(&self, login: &str, recipients: usize) -> Result<Option<Room>, Refused> {
+        (self.take_room)(login, recipients).map_err(|QueueFull| Refusal::QueueFull.into())
     }
 
     /// Hands a message over.

@@ -31,7 +31,7 @@ use super::spool::{Envelope, Found, Spool};
 use super::work::{Attempt, Report, Task};
 pub use arrival::Routing;
 use room::Coming;
-pub use room::{QueueFull, Reservation};
+pub use room::{QueueFull, Room};
 use sweeper::Sweeper;
 use troubles::Troubles;
 
@@ -51,7 +51,7 @@ pub struct Queue {
 
 /// What the dispatcher is told.
 enum Input {
-    Accepted { id: QueueId, envelope: Box<Envelope>, reservation: Option<Reservation> },
+    Accepted { id: QueueId, envelope: Box<Envelope>, room: Option<Room> },
     Configured(Settings, Arc<Routing>),
     Credentials(String),
     Divided(QueueId, Vec<(u16, Arc<str>)>),
@@ -207,8 +207,8 @@ impl Queue {
     }
 
     /// A message is in the spool, durable; its places are free once the schedule has it.
-    pub fn accepted(&self, id: QueueId, envelope: Envelope, reservation: Option<Reservation>) {
-        let _ = self.inputs.send(Input::Accepted { id, envelope: Box::new(envelope), reservation });
+    pub fn accepted(&self, id: QueueId, envelope: Envelope, room: Option<Room>) {
+        let _ = self.inputs.send(Input::Accepted { id, envelope: Box::new(envelope), room });
     }
 
     /// A message is in mailboxes here, and its sender wants to know.
@@ -298,12 +298,12 @@ impl Thread {
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Accepted { id, envelope, reservation } => {
+            Input::Accepted { id, envelope, room } => {
                 let routing = self.queue.routing();
                 let scanned = Ok(arrival::accepted(id, &envelope, &*routing));
                 self.found(FoundMessage { id, scanned, routing });
                 self.queue.pairs.store(self.queue.schedule().pairs(), Ordering::Relaxed);
-                drop(reservation);
+                drop(room);
             }
             Input::Configured(settings, routing) => self.configured(settings, routing),
             Input::Credentials(route) => self.queue.schedule().credentials_changed(&route, clock()),

@@ -96,16 +96,16 @@ impl Opened {
         let (room, accepts) = (Arc::clone(&self.queue), Arc::clone(&self.queue));
         let has_room = move |login: &str, pairs| room.get().is_some_and(|queue: &Arc<Queue>| queue.has_room(login, pairs));
         let (delivered, places) = (Arc::clone(&self.queue), Arc::clone(&self.queue));
-        let reserve = move |login: &str, pairs| match places.get() {
-            Some(queue) => queue.reserve(login, pairs).map(Some),
+        let take_room = move |login: &str, pairs| match places.get() {
+            Some(queue) => queue.take_room(login, pairs).map(Some),
             None => Err(QueueFull),
         };
         let accepted = move |accepted: Accepted| {
             if let Some(queue) = accepts.get() {
-                queue.accepted(accepted.id, accepted.envelope, accepted.reservation);
+                queue.accepted(accepted.id, accepted.envelope, accepted.room);
             }
         };
-        Outbox::new(Arc::clone(&self.spool), has_room, accepted).reserving(reserve).reporting(move |message| {
+        Outbox::new(Arc::clone(&self.spool), has_room, accepted).taking_room(take_room).reporting(move |message| {
             if let Some(queue) = delivered.get() {
                 queue.delivered(message);
             }

@@ -14,7 +14,7 @@ pub(super) struct Coming {
 }
 
 /// Places in the queue; free when it is dropped.
-pub struct Reservation {
+pub struct Room {
     queue: Arc<Queue>,
     login: String,
     pairs: usize,
@@ -31,7 +31,7 @@ impl Coming {
     }
 }
 
-impl Drop for Reservation {
+impl Drop for Room {
     fn drop(&mut self) {
         let mut coming = lock(&self.queue.coming);
         coming.all = coming.all.saturating_sub(self.pairs as u64);
@@ -44,9 +44,9 @@ impl Drop for Reservation {
     }
 }
 
-impl std::fmt::Debug for Reservation {
+impl std::fmt::Debug for Room {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reservation").field("pairs", &self.pairs).finish_non_exhaustive()
+        f.debug_struct("Room").field("pairs", &self.pairs).finish_non_exhaustive()
     }
 }
 
@@ -58,13 +58,13 @@ impl Queue {
     }
 
     /// Takes so many places, until the message is accepted or given up.
-    pub fn reserve(self: &Arc<Self>, login: &str, pairs: usize) -> Result<Reservation, QueueFull> {
+    pub fn take_room(self: &Arc<Self>, login: &str, pairs: usize) -> Result<Room, QueueFull> {
         let mut coming = lock(&self.coming);
         if !self.fits(login, pairs, &coming) {
             return Err(QueueFull);
         }
         coming.add(login, pairs);
-        Ok(Reservation { queue: Arc::clone(self), login: login.to_owned(), pairs })
+        Ok(Room { queue: Arc::clone(self), login: login.to_owned(), pairs })
     }
 
     fn fits(&self, login: &str, pairs: usize, coming: &Coming) -> bool {
