@@ -60,6 +60,10 @@ pub enum Fields {
 /// Why a key cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyError {
+    /// An EC key, in PKCS#8 or SEC1: DKIM has no algorithm for it.
+    Elliptic,
+    /// It would have to be decrypted with a password.
+    Encrypted,
     /// No PEM block `PRIVATE KEY` or `RSA PRIVATE KEY`.
     NotPem,
     /// Neither RSA of [`RSA_BITS_MIN`] or more nor Ed25519, or damaged.
@@ -80,6 +84,10 @@ pub struct BodyHasher {
 
 /// Bits of an RSA key, at least (RFC 8301 section 3.2 recommends it); the cryptography library takes no smaller one.
 pub const RSA_BITS_MIN: usize = 2048;
+/// The object identifier id-ecPublicKey in DER (RFC 5480 section 2.1.1).
+const EC_PUBLIC_KEY: [u8; 9] = [0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+/// Octets of a PKCS#8 key (RFC 5958 section 2) within which the identifier of its algorithm begins.
+const PKCS8_HEAD: usize = 16;
 /// Octets of a line of the signature's field, about.
 const LINE_LENGTH: usize = 72;
 /// Octets of a name, at most: it stands in one line, between two octets of white space and a colon (RFC 5322 section 2.1.1).
@@ -111,10 +119,19 @@ impl SigningKey {
     /// Reads a private key: PKCS#8, or PKCS#1 for RSA.
     pub fn from_pem(domain: &str, selector: &str, text: &[u8]) -> Result<Self, KeyError> {
         let block = pem::parse(text).map_err(|_| KeyError::NotPem)?;
+        // RFC 1421 section 4.6.1.1: `Proc-Type: 4,ENCRYPTED`.
+        if block.headers().get("Proc-Type").is_some_and(|kind| kind.contains("ENCRYPTED")) {
+            return Err(KeyError::Encrypted);
+        }
         let tag = block.tag().to_owned();
         let der = Zeroizing::new(block.into_contents());
         let pair = match tag.as_str() {
             "RSA PRIVATE KEY" => RsaKeyPair::from_der(&der).map(Pair::Rsa),
+            "EC PARAMETERS" | "EC PRIVATE KEY" => return Err(KeyError::Elliptic),
+            "ENCRYPTED PRIVATE KEY" => return Err(KeyError::Encrypted),
+            "PRIVATE KEY" if der.windows(EC_PUBLIC_KEY.len()).take(PKCS8_HEAD).any(|octets| octets == EC_PUBLIC_KEY) => {
+                return Err(KeyError::Elliptic);
+            }
             "PRIVATE KEY" => RsaKeyPair::from_pkcs8(&der)
                 .map(Pair::Rsa)
                 .or_else(|_| Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map(Pair::Ed25519)),
@@ -380,6 +397,12 @@ impl fmt::Debug for SigningKey {
 impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Elliptic => f.write_str(
+                "is an EC key, which no DKIM signature can be made with; make one with `pillarbox dkim add DOMAIN`",
+            ),
+            Self::Encrypted => f.write_str(
+                "is encrypted; decrypt it with `openssl pkey -in FILE -out NEW`, or make another with `pillarbox dkim add DOMAIN`",
+            ),
             Self::NotPem => f.write_str("holds no PEM private key; make one with `pillarbox dkim add DOMAIN`"),
             Self::Unreadable => write!(
                 f,
@@ -577,6 +600,26 @@ mod tests {
         let damaged = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
         assert_eq!(SigningKey::from_pem("d", "s", damaged.as_bytes()).unwrap_err(), KeyError::Unreadable);
         assert_eq!(SigningKey::from_pem("d", "s", SMALL.as_bytes()).unwrap_err(), KeyError::Unreadable);
+    }
+
+    #[test]
+    fn a_key_of_another_kind_is_named() {
+        let pkcs8 = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+        let sec1 = "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n";
+        let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        // RFC 1421 section 4.6, as OpenSSL writes it with -traditional.
+        let old_way = SMALL.replace("KEY-----\nMII", "KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,C5\n\nMII");
+        for (text, want) in [
+            (pkcs8.as_str(), "is an EC key, which no DKIM signature can be made with; make one with `pillarbox dkim add DOMAIN`"),
+            (sec1, "is an EC key"),
+            (&format!("{parameters}{sec1}"), "is an EC key"),
+            (encrypted, "is encrypted; decrypt it with `openssl pkey -in FILE -out NEW`"),
+            (&old_way, "is encrypted; decrypt it"),
+        ] {
+            let error = SigningKey::from_pem("d", "s", text.as_bytes()).unwrap_err().to_string();
+            assert!(error.starts_with(want), "{text}{error}");
+        }
     }
 
     const HEADER_OF_RFC_8463: &str = "\
