@@ -251,7 +251,12 @@ impl Config {
             Ok(table) => Some(reader.config(table.get_ref(), host)),
             Err(error) => {
                 let line = error.span().map_or(0, |span| reader.line(&span));
-                let text = format!("not valid TOML: {}", error.message().replace('\n', ", "));
+                let mut text = format!("not valid TOML: {}", error.message().replace('\n', ", "));
+                if error.message() == "duplicate key"
+                    && let Some(key) = error.span().and_then(|span| reader.text.get(span))
+                {
+                    text.push_str(&format!(" `{key}`"));
+                }
                 reader.problems.push(Problem { file: path.to_owned(), line, key: String::new(), text });
                 None
             }
@@ -349,6 +354,8 @@ mod tests {
                 "domains = [\"x.example\"]\n[limits]\nidel = \"5m\"",
                 "p.toml:3: limits.idel: unknown key; the nearest known is `limits.idle`",
             ),
+            ("domains = [\"x.example\"]\nuser = \"a\"\nuser = \"b\"", "p.toml:3: not valid TOML: duplicate key `user`"),
+            ("domains = [\"x.example\"]\n[limits]\n[limits]", "p.toml:3: not valid TOML: duplicate key `limits`"),
             ("domains = [\"x.example\"]\n[limits]\nidle = \"5 minutes\"", "p.toml:3: limits.idle: must be a time"),
             ("domains = [\"x.example\"]\n[limits]\nrecipients = 99", "p.toml:3: limits.recipients: must be"),
             ("domains = [\"x.example\"]\n[listen]\nsmtp = [\"25\"]", "p.toml:3: listen.smtp: `25` is no address"),

@@ -83,7 +83,7 @@ impl Reader<'_> {
         let value = section.table.get("resolver")?;
         let text = self.string(value, "outgoing.resolver")?;
         let bare = || Some(SocketAddr::new(text.trim_matches(['[', ']']).parse().ok()?, 53));
-        let address = text.parse().ok().or_else(bare);
+        let address = text.parse().ok().or_else(bare).filter(|address: &SocketAddr| address.port() != 0);
         if address.is_none() {
             let text = format!("`{text}` is no address of a name server, such as \"127.0.0.1:53\"");
             self.problem(&value.span(), "outgoing.resolver", text);
@@ -449,6 +449,8 @@ mod tests {
             (format!("via = \"refuse\"\n{ROUTE}"), "p.toml:3: outgoing.via: no route `refuse`"),
             (format!("via = 1\n{ROUTE}"), "p.toml:3: outgoing.via: must be a string"),
             (top("spool = \"s\""), "p.toml:4: outgoing.spool: must be an absolute path"),
+            (top("resolver = \"ns\""), "p.toml:4: outgoing.resolver: `ns` is no address of a name server"),
+            (top("resolver = \"127.0.0.1:0\""), "p.toml:4: outgoing.resolver: `127.0.0.1:0` is no address of a name server"),
             (top("postmaster = \"me\""), "p.toml:4: outgoing.postmaster: `me` is no address"),
             (top("postmaster = \"me@[192.0.2.1]\""), "p.toml:4: outgoing.postmaster: `me@[192.0.2.1]` is no address"),
             (top("connections = 0"), "p.toml:4: outgoing.connections: must be a whole number from 1 to 1000"),
