@@ -538,15 +538,7 @@ fn serve_says_at_its_start_what_it_survives() {
     let users = dir.path().join("users");
     fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
     let root = require_root();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_pillarbox"))
-        .args(["-c", config.to_str().unwrap()])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-    let log: Vec<String> = lines.take_while(|line| !line.contains("started service=")).collect();
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let log = log_of_a_start(&config);
     let mut want = vec!["cert.pem: is not for `other.example.org`", "elsewhere: ", "alias `a`: nosuch@example.org is no mailbox"];
     if root {
         want.push("users: `nobody` may not read it, and so not take up a change");
@@ -555,6 +547,43 @@ fn serve_says_at_its_start_what_it_survives() {
         let found = log.iter().filter(|line| line.contains("notice about=start") && line.contains(want)).count();
         assert_eq!(found, 1, "{want} in\n{}", log.join("\n"));
     }
+}
+
+/// A users file that is empty, as after an interrupted write: a start takes it, where a reload keeps the logins from before.
+#[test]
+fn a_start_says_that_there_are_no_logins() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Setup::default().write(dir.path());
+    open_to_all(dir.path());
+    let users = dir.path().join("users");
+    let whole = fs::read_to_string(&users).unwrap();
+    let empty = "users: has no login: nobody can log in, and there is no mailbox; add one with `pillarbox user add LOGIN`";
+    let unfinished = "the last line has no line end: a running server would take the file for half written";
+    for (text, want) in [("", Some(empty)), ("# locked\n", Some(empty)), (whole.trim_end(), Some(unfinished)), (&whole, None)] {
+        fs::write(&users, text).unwrap();
+        let log = log_of_a_start(&config);
+        let notices = |want: &str| log.iter().filter(|line| line.contains("notice about=start") && line.contains(want)).count();
+        let output = pillarbox(&["-c", config.to_str().unwrap(), "check"], "");
+        let checked = |want: &str| said(&output).lines().filter(|line| line.contains("warning") && line.contains(want)).count();
+        for row in [empty, unfinished] {
+            let expected = usize::from(want == Some(row));
+            assert_eq!((notices(row), checked(row)), (expected, expected), "{text:?}\n{}\n{}", log.join("\n"), said(&output));
+        }
+    }
+}
+
+/// What `serve` logs before it serves.
+fn log_of_a_start(config: &Path) -> Vec<String> {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pillarbox"))
+        .args(["-c", config.to_str().unwrap()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let log = lines.take_while(|line| !line.contains("started service=")).collect();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    log
 }
 
 #[test]

@@ -10,12 +10,13 @@ mod records;
 mod routes;
 mod spool;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::unistd::{User, geteuid};
 
 use super::{Arguments, Exit, Outcome, count, dkim, say};
+use crate::auth::users::Users;
 use crate::config::outgoing::{DkimMode, Outgoing};
 use crate::config::{Config, Problem};
 use crate::conn::context::Snapshot;
@@ -75,7 +76,7 @@ fn everything(config: &Config, file: &Path, offline: bool, report: &mut Report) 
         Err(problems) => report.errors("users", problems),
     }
     rights(config, file, account.as_ref(), report);
-    unfinished(config, report);
+    unfinished(config).into_iter().for_each(|text| report.warning("files", text));
     report.errors("maildir", &load::shared_maildirs(config, logins.iter().map(String::as_str)));
     let aliases = load::aliases(config);
     if let Err(problems) = &aliases {
@@ -94,6 +95,7 @@ fn everything(config: &Config, file: &Path, offline: bool, report: &mut Report) 
         }
     }
     if let Ok(users) = &users {
+        no_logins(config, users).into_iter().for_each(|text| report.warning("users", text));
         weak_hashes(users).into_iter().for_each(|text| report.warning("users", text));
         hash_costs(config, users, report);
     }
@@ -117,14 +119,22 @@ fn rights(config: &Config, file: &Path, account: Option<&User>, report: &mut Rep
     modes::too_wide(config, file).into_iter().for_each(|text| report.warning("rights", text));
 }
 
-/// Files that a reload would take for half written.
-fn unfinished(config: &Config, report: &mut Report) {
-    for file in [Some(&config.users), config.aliases.as_ref()].into_iter().flatten() {
-        if let Some(line) = load::text(file).ok().and_then(|text| load::unfinished_line(&text)) {
-            let text = "the last line has no line end: a running server would take the file for half written; end it with one";
-            report.warning("files", format!("{}:{line}: {text}", file.display()));
-        }
-    }
+/// Files that a reload would take for half written, while a start takes them up.
+fn unfinished(config: &Config) -> Vec<String> {
+    let files = [Some(&config.users), config.aliases.as_ref()].into_iter().flatten();
+    let line = |file: &PathBuf| {
+        let line = load::text(file).ok().and_then(|text| load::unfinished_line(&text))?;
+        let text = "the last line has no line end: a running server would take the file for half written; end it with one";
+        Some(format!("{}:{line}: {text}", file.display()))
+    };
+    files.filter_map(line).collect()
+}
+
+/// A users file without a login, which a start takes up too. What is handed in by local sockets alone needs none.
+fn no_logins(config: &Config, users: &Users) -> Option<String> {
+    let needs_none = config.listen.is_empty() && !config.local.is_empty();
+    let text = "has no login: nobody can log in, and there is no mailbox; add one with `pillarbox user add LOGIN`";
+    (users.is_empty() && !needs_none).then(|| format!("{}: {text}", config.users.display()))
 }
 
 /// Where aliases lead, and whether each login and each row of `[senders]` has its counterpart.
@@ -203,6 +213,8 @@ fn place(destination: &Destination) -> String {
 /// What `serve` says once at its start, as the user that it runs as.
 pub(super) fn advice(snapshot: &Snapshot, file: &Path) -> Vec<String> {
     let mut texts = required_names(&snapshot.policy);
+    texts.extend(no_logins(&snapshot.config, &snapshot.users));
+    texts.extend(unfinished(&snapshot.config));
     texts.extend(weak_hashes(&snapshot.users));
     texts.extend(unknown_logins(snapshot));
     if let Some(acceptor) = &snapshot.tls {
@@ -232,7 +244,7 @@ fn required_names(policy: &Policy) -> Vec<String> {
     texts
 }
 
-fn weak_hashes(users: &crate::auth::users::Users) -> Vec<String> {
+fn weak_hashes(users: &Users) -> Vec<String> {
     let mut weak: Vec<(usize, String)> = users
         .all()
         .filter(|(_, password)| password.hash.cost().is_weak())
