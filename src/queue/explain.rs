@@ -120,6 +120,13 @@ impl Cause {
 }
 
 impl Explanation {
+    /// What the operator can do where the message goes by this route. Servers that are found by MX have no address, login
+    /// or authority to be configured.
+    pub fn operator_of(&self, route: &str) -> &'static str {
+        let by_mx = BY_MX.iter().find(|(row, _)| route == "mx" && row == self);
+        by_mx.map_or(self.operator, |(_, operator)| operator)
+    }
+
     /// What the sender can do once the message is tried no more.
     pub fn sender_when_over(&self) -> &'static str {
         if [WAIT, PATIENCE].contains(&self.sender) { AGAIN } else { self.sender }
@@ -454,8 +461,17 @@ mod tests {
             }
         }
         for cause in causes {
-            let Explanation { what, sender, operator, .. } = cause.explain();
-            for text in [what, sender, operator] {
+            let explanation = cause.explain();
+            let Explanation { what, sender, operator, .. } = explanation;
+            assert_eq!(explanation.operator_of("provider"), operator);
+            let by_mx = explanation.operator_of("mx");
+            // There is no login by MX, and so no password.
+            if explanation != PASSWORD_FILE {
+                for key in ["`url`", "`login`", "`ca`", "`tls_min`", "`rate`", "password"] {
+                    assert!(!by_mx.contains(key), "{cause:?} by MX: {by_mx}");
+                }
+            }
+            for text in [what, sender, operator, by_mx] {
                 let begins = text.starts_with(|c: char| c.is_ascii_uppercase() || matches!(c, '`' | '['));
                 assert!(text.is_ascii() && text.ends_with('.') && begins, "{cause:?}: {text}");
             }

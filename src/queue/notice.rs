@@ -58,7 +58,7 @@ pub fn rests(head: Letterhead<'_>, to: &Address, resting: Resting<'_>, waiting: 
         wrap(&mut text, 4, "None of the domains that were tried last was reached:");
         tried.iter().for_each(|domain| wrap(&mut text, 6, &clean(domain)));
     }
-    wrap(&mut text, 4, &format!("What you can do: {}", explanation.operator));
+    wrap(&mut text, 4, &format!("What you can do: {}", explanation.operator_of(route)));
     text.push('\n');
     let next = match next {
         Some(next) => format!("It is tried again by itself, next at {}", date(next)),
@@ -253,6 +253,9 @@ The mail server mx.example.org
       b.example: no
     What you can do: ";
         assert!(direct.contains(want) && direct.contains("`pillarbox routes try mx` tries it at once"), "{direct}");
+        let senseless = Resting { route: "mx", cause: Cause::Rests(Reason::Protocol), ..resting };
+        let by_mx = show(rests(head, &to, senseless, 2));
+        assert!(by_mx.contains("What you can do: Ask the server's operator.") && !by_mx.contains("url"), "{by_mx}");
         let again = show(well(head, &to, "provider", &since, 3));
         assert!(
             again.contains("Subject: Route provider works again\n") && again.contains("The 3 messages that wait are"),

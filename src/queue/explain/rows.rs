@@ -293,3 +293,19 @@ pub const UNFIT: Explanation = row(
     "Send it in smaller parts, or to and from addresses in plain English letters.",
     NOTHING,
 );
+
+/// What the operator can do where the server was found by MX, for the rows that name keys which [outgoing.routes.mx] has not.
+pub const BY_MX: [(Explanation, &str); 8] = [
+    (AUTH_MISSING, NO_LOGIN),
+    (AUTH_REFUSED, NO_LOGIN),
+    (CERTIFICATE, "Look at this host's clock; if it is right, ask the server's operator."),
+    (LIMIT, "Look which login sends so much, and lower `connections` in [outgoing.routes.mx]."),
+    (NO_SUCH_HOST, NOTHING),
+    (NO_TLS, "Ask the server's operator."),
+    (RESOLVER_SILENT, "See whether the name servers answer: `resolver` in `[outgoing]`, or those in /etc/resolv.conf."),
+    (
+        SENSELESS,
+        "Ask the server's operator. If it is so with every domain, another program answers on the way: ask your hosting provider.",
+    ),
+];
+const NO_LOGIN: &str = "A server takes mail for its own domains without a login: ask its operator, or send by a smarthost.";

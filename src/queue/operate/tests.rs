@@ -58,7 +58,8 @@ impl Desk for Running {
 
     fn route_of(&self, envelope: &Envelope, recipient: usize) -> String {
         let address = envelope.recipients[recipient].address.to_string();
-        if address.ends_with(".refused.example") { "refuse" } else { "next" }.to_owned()
+        let known = [(".refused.example", "refuse"), (".direct.example", "mx")];
+        known.iter().find(|(end, _)| address.ends_with(end)).map_or("next", |(_, route)| route).to_owned()
     }
 
     fn apply(&self, verb: Verb, ids: &[QueueId]) -> Vec<schedule::Answer> {
@@ -351,6 +352,13 @@ fn explained_in_words() {
         \"connection lost: no route to host\" (at connect)",
     );
     assert!(text.contains(want), "{text}");
+    // Servers that are found by MX have no `url`.
+    let rests = WaitsFor::Route { reason: Reason::Tls, next: time, since: 1_700_000_000, failures: 1 };
+    for (to, want) in [("a@b.example", "Look at the route's `url`"), ("a@b.direct.example", "do: Ask the server's operator.")] {
+        let id = put(&spool, "alice@example.org", &[to]);
+        let text = Running { waits: Some(rests), ..Running::over(&spool, &[id]) }.explains(id);
+        assert!(text.contains(want), "{text}");
+    }
     let release = format!("`pillarbox queue release {id}`");
     explains(WaitsFor::Person, Some(HeldWhy::Operator), &["holds the message back", &release, "It stays until you release it"]);
     explains(WaitsFor::Person, Some(HeldWhy::MayHaveArrived), &["may have arrived", &format!("`pillarbox queue drop {id}`")]);

@@ -204,7 +204,7 @@ fn explain_group(view: &View<'_>, envelope: &Envelope, group: &Group, text: &mut
     if let Some(cause) = cause.filter(|_| !is_sent) {
         let explanation = cause.explain();
         let id = view.id.to_string();
-        wrap(text, 2, &format!("What you can do: {}", explanation.operator.replace("ID`", &format!("{id}`"))));
+        wrap(text, 2, &format!("What you can do: {}", explanation.operator_of(&group.route).replace("ID`", &format!("{id}`"))));
         wrap(text, 2, &format!("What the sender can do: {}", explanation.sender));
     }
 }
