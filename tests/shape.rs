@@ -113,7 +113,7 @@ fn crates_are_named_where_they_belong() {
     let places: [(&str, &[&str]); 19] = [
         ("rustls", &["net/connector.rs", "net/outbound.rs", "net/stream.rs", "net/tls.rs"]),
         ("rustls_native_certs", &["net/connector.rs"]),
-        ("rustls_pemfile", &["net/connector.rs", "net/tls.rs"]),
+        ("rustls_pemfile", &["net/tls.rs"]),
         ("webpki", &["net/connector.rs", "net/tls.rs"]),
         ("x509_cert", &["net/tls.rs"]),
         ("argon2", &["auth/argon.rs"]),

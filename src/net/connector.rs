@@ -12,6 +12,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_t
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+use super::tls;
 use crate::files;
 
 /// Ready for handshakes with servers. Sessions are resumed where a server allows it.
@@ -171,7 +172,7 @@ fn from_file(path: &Path) -> Result<RootCertStore, TrustError> {
     let read = |error| TrustError::Read(path.to_owned(), error);
     let pem = files::read(path, files::TEXT_MAX).map_err(read)?;
     let mut roots = RootCertStore::empty();
-    for certificate in rustls_pemfile::certs(&mut &pem[..]) {
+    for certificate in tls::certificates(&pem) {
         roots
             .add(certificate.map_err(read)?)
             .map_err(|error| read(io::Error::new(io::ErrorKind::InvalidData, error.to_string())))?;

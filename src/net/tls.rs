@@ -56,7 +56,7 @@ impl TlsServer {
 
     /// Checks a pair that was read already; the paths are for messages.
     pub fn from_pem((certificate, chain_pem): (&Path, &[u8]), (key, key_pem): (&Path, &[u8])) -> Result<Self, TlsError> {
-        let chain: Vec<CertificateDer<'static>> = rustls_pemfile::certs(&mut &*chain_pem)
+        let chain: Vec<CertificateDer<'static>> = certificates(chain_pem)
             .collect::<Result<_, _>>()
             .map_err(|error| TlsError::Read(certificate.to_owned(), error))?;
         let leaf = chain.first().cloned().ok_or_else(|| TlsError::NoCertificate(certificate.to_owned()))?;
@@ -111,6 +111,12 @@ impl TlsInfo {
         let resumed = connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
         Some(Self { version, cipher: iana_name(cipher), resumed })
     }
+}
+
+/// The certificates of a PEM text, in its order.
+pub(super) fn certificates(mut pem: &[u8]) -> impl Iterator<Item = io::Result<CertificateDer<'static>>> {
+    let read = move || rustls_pemfile::certs(&mut pem).next();
+    std::iter::from_fn(read)
 }
 
 /// When a certificate ends; `None` if it cannot be read out of it.
