@@ -4,12 +4,14 @@
 //!    [`resolve`], [`dns`] and [`cache`]; [`names`] asks the system's resolver for a smarthost's addresses.
 //!    [`direct`] connects to those, with what [`servers`] remembers of them.
 //! 2. [`courier`] drives one connection: over a [`line`](mod@line) it does what [`smtp::client`](crate::smtp::client) asks and reports what came.
+//!    [`pool`] runs the couriers, each on a thread; what one is to send of a message is said by `job`.
 //! 3. [`results`] says that in the words of [`queue::schedule`](crate::queue::schedule), which decides what follows.
 
 pub mod cache;
 pub mod courier;
 pub mod direct;
 pub mod dns;
+mod job;
 pub mod line;
 pub mod mx;
 pub mod names;

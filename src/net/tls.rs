@@ -56,9 +56,8 @@ impl TlsServer {
 
     /// Checks a pair that was read already; the paths are for messages.
     pub fn from_pem((certificate, chain_pem): (&Path, &[u8]), (key, key_pem): (&Path, &[u8])) -> Result<Self, TlsError> {
-        let chain: Vec<CertificateDer<'static>> = certificates(chain_pem)
-            .collect::<Result<_, _>>()
-            .map_err(|error| TlsError::Read(certificate.to_owned(), error))?;
+        let chain: Vec<CertificateDer<'static>> =
+            certificates(chain_pem).collect::<Result<_, _>>().map_err(|error| TlsError::Read(certificate.to_owned(), error))?;
         let leaf = chain.first().cloned().ok_or_else(|| TlsError::NoCertificate(certificate.to_owned()))?;
         let private: PrivateKeyDer<'static> = rustls_pemfile::private_key(&mut &*key_pem)
             .map_err(|error| TlsError::Read(key.to_owned(), error))?

@@ -9,25 +9,22 @@ use std::io::{self, Read as _};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::courier::Courier;
 use super::direct::{Direct, Reached, Unreached as NotReached};
-use super::results;
+use super::job::{domains, outgoing};
+use super::results::{self, attempt, attempt_of, now};
 use super::route::Hop;
 use super::servers::{PER_ADDRESS, Place};
 use crate::journal;
 use crate::net::stop::Stop;
-use crate::queue::explain::Cause;
 use crate::queue::schedule::{Destination, Finished, Job, Kind, Outcome, RecipientResult, Trouble};
 use crate::queue::spool::{DOWNGRADED, Happened, Opened, QueuedMessage, Record, Spool, SpoolError};
 use crate::queue::work::{Attempt, Report, Task};
-use crate::smtp::address::ForwardPath;
-use crate::smtp::client::{Failure, Fault, Message, Outcome as Came, Unreached};
-use crate::smtp::command::Recipient;
-use crate::smtp::event::Envelope;
+use crate::smtp::client::{Failure, Fault, Outcome as Came, Unreached};
 use crate::smtp::remote::Stage;
 
 /// What all couriers share.
@@ -362,79 +359,4 @@ impl Worker {
             Task::Send(job) => self.nothing_sent(job, &attempt),
         }
     }
-}
-
-/// The message for the recipients of a job, with these signatures before it.
-fn outgoing(message: &QueuedMessage, job: &Job, signatures: &str) -> Message {
-    let envelope = &message.envelope;
-    let recipients = job.recipients.iter().filter_map(|number| envelope.recipients.get(usize::from(*number)));
-    let recipients = recipients.map(|to| Recipient {
-        path: ForwardPath::Mailbox(to.address.clone()),
-        notify: to.notify,
-        orcpt: to.orcpt.clone(),
-    });
-    let signed = (signatures.len() + signatures.matches('\n').count()) as u64;
-    Message {
-        envelope: Envelope {
-            reverse_path: envelope.reverse_path.clone(),
-            recipients: recipients.collect(),
-            body: envelope.body,
-            utf8: envelope.utf8,
-            ret: envelope.ret,
-            envid: envelope.envid.clone(),
-        },
-        size: message.text.octets + message.text.lines + signed,
-        // RFC 4954 section 5: what is not known for certain is given as `<>`.
-        auth: Some(if envelope.login.contains('@') { envelope.login.clone() } else { String::new() }),
-        plain: job.plain,
-    }
-}
-
-/// For each recipient of a job a number that is equal for equal domains.
-fn domains(message: &QueuedMessage, job: &Job) -> Vec<u32> {
-    let mut known: Vec<String> = Vec::new();
-    let of = |number: &u16| {
-        let domain =
-            message.envelope.recipients.get(usize::from(*number)).map(|to| to.address.domain().to_string().to_lowercase());
-        let domain = domain.unwrap_or_default();
-        let at = known.iter().position(|name| *name == domain).unwrap_or_else(|| {
-            known.push(domain);
-            known.len() - 1
-        });
-        u32::try_from(at).unwrap_or(u32::MAX)
-    };
-    job.recipients.iter().map(of).collect()
-}
-
-fn attempt(host: &str, tls: Option<&'static str>, came: &Came, scheduled: Outcome, dsn: bool, begun: Instant) -> Attempt {
-    let (stage, trouble) = match scheduled {
-        Outcome::Sent => (Stage::Dot, None),
-        Outcome::Trouble(stage, trouble) => (stage, Some(trouble)),
-    };
-    let (reply, text) = match came {
-        Came::Sent(reply) | Came::Refused { reply, .. } => (Some(reply.clone()), String::new()),
-        Came::Lost { fault: Fault::Refused(reply) | Fault::Unexpected(reply), .. } => (Some(reply.clone()), String::new()),
-        Came::Lost { fault, .. } => (None, fault.to_string()),
-        Came::Unfit(unfit) => (None, unfit.to_string()),
-        Came::NotTried(_) => (None, String::new()),
-    };
-    let cause = match (came, &reply) {
-        (Came::Unfit(unfit), _) => Some(Cause::Unfit(*unfit)),
-        (_, Some(reply)) if trouble == Some(Trouble::from(reply)) => Some(Cause::reply(stage, reply)),
-        _ => trouble.map(|trouble| Cause::Trouble(stage, trouble)),
-    };
-    let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Attempt { host: host.to_owned(), tls, stage, outcome: scheduled, cause, reply, text, dsn, millis, time: now() }
-}
-
-/// What happened before a message could be sent.
-fn attempt_of(host: &str, failure: &Failure, begun: Instant) -> Attempt {
-    let (stage, trouble) = results::failure(failure);
-    let came = Came::Lost { stage, after_dot: false, fault: failure.fault.clone() };
-    let trouble = if failure.fault == Fault::Defect { Trouble::Internal } else { trouble };
-    attempt(host, None, &came, Outcome::Trouble(stage, trouble), false, begun)
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

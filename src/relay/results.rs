@@ -1,7 +1,11 @@
-//! What came of a connection or a transaction, in the words of the schedule.
+//! What came of a connection or a transaction, in the words of the schedule, and as the attempt that is recorded.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::mx::NoServer;
+use crate::queue::explain::Cause;
 use crate::queue::schedule::{Outcome as Scheduled, Trouble};
+use crate::queue::work::Attempt;
 use crate::smtp::client::{Failure, Fault, Outcome};
 use crate::smtp::remote::{RemoteReply, Stage};
 
@@ -47,6 +51,48 @@ pub fn no_server(why: &NoServer) -> Trouble {
         NoServer::NullMx => Trouble::NoMail,
         NoServer::Unknown(_) => Trouble::NameUnresolved,
     }
+}
+
+/// One attempt for one recipient, as it is recorded and told; `begun` is when it began.
+pub(super) fn attempt(
+    host: &str,
+    tls: Option<&'static str>,
+    came: &Outcome,
+    scheduled: Scheduled,
+    dsn: bool,
+    begun: Instant,
+) -> Attempt {
+    let (stage, trouble) = match scheduled {
+        Scheduled::Sent => (Stage::Dot, None),
+        Scheduled::Trouble(stage, trouble) => (stage, Some(trouble)),
+    };
+    let (reply, text) = match came {
+        Outcome::Sent(reply) | Outcome::Refused { reply, .. } => (Some(reply.clone()), String::new()),
+        Outcome::Lost { fault: Fault::Refused(reply) | Fault::Unexpected(reply), .. } => (Some(reply.clone()), String::new()),
+        Outcome::Lost { fault, .. } => (None, fault.to_string()),
+        Outcome::Unfit(unfit) => (None, unfit.to_string()),
+        Outcome::NotTried(_) => (None, String::new()),
+    };
+    let cause = match (came, &reply) {
+        (Outcome::Unfit(unfit), _) => Some(Cause::Unfit(*unfit)),
+        (_, Some(reply)) if trouble == Some(Trouble::from(reply)) => Some(Cause::reply(stage, reply)),
+        _ => trouble.map(|trouble| Cause::Trouble(stage, trouble)),
+    };
+    let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Attempt { host: host.to_owned(), tls, stage, outcome: scheduled, cause, reply, text, dsn, millis, time: now() }
+}
+
+/// What happened before a message could be sent.
+pub(super) fn attempt_of(host: &str, failure: &Failure, begun: Instant) -> Attempt {
+    let (stage, trouble) = self::failure(failure);
+    let came = Outcome::Lost { stage, after_dot: false, fault: failure.fault.clone() };
+    let trouble = if failure.fault == Fault::Defect { Trouble::Internal } else { trouble };
+    attempt(host, None, &came, Scheduled::Trouble(stage, trouble), false, begun)
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn replied(reply: &RemoteReply) -> Trouble {
