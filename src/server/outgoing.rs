@@ -3,40 +3,37 @@
 //! It is there only where `[outgoing]` is configured. What changes in the configuration is taken up at a reload, but for the
 //! spool and the number of couriers. A password file that has changed is taken up by itself, and so are authorities.
 
+mod control_socket;
+mod settings;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-
-use nix::unistd::geteuid;
 
 use super::boot::Boot;
 use super::post::Post;
 use super::state::Domains;
 use super::watch::{Stamp, stamp};
 use crate::config::Config;
-use crate::config::outgoing::{self, AfterCrash, NextHop};
+use crate::config::outgoing::{self, AfterCrash};
 use crate::conn::context::{Context, Snapshot};
 use crate::conn::outbox::{Accepted, Outbox};
 use crate::journal;
 use crate::mail::durable::Faults;
 use crate::net::stop::Stop;
 use crate::queue::control;
-use crate::queue::dispatcher::{Dispatcher, Queue, QueueFull, Routing, Start};
-use crate::queue::operate;
+use crate::queue::dispatcher::{Dispatcher, Queue, QueueFull, Start};
 use crate::queue::reporter::Mailer;
-use crate::queue::schedule::{Destination, Rate, RouteSettings, Settings, Then};
-use crate::queue::spool::{Envelope, Found, Spool, SpoolError};
-use crate::relay::direct::Direct;
+use crate::queue::schedule::Destination;
+use crate::queue::spool::{Found, Spool, SpoolError};
 use crate::relay::pool::{self, Shared};
 use crate::relay::resolve::RESOLV_CONF;
-use crate::relay::route::Hop;
 use crate::relay::servers::Servers;
+use settings::{direct, hops, routing};
 
 /// A spool that is open, before there are threads.
 pub struct Opened {
@@ -68,8 +65,6 @@ pub struct Outgoing {
 
 /// Where the system's authorities are looked for a change; other systems take one up at a restart.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
-/// Callers of the control socket at once.
-const CALLERS_MAX: usize = 16;
 /// How long the end waits for couriers beyond `drain`.
 const STOP_MORE: Duration = Duration::from_secs(3);
 
@@ -125,7 +120,7 @@ impl Opened {
         let start = Start {
             spool: Arc::clone(&spool),
             found,
-            settings: settings(config),
+            settings: settings::of_schedule(config),
             couriers: count,
             queue_max: config.queue_max,
             routing: routing(config.clone()),
@@ -150,7 +145,7 @@ impl Opened {
         let shared = shared.ok_or(ErrorKind::Other)?;
         let _ = queue.set(Arc::clone(dispatcher.queue()));
         let socket = spool.path().join(control::NAME);
-        serve_control(&socket, dispatcher.queue())?;
+        control_socket::serve(&socket, dispatcher.queue())?;
         let (passwords, authorities) = (passwords(config), authorities(config));
         let names = stamp(Path::new(RESOLV_CONF));
         let taken_up = config.clone();
@@ -213,7 +208,7 @@ impl Outgoing {
         self.take_up_hops(&now.config);
         if *outgoing != self.taken_up {
             self.taken_up = outgoing.clone();
-            self.dispatcher.queue().configure(settings(outgoing), outgoing.queue_max, routing(outgoing.clone()));
+            self.dispatcher.queue().configure(settings::of_schedule(outgoing), outgoing.queue_max, routing(outgoing.clone()));
             self.passwords = passwords(outgoing);
             self.authorities = authorities(outgoing);
         }
@@ -281,64 +276,6 @@ pub fn prepare(config: &Config) -> io::Result<()> {
     }
 }
 
-/// Where recipients go. Mail from the null reverse path goes as mail from a sender without a row in `[outgoing.from]`.
-fn routing(config: outgoing::Outgoing) -> Arc<Routing> {
-    Arc::new(move |envelope: &Envelope, at: usize| {
-        let recipient = &envelope.recipients.get(at)?.address;
-        match config.hop(&envelope.reverse_path, recipient) {
-            NextHop::Route(name) => Some(Destination::smarthost(name)),
-            NextHop::Mx => Some(Destination::mx(&recipient.domain().to_string().to_lowercase())),
-            NextHop::Refuse => None,
-        }
-    })
-}
-
-fn settings(config: &outgoing::Outgoing) -> Settings {
-    let count = |connections: usize| u16::try_from(connections).unwrap_or(u16::MAX);
-    let routes = config.routes.iter().map(|(name, route)| RouteSettings {
-        name: name.clone(),
-        connections: count(route.connections),
-        rate: route
-            .rate
-            .map(|rate| Rate { count: rate.count, seconds: u32::try_from(rate.per.as_secs().max(1)).unwrap_or(u32::MAX) }),
-        then: match &route.then {
-            Some(NextHop::Mx) => Some(Then::Mx),
-            Some(NextHop::Route(name)) => Some(Then::Route(name.clone())),
-            Some(NextHop::Refuse) | None => None,
-        },
-    });
-    Settings {
-        mx_connections: config.mx.as_ref().map_or(2, |mx| count(mx.connections)),
-        warn: config.warn.as_secs(),
-        give_up: config.give_up.as_secs(),
-        hold_unanswered: config.after_crash == AfterCrash::Hold,
-        routes: routes.collect(),
-    }
-}
-
-/// The smarthosts; one whose authorities cannot be read is named, and its messages wait.
-fn hops(config: &Config) -> HashMap<Destination, Arc<Hop>> {
-    let mut hops = HashMap::new();
-    for (name, route) in config.outgoing.iter().flat_map(|outgoing| &outgoing.routes) {
-        match Hop::smarthost(route, &config.hostname) {
-            Ok(hop) => drop(hops.insert(Destination::smarthost(name), Arc::new(hop))),
-            Err(error) => journal::notice("route", format!("{name}: {error}")),
-        }
-    }
-    hops
-}
-
-/// The way to the servers of any domain, if some mail goes there.
-fn direct(config: &Config, servers: &Arc<Servers>, stop: &Arc<Stop>) -> Option<Arc<Direct>> {
-    match Direct::new(config, servers) {
-        Ok(direct) => direct.map(|direct| Arc::new(direct.stopped_by(stop))),
-        Err(error) => {
-            journal::notice("route", format!("mx: {error}"));
-            None
-        }
-    }
-}
-
 fn passwords(config: &outgoing::Outgoing) -> HashMap<String, (PathBuf, Stamp)> {
     let file = |(name, route): (&String, &outgoing::Route)| {
         let path = route.password_file.clone()?;
@@ -368,42 +305,6 @@ fn changed(files: &mut HashMap<String, (PathBuf, Stamp)>) -> Vec<String> {
         }
     }
     routes
-}
-
-/// Serves the control socket until the process ends, each caller on a thread of its own.
-fn serve_control(path: &Path, queue: &Arc<Queue>) -> io::Result<()> {
-    // The lock of the spool is ours: a socket that is there is left over.
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    let queue = Arc::clone(queue);
-    let own = geteuid().as_raw();
-    let run = move || {
-        let callers = Arc::new(AtomicUsize::new(0));
-        for stream in listener.incoming() {
-            let Ok(stream) = stream else {
-                thread::sleep(Duration::from_millis(100));
-                continue;
-            };
-            // One that says nothing does not keep the others out; one too many is closed.
-            if callers.fetch_add(1, Ordering::Relaxed) >= CALLERS_MAX {
-                callers.fetch_sub(1, Ordering::Relaxed);
-                continue;
-            }
-            let (queue, callers) = (Arc::clone(&queue), Arc::clone(&callers));
-            let run = move || {
-                // A caller that goes away is no concern of the server's.
-                let _ = control::answer(stream, own, |request, say| operate::serve(&*queue, request, say));
-                callers.fetch_sub(1, Ordering::Relaxed);
-            };
-            if thread::Builder::new().name("control-caller".into()).spawn(run).is_err() {
-                thread::sleep(Duration::from_millis(100));
-            }
-        }
-    };
-    thread::Builder::new().name("control".into()).spawn(run).map(drop)
 }
 
 impl std::fmt::Debug for Outgoing {
