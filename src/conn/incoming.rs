@@ -169,7 +169,7 @@ impl Incoming {
             return Err(refused);
         }
         if let Some(reader) = self.header.take() {
-            self.begin_file(reader.end(), 0, scope)?;
+            self.begin_files(reader.end(), 0, scope)?;
         }
         self.write(scope.log)?;
         let room = match (&self.queued, &scope.context.outbox) {
@@ -219,7 +219,7 @@ impl Incoming {
                 None => self.text.clear(),
                 Some((header, used)) => {
                     self.header = None;
-                    self.begin_file(header, used, scope)?;
+                    self.begin_files(header, used, scope)?;
                 }
             }
         }
@@ -228,7 +228,7 @@ impl Incoming {
 
     /// The header section is whole: may the message be accepted, and where does it go?
     /// Its last `used` octets stand in the text, where the whole header as it is to be written takes their place.
-    fn begin_file(&mut self, mut header: Header, used: usize, scope: MessageContext<'_>) -> Result<(), Refused> {
+    fn begin_files(&mut self, mut header: Header, used: usize, scope: MessageContext<'_>) -> Result<(), Refused> {
         let MessageContext { context, snapshot, session, .. } = scope;
         let envelope = session.envelope().ok_or(Refusal::Internal)?;
         if header.loops() {
@@ -254,6 +254,18 @@ impl Incoming {
         if let Some((_, first)) = self.mailboxes.first() {
             self.draft = Some(context.store.begin(first).map_err(|error| storage_refused(scope.log, error))?);
         }
+        self.write_header(header, used, envelope, scope)
+    }
+
+    /// Puts the header in the place of its last `used` octets, as each of the files has it, and begins the signature.
+    fn write_header(
+        &mut self,
+        mut header: Header,
+        used: usize,
+        envelope: &Envelope,
+        scope: MessageContext<'_>,
+    ) -> Result<(), Refused> {
+        let snapshot = scope.snapshot;
         let author = if self.queued.is_some() { author_elsewhere(&header, scope) } else { None };
         let author = author.map(|Replaced { own, other, field }| {
             self.rewritten.get_or_insert((own, other));
