@@ -291,6 +291,18 @@ fn the_manual_lists_what_a_notice_is_about_and_what_is_reloaded() {
     assert_eq!(listed("reloaded", ". what is "), names.filter_map(word).collect());
 }
 
+/// What the log's budget never leaves out.
+#[test]
+fn the_manual_lists_what_is_always_written() {
+    let sources = sources();
+    let (_, code) = sources.iter().find(|(file, _)| file == "journal.rs").unwrap();
+    let always = code.split("pub fn ").filter(|body| body.contains("Class::Always,"));
+    let events: BTreeSet<&str> = always.map(|body| body.split(".line(\"").nth(1).unwrap().split('"').next().unwrap()).collect();
+    let page = manual("pillarbox.8").replace('\n', " ");
+    let listed = page.split_once("Lines with ").unwrap().1.split_once(" are always written").unwrap().0.replace(" and ", ", ");
+    assert_eq!(listed.split(", ").collect::<BTreeSet<_>>(), events);
+}
+
 /// The keys that EVENTS lists for an event are those that its functions write, and no others.
 #[test]
 fn the_journal_writes_the_keys_that_it_lists() {

@@ -2,7 +2,8 @@
 //!
 //! On top come Return-Path, Delivered-To, Received and, on submission, a missing Date, Message-ID and From. Return-Path, Bcc,
 //! Resent-Bcc and Content-Length that came in go, and on submission spaces and tabs before a field's colon. Every other octet
-//! stays, so a DKIM signature still verifies. The header section is gathered whole, because what it says decides whether the message is accepted; the body is not.
+//! stays, so a DKIM signature still verifies. The header section is gathered whole, because what it says decides whether the
+//! message is accepted; the body is not.
 
 use std::fmt::Write as _;
 

@@ -137,10 +137,15 @@ impl HandshakeError {
 pub const IS_AUTHORITY: &str = "it is the certificate of an authority (CA:TRUE)";
 /// The same where its time is over.
 pub const EXPIRED: &str = "it has expired";
+/// The same where its time is still to come.
+pub const NOT_YET: &str = "it is not valid yet";
 /// The same where it is for other names.
 pub const OTHER_NAME: &str = "it is not for ";
 /// The same where nothing that is trusted vouches for it.
 pub const UNTRUSTED: &str = "no authority that is trusted has issued it";
+
+/// Names of a certificate that are listed where it is for others; it may have thousands.
+const NAMES_MAX: usize = 5;
 
 /// Why a certificate is not trusted, in words; those of the library where there are none here.
 fn reason(why: &CertificateError) -> String {
@@ -152,12 +157,14 @@ fn reason(why: &CertificateError) -> String {
         CertificateError::NotValidForNameContext { expected, presented } => {
             // The library writes `DnsName("mx.example")`.
             let names: Vec<&str> = presented.iter().map(|name| name.split('"').nth(1).unwrap_or(name)).collect();
-            format!(
-                "{OTHER_NAME}{}, but for {}",
-                expected.to_str(),
-                if names.is_empty() { "no name".into() } else { names.join(", ") }
-            )
+            let listed = match names.len() {
+                0 => "no name".to_owned(),
+                all if all > NAMES_MAX => format!("{} and {} more", names[..NAMES_MAX].join(", "), all - NAMES_MAX),
+                _ => names.join(", "),
+            };
+            format!("{OTHER_NAME}{}, but for {listed}", expected.to_str())
         }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => NOT_YET.to_owned(),
         CertificateError::UnknownIssuer => UNTRUSTED.to_owned(),
         CertificateError::Other(other)
             if other.0.downcast_ref::<webpki::Error>().is_some_and(|error| *error == webpki::Error::CaUsedAsEndEntity) =>
@@ -234,6 +241,9 @@ mod tests {
             (CertificateError::ExpiredContext { time: unix(1_000_000), not_after: unix(800_000) }, "it has expired, 2 days ago"),
             (other(&["DnsName(\"a.example\")", "b"]), "it is not for mx.example, but for a.example, b"),
             (other(&[]), "it is not for mx.example, but for no name"),
+            (other(&["a", "b", "c", "d", "e"]), "it is not for mx.example, but for a, b, c, d, e"),
+            (other(&["a", "b", "c", "d", "e", "f", "g"]), "it is not for mx.example, but for a, b, c, d, e and 2 more"),
+            (CertificateError::NotValidYetContext { time: unix(1), not_before: unix(2) }, NOT_YET),
             (CertificateError::Other(as_server), IS_AUTHORITY),
             (CertificateError::Revoked, "Revoked"),
         ] {

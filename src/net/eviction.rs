@@ -59,10 +59,10 @@ pub struct Content {
     pub rate: u64,
 }
 
-/// Who waits for the place of a session.
+/// What waits for the place of a session: a connection of which network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiter {
-    /// A network that got nowhere lately.
+    /// One that got nowhere lately.
     Failed,
     /// Any other.
     Other,

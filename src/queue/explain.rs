@@ -68,8 +68,10 @@ impl Cause {
     }
 
     fn answered(stage: Stage, trouble: Trouble, text: &str) -> Self {
+        // RFC 3463 section 3.2 and 3.3: what is said of an address, or of a full mailbox, says nothing of a list.
+        let is_of_mailbox = matches!(trouble, Trouble::Reply { status: Some((_, 1, _) | (_, 2, 2)), .. });
         match stage {
-            Stage::Mail | Stage::Recipient if names_block_list(text) => Self::Listed(stage, trouble),
+            Stage::Mail | Stage::Recipient if !is_of_mailbox && names_block_list(text) => Self::Listed(stage, trouble),
             _ => Self::Trouble(stage, trouble),
         }
     }
@@ -157,11 +159,13 @@ impl Side {
     }
 }
 
-/// True if the text of a refusal says that the host or the domain is on a list, or has a bad reputation.
+/// True if the text of a refusal says that the host or the domain is on a list, or has a bad reputation. Addresses in it are
+/// passed over: many servers repeat that of the recipient.
 fn names_block_list(text: &str) -> bool {
     const PHRASES: [&str; 8] =
         ["blocked using", "block list", "blocklist", "blacklist", "dnsbl", "spamhaus", "spamcop", "reputation"];
-    let text = text.to_ascii_lowercase();
+    let words: Vec<&str> = text.split_ascii_whitespace().filter(|word| !word.contains('@')).collect();
+    let text = words.join(" ").to_ascii_lowercase();
     PHRASES.iter().any(|phrase| text.contains(phrase)) || text.split(|c: char| !c.is_alphanumeric()).any(|word| word == "rbl")
 }
 
@@ -376,7 +380,13 @@ mod tests {
             "Blocked by RBL. Visit https://example.net/unblock",
             "192.0.2.10 has a poor reputation",
         ];
-        let others = ["Relay access denied", "You are not allowed to post to this list", "Herbl garden closed", ""];
+        let others = [
+            "Relay access denied",
+            "You are not allowed to post to this list",
+            "Herbl garden closed",
+            "<bob@spamhaus.org>: Recipient address rejected: Access denied",
+            "",
+        ];
         for stage in [Stage::Mail, Stage::Recipient, Stage::Dot] {
             for (text, named) in listed.map(|text| (text, true)).into_iter().chain(others.map(|text| (text, false))) {
                 let status = Some((5, 7, 1));
@@ -386,6 +396,13 @@ mod tests {
                 assert_eq!(cause.explain() == LISTED, named && stage != Stage::Dot, "{stage:?} {text}");
                 assert_eq!(cause.status(true), (5, 7, 1));
             }
+        }
+        // What it says of an address or a mailbox stands first; the rest may be the name of a host.
+        let text = "No such user here; see https://help.reputation.example/blocklist".to_owned();
+        for (status, want) in [((5, 1, 1), NO_MAILBOX), ((4, 2, 2), MAILBOX_FULL), ((5, 2, 1), LISTED)] {
+            let code = u16::from(status.0) * 100 + 50;
+            let reply = RemoteReply { code, status: Some(status), text: text.clone() };
+            assert_eq!(Cause::reply(Stage::Recipient, &reply).explain(), want, "{status:?}");
         }
     }
 

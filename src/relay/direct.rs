@@ -6,7 +6,8 @@
 //! whatever the certificate; a handshake that fails is followed by one connection in the clear to the same address.
 //!
 //! An address that has as many connections as it may have is passed over; where no other serves, a place there is waited for,
-//! for [`PLACE_MAX`], by one courier alone. None by then says nothing of the server ([`Unreached::Full`]): neither domain nor address rests.
+//! for [`PLACE_MAX`], by one courier alone. None by then says nothing of the server ([`Unreached::Full`]): neither domain nor
+//! address rests.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};

@@ -3,10 +3,12 @@
 //! Bounded: where there are too many, the tenth that had it longest ago makes room. A domain is remembered for [`MEMORY`]
 //! after its last connection with TLS. There is a text form that can be kept over a restart: one line a domain, its name and
 //! seconds since 1970. A line that cannot be read is left out and counted; the worst that damage does is that a domain is not
-//! remembered.
+//! remembered. A clock that was set back makes none forgotten.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+
+use crate::smtp::address;
 
 /// Remembers domains.
 #[derive(Debug, Default)]
@@ -21,8 +23,6 @@ pub struct Secured {
 pub const MEMORY: u64 = 90 * DAY;
 /// Domains that are remembered, at most.
 pub const DOMAINS_MAX: usize = 10_000;
-/// Octets of a name, at most (RFC 1035 section 2.3.4).
-const NAME_MAX: usize = 255;
 /// A text holds times that are as exact as this, so that a domain with much mail is no reason to write one.
 const DAY: u64 = 86_400;
 
@@ -60,18 +60,18 @@ impl Secured {
         Some(text)
     }
 
-    /// Takes up what [`Self::to_text`] gave. What is old is left out, and so is what cannot be read or is in the future; of
-    /// these two it gives the number.
+    /// Takes up what [`Self::to_text`] gave. What is in the future counts as now. What is old is left out, and so is what cannot
+    /// be read; of this it gives the number.
     pub fn read_text(&mut self, text: &str, now: u64) -> usize {
         let mut bad = 0;
         for line in text.lines() {
-            match read_line(line) {
-                Some((domain, noted)) if noted <= now => {
-                    if now - noted < MEMORY {
-                        self.insert(domain, noted);
-                    }
-                }
-                _ => bad += 1,
+            let Some((domain, noted)) = read_line(line) else {
+                bad += 1;
+                continue;
+            };
+            let noted = noted.min(now);
+            if now - noted < MEMORY {
+                self.insert(domain, noted);
             }
         }
         bad
@@ -96,9 +96,7 @@ impl Secured {
 
 fn read_line(line: &str) -> Option<(&str, u64)> {
     let (domain, noted) = line.split_once(' ')?;
-    let is_name = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
-    let is_good = !domain.is_empty() && domain.len() <= NAME_MAX && domain.chars().all(is_name);
-    is_good.then_some(())?;
+    address::is_mail_domain(domain).then_some(())?;
     Some((domain, noted.parse().ok()?))
 }
 
@@ -137,18 +135,33 @@ mod tests {
     #[test]
     fn the_text_is_read_whatever_else_it_holds() {
         let mut secured = Secured::default();
-        secured.note("a.example", NOW);
-        secured.note("b\u{fc}cher.example", NOW - MEMORY + 1);
+        // The third has marks, which are no letters and in domains all the same.
+        let names = ["a.example", "b\u{fc}cher.example", "\u{939}\u{93f}\u{928}\u{94d}\u{926}\u{940}.example", "_x.example"];
+        for (age, name) in [0, MEMORY - 1, 2, 3].into_iter().zip(names) {
+            secured.note(name, NOW - age);
+        }
         let text = secured.to_text().unwrap();
-        let long = "x".repeat(NAME_MAX + 1);
-        let old = NOW - MEMORY;
-        let damage = format!("\n \nc.example\nc.example x\nc.example -1\nc.example {}\n{long} {NOW}\na b {NOW}\n", NOW + 1);
+        let (old, long) = (NOW - MEMORY, format!("{}.example", "x".repeat(64)));
+        let damage =
+            format!("\n \nc.example\nc.example x\nc.example -1\n{long} {NOW}\na b {NOW}\nc d.example\nc/d.example {NOW}\n");
         let mut later = Secured::default();
-        assert_eq!(later.read_text(&format!("{damage}d.example {old}\n\u{fffd} {NOW}\n{text}e.examp"), NOW), 10);
-        for (domain, had) in [("a.example", true), ("b\u{fc}cher.example", true), ("c.example", false), ("d.example", false)] {
+        assert_eq!(later.read_text(&format!("{damage}d.example {old}\n\u{fffd} {NOW}\n{text}e.examp"), NOW), 11);
+        for (domain, had) in names.map(|name| (name, true)).into_iter().chain([("c.example", false), ("d.example", false)]) {
             assert_eq!(later.had_tls(domain, NOW), had, "{domain}");
         }
-        assert_eq!((later.len(), later.to_text()), (2, None), "what was read need not be written");
+        assert_eq!((later.len(), later.to_text()), (4, None), "what was read need not be written");
+    }
+
+    /// As a machine has it that begins without the time. What is far in the future is not remembered for longer than the rest.
+    #[test]
+    fn a_clock_that_was_set_back_makes_none_forgotten() {
+        let mut secured = Secured::default();
+        let text = format!("a.example {}\nb.example {}\n", NOW + 60, u64::MAX);
+        assert_eq!(secured.read_text(&text, NOW), 0);
+        for domain in ["a.example", "b.example"] {
+            assert!(secured.had_tls(domain, NOW) && secured.had_tls(domain, NOW + MEMORY - 1), "{domain}");
+            assert!(!secured.had_tls(domain, NOW + MEMORY), "{domain}");
+        }
     }
 
     /// The ones that had TLS longest ago make room; of many at one second no more than others.
@@ -167,7 +180,7 @@ mod tests {
             assert!(secured.len() >= DOMAINS_MAX * 9 / 10 && secured.len() <= DOMAINS_MAX);
         }
         let mut read = Secured::default();
-        let text: String = (0..3 * DOMAINS_MAX).map(|number| format!("{number} {NOW}\n")).collect();
+        let text: String = (0..3 * DOMAINS_MAX).map(|number| format!("{number}.example {NOW}\n")).collect();
         assert_eq!(read.read_text(&text, NOW), 0);
         assert!(read.len() <= DOMAINS_MAX);
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::mx::Exchanger;
 use super::secured::Secured;
-use crate::net::stop::Stop;
+use crate::net::stop::{SLICE, Stop};
 
 /// What is known of all servers.
 #[derive(Debug, Default)]
@@ -54,8 +54,6 @@ pub const ADDRESSES_MAX: usize = 5;
 const UNTRIED: usize = 2;
 /// Connections to one address at once, whatever domains it serves.
 pub const PER_ADDRESS: usize = 5;
-/// The longest sleep without asking whether everything is stopped.
-const SLICE: Duration = Duration::from_millis(500);
 /// How long an address that failed rests: twice as long each time, from one to the other.
 const REST_MIN: Duration = Duration::from_secs(60);
 const REST_MAX: Duration = Duration::from_secs(3600);

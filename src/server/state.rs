@@ -5,7 +5,7 @@
 //! be written is said in the log, once, and the server goes on. Each file is written whole under another name and then renamed:
 //! networks a minute after a change at the earliest, counts after ten seconds, domains after five minutes, and all at the end.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::unistd::{User, chown, geteuid};
 
 use crate::conn::sending::Sending;
+use crate::files;
 use crate::journal;
 use crate::net::history::History;
 use crate::policy::sending::Counters;
@@ -195,10 +196,10 @@ fn write(directory: &Path, name: &str, text: &str) -> io::Result<()> {
     fs::rename(fresh, file)
 }
 
-/// A file's text; empty where there is none.
+/// A file's text; empty where there is none. What is no file is not waited for.
 fn read(directory: &Path, name: &str) -> io::Result<String> {
     let mut text = Vec::new();
-    match File::open(directory.join(name)).and_then(|file| file.take(SIZE_MAX).read_to_end(&mut text)) {
+    match files::open(&directory.join(name)).and_then(|(file, _)| file.take(SIZE_MAX).read_to_end(&mut text)) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(String::from_utf8_lossy(&text).into_owned()),
     }
@@ -264,5 +265,17 @@ mod tests {
         blocked.servers.is_downgraded("a.example", true);
         blocked.save();
         assert!(blocked.fails && had_tls(&blocked), "it goes on without");
+    }
+
+    /// It would keep the server from its start, and a verb that root calls from its end.
+    #[test]
+    fn a_fifo_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        nix::unistd::mkfifo(&dir.path().join(SENDING), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let place = dir.path().to_owned();
+        std::thread::spawn(move || tell.send(counters(&place).map(drop)));
+        let outcome = told.recv_timeout(Duration::from_secs(20)).expect("it is waited for");
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::InvalidInput);
     }
 }

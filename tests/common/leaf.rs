@@ -15,6 +15,7 @@ pub enum Leaf {
     Expired,
     ForAnotherName,
     Good,
+    NotYet,
     OfAnotherAuthority,
     /// Good, with TLS 1.2 alone.
     Old,
@@ -70,6 +71,10 @@ impl Authority {
         if leaf == Leaf::Expired {
             params.not_before = date_time_ymd(2020, 1, 1);
             params.not_after = date_time_ymd(2020, 2, 1);
+        }
+        if leaf == Leaf::NotYet {
+            params.not_before = date_time_ymd(2090, 1, 1);
+            params.not_after = date_time_ymd(2090, 2, 1);
         }
         let key = KeyPair::generate().unwrap();
         let issuer = if leaf == Leaf::OfAnotherAuthority { &self.stranger } else { &self.trusted };

@@ -57,7 +57,7 @@ fn a_route_that_works_has_a_row_for_each_step() {
 #[test]
 fn a_route_that_fails_is_named_with_its_cure() {
     type Break = fn(&Hop, String) -> String;
-    let rows: [(Break, &str, &str); 9] = [
+    let rows: [(Break, &str, &str); 11] = [
         (|_, toml| toml.replace("//localhost", "//nosuch.invalid"), "DNS: nosuch.invalid: ", "correct the host in `url`"),
         (|hop, toml| toml.replace(&port(hop), ":1\""), "connect at 127.0.0.1:1: ", "correct the port in `url`"),
         (|_, toml| toml.replace("smtps://", "submission://"), "greeting at ", "if the port has TLS at once, write smtps://"),
@@ -68,6 +68,22 @@ fn a_route_that_fails_is_named_with_its_cure() {
             },
             "certificate at ",
             "it has expired",
+        ),
+        (
+            |hop, toml| {
+                hop.certificate(Leaf::NotYet);
+                toml
+            },
+            "certificate at ",
+            "it is not valid yet; correct this host's clock",
+        ),
+        (
+            |hop, toml| {
+                hop.certificate(Leaf::ForAnotherName);
+                toml
+            },
+            "certificate at ",
+            "it is not for localhost, but for other.example; name in `url` the host that the certificate is for",
         ),
         (
             |hop, toml| {

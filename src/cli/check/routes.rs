@@ -215,6 +215,7 @@ fn cure(failure: &Failure) -> Option<&'static str> {
         (_, Fault::Certificate(why)) if why.starts_with(connector::EXPIRED) => {
             "ask whoever runs that server to renew it, or correct this host's clock"
         }
+        (_, Fault::Certificate(why)) if why.starts_with(connector::NOT_YET) => "correct this host's clock",
         (_, Fault::Certificate(why)) if why.starts_with(connector::IS_AUTHORITY) => {
             "ask whoever runs that server for one of its own, with CA:FALSE"
         }

@@ -105,7 +105,11 @@ impl Thread {
                     self.queue.schedule().operator(Verb::Return, &[id], clock());
                 }
             }
-            None => self.deed(id, Deed::Remove(id)),
+            None => {
+                // Of a recipient that failed before, while the others were still to be sent.
+                self.report_failure(id);
+                self.deed(id, Deed::Remove(id));
+            }
         }
     }
 

@@ -56,7 +56,8 @@ impl Thread {
         over.into_iter().for_each(|id| self.report_failure(id));
     }
 
-    fn report_failure(&mut self, id: QueueId) {
+    /// The report of a message's failures that waits for the rest of it, if there is one.
+    pub(super) fn report_failure(&mut self, id: QueueId) {
         if let Some(recipients) = self.failed.remove(&id) {
             self.deed(id, Deed::Fail { id, recipients, record: false });
         }

@@ -126,8 +126,13 @@ impl Bench {
 
     /// The courier's only recipient waits: 451.
     fn defer(&self, id: QueueId) {
-        let reply = RemoteReply { code: 451, status: Some((4, 7, 1)), text: "later".into() };
-        let trouble = Trouble::Reply { code: 451, status: reply.status };
+        self.answer(id, 451);
+    }
+
+    /// The first recipient has this reply; others go in the next transaction.
+    fn answer(&self, id: QueueId, code: u16) {
+        let reply = RemoteReply { code, status: Some(((code / 100) as u8, 1, 1)), text: "no".into() };
+        let trouble = Trouble::Reply { code, status: reply.status };
         let outcome = Outcome::Trouble(Stage::Recipient, trouble);
         let attempt = Attempt { outcome, stage: Stage::Recipient, reply: Some(reply), ..Attempt::unreached(now()) };
         let results = vec![RecipientResult { number: 0, domain: 0, outcome }];
@@ -232,4 +237,37 @@ fn sent_while_the_routes_change() {
     assert_eq!(state.parts[0].waits, 1, "{state:?}");
     assert_eq!(bench.queue().operate(Verb::Try, &[id]), [Answer::Done]);
     assert_eq!(bench.next(), (id, "new".to_owned()));
+}
+
+/// A recipient has failed, and the routes leave none for the rest of its message: the sender is told of both.
+#[test]
+fn refused_between_two_transactions() {
+    let bench = Bench::new(&[], all_by("old"));
+    let mut envelope = envelope("a@there.example");
+    envelope.recipients.extend(self::envelope("b@gone.example").recipients);
+    let id = put(&bench.spool, &envelope);
+    bench.queue().accepted(id, envelope, None);
+    assert_eq!(bench.next(), (id, "old".to_owned()));
+    // Another login's, which has its turn before the next transaction.
+    let other = Envelope { login: "bob@example.org".into(), ..self::envelope("c@there.example") };
+    let other_id = put(&bench.spool, &other);
+    bench.queue().accepted(other_id, other, None);
+    let (looked, was_looked) = crossbeam_channel::unbounded();
+    let changed: Arc<Routing> = Arc::new(move |envelope, at| {
+        let is_gone = envelope.recipients[at].address.to_string().ends_with("@gone.example");
+        let _ = is_gone.then(|| looked.send(()));
+        (!is_gone).then(|| Destination::smarthost("old"))
+    });
+    bench.queue().configure(settings(), 1000, changed);
+    was_looked.recv_timeout(PATIENCE).unwrap();
+    // The dispatcher has been told of what was found different.
+    thread::sleep(Duration::from_millis(100));
+    bench.answer(id, 550);
+    assert_eq!(bench.next().0, other_id);
+    for to in ["a@there.example", "b@gone.example"] {
+        bench.wait("both are reported", || {
+            lock(&bench.letters.0).iter().any(|letter| letter.contains(&format!("Final-Recipient: rfc822; {to}")))
+        });
+    }
+    bench.wait("it is gone", || bench.spool.find(id).is_err());
 }
