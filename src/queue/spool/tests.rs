@@ -332,3 +332,25 @@ fn names_alone_are_the_same_messages() {
     let fresh = put(&Arc::new(spool), &envelope(&["a@a.example"]), "x\n").unwrap();
     assert!(fresh > ids[2], "an id is not given twice");
 }
+
+/// What a person has put there ends neither the start nor what is done for the other messages.
+#[test]
+fn what_is_no_file_stands_in_nothings_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(dir.path());
+    let [id, other] = [0, 1].map(|_| put(&spool, &envelope(&["bob@b.example"]), "x\n").unwrap());
+    spool.append(id, &at(Happened::Dot { recipients: vec![0] })).unwrap();
+    fs::remove_file(dir.path().join("queue").join(id.to_string())).unwrap();
+    fs::create_dir(dir.path().join("queue").join(id.to_string())).unwrap();
+    spool.remove(other).unwrap();
+    spool.sweep().unwrap();
+    assert!(!spool.needs_sweep());
+    drop(spool);
+    let below = dir.path().join("tmp").join("below");
+    fs::create_dir(&below).unwrap();
+    symlink("/nowhere", dir.path().join("tmp").join("link")).unwrap();
+    let (_, found, strange) = Spool::open(dir.path(), Faults::default()).unwrap();
+    assert!(found.is_empty());
+    assert_eq!(strange, [below, dir.path().join("queue").join(id.to_string())]);
+    assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 1);
+}
