@@ -5,7 +5,7 @@
 //! be written is said in the log, once, and the server goes on. Each file is written whole under another name and then renamed:
 //! networks a minute after a change at the earliest, counts after ten seconds, domains after five minutes, and all at the end.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::unistd::{User, chown, geteuid};
 
 use crate::conn::sending::Sending;
+use crate::files;
 use crate::journal;
 use crate::net::history::History;
 use crate::policy::sending::Counters;
@@ -189,7 +190,12 @@ pub fn unix_seconds() -> u64 {
 /// A whole file, durable before it has its name.
 fn write(directory: &Path, name: &str, text: &str) -> io::Result<()> {
     let (file, fresh) = (directory.join(name), directory.join(format!("{name}.new")));
-    let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    // Whatever stands there is not written to: to open a FIFO would wait for a reader.
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
     out.write_all(text.as_bytes())?;
     out.sync_all()?;
     fs::rename(fresh, file)
@@ -198,7 +204,7 @@ fn write(directory: &Path, name: &str, text: &str) -> io::Result<()> {
 /// A file's text; empty where there is none.
 fn read(directory: &Path, name: &str) -> io::Result<String> {
     let mut text = Vec::new();
-    match File::open(directory.join(name)).and_then(|file| file.take(SIZE_MAX).read_to_end(&mut text)) {
+    match files::open(&directory.join(name)).and_then(|(file, _)| file.take(SIZE_MAX).read_to_end(&mut text)) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(String::from_utf8_lossy(&text).into_owned()),
     }
@@ -209,6 +215,22 @@ mod tests {
     use super::*;
     use crate::net::network::Network;
     use std::os::unix::fs::PermissionsExt as _;
+
+    /// To open it would wait for another process, at the start and then with every write.
+    #[test]
+    fn a_fifo_in_its_place_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = |name: &str| nix::unistd::mkfifo(&dir.path().join(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        [NETWORKS, SENDING, SECURED].into_iter().for_each(fifo);
+        assert_eq!(read(dir.path(), NETWORKS).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert!(counters(dir.path()).is_err());
+        let mut state = State::open(dir.path(), Arc::default());
+        assert!(state.fails);
+        fifo("networks.new");
+        write(dir.path(), NETWORKS, "text\n").unwrap();
+        state.save();
+        assert_eq!(read(dir.path(), NETWORKS).unwrap(), "text\n");
+    }
 
     #[test]
     fn networks_survive_a_restart_and_damage_is_no_error() {
