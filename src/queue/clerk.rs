@@ -183,8 +183,10 @@ impl Clerk {
             }
             // Its sender knows nothing of it, so it is not unlinked.
             (error @ SpoolError::Damaged(_), Deed::Fail { id, .. } | Deed::Record(id, _)) => {
+                if !self.unreported.insert(id) {
+                    return;
+                }
                 journal::notice("spool", format!("{id}: {error}; its sender is not told, and the file is in held/"));
-                self.unreported.insert(id);
                 if let Err(error) = self.spool.hold(id, None) {
                     self.complain(Some(id), &error);
                 }
