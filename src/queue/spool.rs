@@ -325,15 +325,18 @@ impl Spool {
             self.durable.before_sync()?;
             return Ok(syncfs(self.queue.file())?);
         }
+        // One that cannot be written does not keep the others.
+        let mut outcome = Ok(());
         for id in &these.records {
-            match self.file(*id, OFlag::O_WRONLY) {
+            let synced = match self.file(*id, OFlag::O_WRONLY) {
                 // Settled meanwhile, or nothing that a record could have been written to.
-                Err(SpoolError::Missing(_) | SpoolError::Damaged(_)) => {}
-                file => {
+                Err(SpoolError::Missing(_) | SpoolError::Damaged(_)) => Ok(()),
+                file => file.and_then(|file| {
                     self.durable.before_sync()?;
-                    file?.sync_data()?;
-                }
-            }
+                    Ok(file.sync_data()?)
+                }),
+            };
+            outcome = outcome.and(synced);
         }
         if these.unlinked_in_queue {
             self.durable.sync_names(&self.queue)?;
@@ -341,7 +344,7 @@ impl Spool {
         if these.unlinked_in_held {
             self.durable.sync_names(&self.held)?;
         }
-        Ok(())
+        outcome
     }
 
     /// Opens a file in `queue/` or `held/`, never through a symbolic link.

@@ -354,3 +354,30 @@ fn what_is_no_file_stands_in_nothings_way() {
     assert_eq!(strange, [below, dir.path().join("queue").join(id.to_string())]);
     assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 1);
 }
+
+/// A file of which the records cannot be made durable: unlinks are, and it is done again.
+#[test]
+fn one_file_does_not_keep_the_others_from_being_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fails, names) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (failing, counted) = (Arc::clone(&fails), Arc::clone(&names));
+    let faults = Faults::new(move |step| match step {
+        DeliveryStep::SyncFile if failing.load(Ordering::Relaxed) > 0 => Err(Errno::EIO.into()),
+        DeliveryStep::SyncDirectory => {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+        _ => Ok(()),
+    });
+    let spool = Arc::new(Spool::open(dir.path(), faults).unwrap().0);
+    let [id, other] = [0, 1].map(|_| put(&spool, &envelope(&["bob@b.example"]), "x\n").unwrap());
+    spool.append(id, &at(Happened::Dot { recipients: vec![0] })).unwrap();
+    spool.remove(other).unwrap();
+    fails.store(1, Ordering::Relaxed);
+    let before = names.load(Ordering::Relaxed);
+    assert!(spool.sweep().is_err() && spool.needs_sweep());
+    assert_eq!(names.load(Ordering::Relaxed), before + 1);
+    fails.store(0, Ordering::Relaxed);
+    spool.sweep().unwrap();
+    assert!(!spool.needs_sweep());
+}
