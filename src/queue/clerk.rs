@@ -3,27 +3,27 @@
 //! One thread, one deed after the other, so that what belongs to a message happens in its order and the dispatcher never
 //! waits for the disk. A failure is durable before its report is, and the report before the message is unlinked: after a
 //! crash a report may come twice, and is never lost. A report that cannot be delivered goes to the postmaster, then the
-//! message is held. What the disk does not take is done again every [`AGAIN`], and the message stays until then.
+//! message is held, and that report is tried again every [`REPORT_AGAIN`]. What the disk does not take is done again every
+//! [`AGAIN`], and the message stays until then; a report that was delivered is not made again with it. A message whose sender
+//! is to be told and that can't be read is held.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::io::Read as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use jiff::Zoned;
 
 use super::QueueId;
 use super::explain::Cause;
-use super::letter::Letter;
-use super::report::{self, Kind, Original, Outcome, RETURNED_MAX};
+use super::report::Kind;
 use super::reporter::{Reporter, RouteNews};
 use super::schedule::Trouble;
-use super::spool::{Happened, QueuedMessage, Record, Spool, SpoolError, State, Told, Verdict, arrived};
+use super::spool::{Happened, QueuedMessage, Record, Spool, SpoolError, State, Told, Verdict};
 use super::work::Attempt;
 use crate::journal;
-use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::remote::{RemoteReply, Stage};
+
+mod reports;
 
 /// Something to be done.
 #[derive(Debug)]
@@ -62,6 +62,8 @@ pub enum Deed {
     Relayed(QueueId, Vec<(u16, Attempt)>),
     /// Unlinked.
     Remove(QueueId),
+    /// A report of these recipients was delivered: recorded.
+    Reported(QueueId, Vec<u16>, &'static str),
     /// Postmaster is told that a route rests, or is well again.
     Tell(RouteNews, u64),
 }
@@ -76,7 +78,8 @@ impl Deed {
             | Self::Record(id, _)
             | Self::Relayed(id, _)
             | Self::Release(id)
-            | Self::Remove(id) => Some(*id),
+            | Self::Remove(id)
+            | Self::Reported(id, ..) => Some(*id),
             Self::LateNotice { .. } | Self::Tell(..) => None,
         }
     }
@@ -99,6 +102,14 @@ pub struct Failed {
     pub expired: bool,
 }
 
+impl Failed {
+    /// Of a recipient of a message that cannot be read now.
+    pub(super) fn unread(cause: Option<Cause>) -> Self {
+        let told = nothing_said("what happened before cannot be read");
+        Self { told, cause, reply: None, host: String::new(), attempted: None, expired: false }
+    }
+}
+
 /// See the module's description.
 pub struct Clerk {
     spool: Arc<Spool>,
@@ -107,15 +118,22 @@ pub struct Clerk {
     undone: VecDeque<Deed>,
     /// Messages that were held since no report of them could be delivered, until the schedule is done with them.
     unreported: HashSet<QueueId>,
+    /// The same when it is done with them: their reports are tried again.
+    to_report: HashSet<QueueId>,
+    reports_again: Instant,
 }
 
 /// When what could not be done is done again.
 const AGAIN: Duration = Duration::from_secs(10);
+/// When reports that could not be delivered are tried again.
+const REPORT_AGAIN: Duration = Duration::from_secs(600);
 
 impl Clerk {
     /// A clerk for this spool.
     pub fn new(spool: Arc<Spool>, reporter: Arc<Reporter>) -> Self {
-        Self { spool, reporter, undone: VecDeque::new(), unreported: HashSet::new() }
+        let (unreported, to_report) = (HashSet::new(), HashSet::new());
+        let reports_again = Instant::now() + REPORT_AGAIN;
+        Self { spool, reporter, undone: VecDeque::new(), unreported, to_report, reports_again }
     }
 
     /// Does what comes until there is nothing more to come. What cannot be done by then is found at the next start.
@@ -125,8 +143,10 @@ impl Clerk {
             match deeds.recv_timeout(again.saturating_duration_since(Instant::now())) {
                 Ok(deed) => self.act(deed),
                 Err(RecvTimeoutError::Timeout) => {
-                    for deed in std::mem::take(&mut self.undone) {
-                        self.act(deed);
+                    self.do_again();
+                    if Instant::now() >= self.reports_again {
+                        self.report_again();
+                        self.reports_again = Instant::now() + REPORT_AGAIN;
                     }
                     again = Instant::now() + AGAIN;
                 }
@@ -138,15 +158,48 @@ impl Clerk {
     /// Does one deed, unless an earlier one for the same message is still to be done. What cannot be done is logged, and
     /// nothing is lost: the message stays in the spool.
     pub fn act(&mut self, deed: Deed) {
+        self.attempt(deed, true);
+    }
+
+    /// Does again what could not be done. The log has it already, so it says nothing of what cannot be done yet.
+    fn do_again(&mut self) {
+        for deed in std::mem::take(&mut self.undone) {
+            self.attempt(deed, false);
+        }
+    }
+
+    fn attempt(&mut self, deed: Deed, is_first: bool) {
         let id = deed.id();
         if id.is_some() && self.undone.iter().any(|earlier| earlier.id() == id) {
-            self.undone.push_back(deed);
-        } else if let Err(error) = self.obey(&deed) {
-            journal::notice("spool", &error);
-            // One that is gone or damaged is so the next time too.
-            if matches!(error, SpoolError::Storage(_)) {
+            return self.undone.push_back(deed);
+        }
+        let Err(error) = self.obey(&deed) else { return };
+        match (error, deed) {
+            (error @ SpoolError::Storage(_), deed) => {
+                if is_first {
+                    self.complain(id, &error);
+                }
                 self.undone.push_back(deed);
             }
+            // Its sender knows nothing of it, so it is not unlinked.
+            (error @ SpoolError::Damaged(_), Deed::Fail { id, .. } | Deed::Record(id, _)) => {
+                if !self.unreported.insert(id) {
+                    return;
+                }
+                journal::notice("spool", format!("{id}: {error}; its sender is not told, and the file is in held/"));
+                if let Err(error) = self.spool.hold(id, None) {
+                    self.complain(Some(id), &error);
+                }
+            }
+            // One that is gone or damaged is so the next time too.
+            (error, _) => self.complain(id, &error),
+        }
+    }
+
+    fn complain(&self, id: Option<QueueId>, error: &SpoolError) {
+        match id {
+            Some(id) if !matches!(error, SpoolError::Missing(_)) => journal::notice("spool", format!("{id}: {error}")),
+            _ => journal::notice("spool", error),
         }
     }
 
@@ -176,8 +229,15 @@ impl Clerk {
             }
             Deed::Relayed(id, recipients) => self.relayed(*id, recipients),
             // It stays for a person, since its sender knows nothing of it.
-            Deed::Remove(id) if self.unreported.remove(id) => Ok(()),
+            Deed::Remove(id) if self.unreported.remove(id) => {
+                self.to_report.insert(*id);
+                Ok(())
+            }
             Deed::Remove(id) => self.spool.remove(*id),
+            Deed::Reported(id, recipients, action) => {
+                let what = Happened::Reported { recipients: recipients.clone(), action: (*action).to_owned() };
+                self.spool.append(*id, &record(what))
+            }
             Deed::Tell(news, waiting) => {
                 self.reporter.tell(news, *waiting);
                 Ok(())
@@ -219,118 +279,6 @@ impl Clerk {
         let outcomes: Vec<(u16, &Failed)> = sent.iter().map(|(number, sent)| (*number, sent)).collect();
         self.report(id, &message, Kind::Relayed, &outcomes)
     }
-
-    /// One report for all recipients for which one is due; then the record of it.
-    fn report(
-        &mut self,
-        id: QueueId,
-        message: &QueuedMessage,
-        kind: Kind<'_>,
-        outcomes: &[(u16, &Failed)],
-    ) -> Result<(), SpoolError> {
-        let envelope = &message.envelope;
-        let mut text = Vec::new();
-        self.spool.open_message(id)?.take(RETURNED_MAX as u64).read_to_end(&mut text)?;
-        if matches!(kind, Kind::Failure) && is_own_report(message) {
-            return self.undeliverable(id, text, outcomes);
-        }
-        let ReversePath::Mailbox(sender) = &envelope.reverse_path else { return Ok(()) };
-        let sender = &self.reporter.mailer.reports_to(&envelope.login, sender);
-        let due = |(number, _): &&(u16, &Failed)| {
-            let to = envelope.recipients.get(usize::from(*number));
-            to.is_some_and(|to| report::is_due(kind, &envelope.reverse_path, to.notify, &text))
-        };
-        let due: Vec<&(u16, &Failed)> = outcomes.iter().filter(due).collect();
-        if due.is_empty() {
-            return Ok(());
-        }
-        let letter = self.letter(id, message, kind, sender, &due, &text);
-        let name = id.to_string();
-        match self.reporter.deliver(sender, &letter) {
-            Ok(place) => journal::queue::reported(&name, place, kind.action()),
-            // Of the message itself nothing is decided yet.
-            Err(why) if matches!(kind, Kind::Delay(_)) => {
-                journal::notice("report", format!("{id}: {why}"));
-                return Ok(());
-            }
-            // It is neither forgotten nor repeated for ever: a person looks at it.
-            Err(why) => {
-                journal::notice("report", format!("{id}: {why}"));
-                return self.hold_unreported(id);
-            }
-        }
-        let recipients = due.iter().map(|(number, _)| *number).collect();
-        self.spool.append(id, &record(Happened::Reported { recipients, action: kind.action().to_owned() }))
-    }
-
-    /// The report for the recipients for which it is due; `text` is the message, or as much of it as goes back.
-    fn letter(
-        &self,
-        id: QueueId,
-        message: &QueuedMessage,
-        kind: Kind<'_>,
-        sender: &Address,
-        due: &[&(u16, &Failed)],
-        text: &[u8],
-    ) -> Letter {
-        let envelope = &message.envelope;
-        let attempted: Vec<Option<Zoned>> =
-            due.iter().map(|(_, failed)| failed.attempted.map(|time| self.reporter.zoned(time))).collect();
-        let doubts = message.doubts(false);
-        let rows = due.iter().zip(&attempted).filter_map(|((number, failed), attempted)| {
-            let to = envelope.recipients.get(usize::from(*number))?;
-            Some(Outcome {
-                address: &to.address,
-                orcpt: to.orcpt.as_ref(),
-                cause: failed.cause,
-                reply: failed.reply.as_ref(),
-                host: (!failed.host.is_empty()).then(|| failed.host.split('[').next().unwrap_or_default()),
-                attempted: attempted.as_ref(),
-                expired: failed.expired,
-                maybe_twice: doubts.contains(number),
-            })
-        });
-        let rows: Vec<Outcome<'_>> = rows.collect();
-        let (arrived, name) = (self.reporter.zoned(arrived(id)), id.to_string());
-        let whole = message.text.octets <= RETURNED_MAX as u64;
-        let original =
-            Original { id: &name, sender, arrived: &arrived, ret: envelope.ret, envid: envelope.envid.as_deref(), text, whole };
-        self.reporter.with_head(|head| report::build(kind, head, original, &rows))
-    }
-
-    /// A report of this server that was sent on and refused: to the postmaster, and never a report of it.
-    fn undeliverable(&mut self, id: QueueId, text: Vec<u8>, outcomes: &[(u16, &Failed)]) -> Result<(), SpoolError> {
-        let (postmaster, name) = (self.reporter.mailer.postmaster(), id.to_string());
-        let letter = Letter { eight_bit: !text.is_ascii(), utf8: false, text };
-        let envelope = self.spool.read(id)?.envelope;
-        let was_for_it = envelope.recipients.iter().any(|to| to.address == postmaster);
-        let delivered = if was_for_it {
-            Err("it was for the postmaster".to_owned())
-        } else {
-            self.reporter.mailer.deliver(&postmaster, &letter)
-        };
-        match delivered {
-            Ok(place) => journal::queue::reported(&name, place, "failed"),
-            Err(why) => {
-                journal::notice("report", format!("{id}: cannot be delivered: {why}; it is held"));
-                return self.hold_unreported(id);
-            }
-        }
-        let recipients = outcomes.iter().map(|(number, _)| *number).collect();
-        self.spool.append(id, &record(Happened::Reported { recipients, action: "failed".to_owned() }))
-    }
-
-    fn hold_unreported(&mut self, id: QueueId) -> Result<(), SpoolError> {
-        self.spool.hold(id, Some(&record(Happened::Hold("no-report".to_owned()))))?;
-        self.unreported.insert(id);
-        journal::queue::held(&id.to_string(), "no-report");
-        Ok(())
-    }
-}
-
-/// A report of this server's own: from the null sender, and of no login.
-fn is_own_report(message: &QueuedMessage) -> bool {
-    message.envelope.reverse_path == ReversePath::Null && message.envelope.login.is_empty()
 }
 
 /// What the file says last about a recipient.
@@ -389,3 +337,6 @@ pub(super) fn record(what: Happened) -> Record {
 pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
+
+#[cfg(test)]
+mod tests;

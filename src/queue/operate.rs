@@ -185,7 +185,9 @@ impl Tally {
                 text
             }
             Ok(message) if is_held && message.is_settled() => {
-                self.failed.get_or_insert(format!("{id}: nothing is left to send; drop it when you have read it"));
+                self.failed.get_or_insert(format!(
+                    "{id}: nothing is left to send; its report is tried again, or drop it when you have read it"
+                ));
                 format!("{id}: its report cannot be delivered; the log says why")
             }
             Err(SpoolError::Missing(_)) | Ok(_) => {

@@ -105,12 +105,17 @@ impl Spool {
         let make = || ["tmp", "held", "queue"].iter().try_for_each(|part| make_directory(&path.join(part)));
         let queue = durable.open(&path.join("queue"), make)?;
         let held = durable.open(&path.join("held"), || Ok(()))?;
+        let mut strange = Vec::new();
         for left in fs::read_dir(path.join("tmp"))? {
-            fs::remove_file(left?.path())?;
+            let left = left?;
+            match left.file_type()?.is_dir() {
+                true => strange.push(left.path()),
+                false => fs::remove_file(left.path())?,
+            }
         }
         let spool =
             Self { path: path.to_owned(), queue, held, durable, ids: Ids::default(), unsynced: Mutex::default(), _lock: lock };
-        let (mut found, mut strange) = (Vec::new(), Vec::new());
+        let mut found = Vec::new();
         for directory in [&spool.queue, &spool.held] {
             spool.scan(directory, details, &mut found, &mut strange)?;
         }
@@ -320,15 +325,18 @@ impl Spool {
             self.durable.before_sync()?;
             return Ok(syncfs(self.queue.file())?);
         }
+        // One that cannot be written does not keep the others.
+        let mut outcome = Ok(());
         for id in &these.records {
-            match self.file(*id, OFlag::O_WRONLY) {
-                // Settled meanwhile.
-                Err(SpoolError::Missing(_)) => {}
-                file => {
+            let synced = match self.file(*id, OFlag::O_WRONLY) {
+                // Settled meanwhile, or nothing that a record could have been written to.
+                Err(SpoolError::Missing(_) | SpoolError::Damaged(_)) => Ok(()),
+                file => file.and_then(|file| {
                     self.durable.before_sync()?;
-                    file?.sync_data()?;
-                }
-            }
+                    Ok(file.sync_data()?)
+                }),
+            };
+            outcome = outcome.and(synced);
         }
         if these.unlinked_in_queue {
             self.durable.sync_names(&self.queue)?;
@@ -336,7 +344,7 @@ impl Spool {
         if these.unlinked_in_held {
             self.durable.sync_names(&self.held)?;
         }
-        Ok(())
+        outcome
     }
 
     /// Opens a file in `queue/` or `held/`, never through a symbolic link.
@@ -357,7 +365,7 @@ impl Spool {
         match file {
             Ok(file) => Ok(File::from(file)),
             Err(Errno::ELOOP) => Err(Damaged("it is a symbolic link".into()).into()),
-            Err(Errno::EISDIR) => Err(Damaged("it is no file".into()).into()),
+            Err(Errno::EISDIR | Errno::ENXIO) => Err(Damaged("it is no file".into()).into()),
             Err(errno) => Err(missing(id, errno)),
         }
     }

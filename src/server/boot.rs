@@ -8,6 +8,8 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use crate::files;
+
 /// The mark of a server that runs.
 #[derive(Debug)]
 pub(super) struct Boot {
@@ -17,6 +19,8 @@ pub(super) struct Boot {
 }
 
 const NAME: &str = "boot";
+/// Octets of a boot id, at most.
+const MARK_MAX: u64 = 100;
 const ID: &str = "/proc/sys/kernel/random/boot_id";
 
 impl Boot {
@@ -24,7 +28,7 @@ impl Boot {
     pub(super) fn begin(spool: &Path) -> Self {
         let path = spool.join(NAME);
         let Ok(own) = fs::read_to_string(ID) else { return Self { path, after_power_cut: false } };
-        let earlier = fs::read_to_string(&path).ok();
+        let earlier = files::read(&path, MARK_MAX).ok().and_then(|octets| String::from_utf8(octets).ok());
         let after_power_cut = earlier.is_some_and(|earlier| !earlier.trim().is_empty() && earlier.trim() != own.trim());
         let _ = write(&path, &own);
         Self { path, after_power_cut }
@@ -37,8 +41,31 @@ impl Boot {
 }
 
 fn write(path: &Path, id: &str) -> io::Result<()> {
+    // A FIFO would be waited for, and a symbolic link leads elsewhere.
+    if fs::symlink_metadata(path).is_ok_and(|data| !data.is_file()) {
+        fs::remove_file(path)?;
+    }
     let mut file = File::create(path)?;
     file.write_all(id.as_bytes())?;
     file.sync_data()?;
     path.parent().map_or(Ok(()), |spool| File::open(spool)?.sync_all())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::stat::Mode;
+
+    #[test]
+    fn what_stands_in_its_place_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        nix::unistd::mkfifo(&dir.path().join(NAME), Mode::S_IRWXU).unwrap();
+        assert!(!Boot::begin(dir.path()).after_power_cut);
+        assert_eq!(fs::read_to_string(dir.path().join(NAME)).unwrap(), fs::read_to_string(ID).unwrap());
+        fs::write(dir.path().join(NAME), "another\n").unwrap();
+        let boot = Boot::begin(dir.path());
+        assert!(boot.after_power_cut);
+        boot.end();
+        assert!(!Boot::begin(dir.path()).after_power_cut);
+    }
 }

@@ -242,7 +242,12 @@ impl Thread {
 
     /// Refused, too old, or returned: recorded and reported by the clerk.
     fn fail(&mut self, id: QueueId, recipients: &[u16], cause: Option<Cause>, expired: bool) {
-        let Ok(message) = self.queue.spool.read(id) else { return };
+        let message = match self.queue.spool.read(id) {
+            Err(SpoolError::Missing(_)) => return,
+            // What is to be done with a file that can't be read is decided where its sender is told.
+            message => message.ok(),
+        };
+        let message = message.as_ref();
         let attempts: HashMap<u16, Attempt> = self.attempts_of(id, recipients).into_iter().collect();
         let failed = |number: &u16| match attempts.get(number) {
             Some(attempt) if cause.is_none() => {
@@ -250,7 +255,8 @@ impl Thread {
                 (*number, Failed { told, cause, reply, host: attempt.host.clone(), attempted: Some(attempt.time), expired })
             }
             _ => {
-                let last = last_of(&message, *number, cause);
+                let unread = || Failed::unread(cause);
+                let last = message.map_or_else(unread, |message| last_of(message, *number, cause));
                 (*number, Failed { expired, ..last })
             }
         };
@@ -259,8 +265,8 @@ impl Thread {
             let attempt = attempts.get(number);
             let owned = Owned {
                 id: id.to_string(),
-                to: address(&message.envelope, *number),
-                route: self.route_name(&message.envelope, *number),
+                to: message.map(|message| address(&message.envelope, *number)).unwrap_or_default(),
+                route: message.map(|message| self.route_name(&message.envelope, *number)).unwrap_or_default(),
                 host: failed.host.clone(),
                 tls: attempt.and_then(|attempt| attempt.tls).unwrap_or_default(),
                 code: failed.told.code.unwrap_or_default(),

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use crate::journal;
 use crate::queue::spool::{SWEEP, Spool};
@@ -14,22 +15,24 @@ pub(super) struct Sweeper {
     thread: JoinHandle<()>,
 }
 
+/// What fails is said so long after the last time at the earliest.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
 impl Sweeper {
     pub(super) fn start(spool: &Arc<Spool>) -> io::Result<Self> {
         let (spool, stop) = (Arc::clone(spool), Arc::new(AtomicBool::new(false)));
         let stopped = Arc::clone(&stop);
         let run = move || {
-            let mut fails = false;
+            let mut said: Option<Instant> = None;
             loop {
                 let last = stopped.load(Ordering::Relaxed);
                 if spool.needs_sweep() {
-                    match if last { spool.sweep() } else { spool.sweep_older() } {
-                        Ok(()) => fails = false,
-                        Err(error) if !fails => {
-                            fails = true;
-                            journal::notice("spool", error);
-                        }
-                        Err(_) => {}
+                    let swept = if last { spool.sweep() } else { spool.sweep_older() };
+                    if let Err(error) = swept
+                        && said.is_none_or(|said| said.elapsed() >= SAY_AGAIN)
+                    {
+                        said = Some(Instant::now());
+                        journal::notice("spool", format!("records are not made durable: {error}"));
                     }
                 }
                 if last {

@@ -15,6 +15,10 @@ use super::message::FIRST_LINE;
 use super::{Damaged, QueuedMessage, RECORD_MAX, Record, Spool, SpoolError, TextPlace, too_large};
 use crate::queue::QueueId;
 
+/// Octets of signatures and records, at most: five days of attempts for a thousand recipients that are all told something
+/// else take less than half of it.
+const RECORDS_MAX: u64 = 64 * 1024 * 1024;
+
 /// See the module's description.
 #[derive(Debug)]
 pub struct Opened {
@@ -104,6 +108,10 @@ fn read(file: &File) -> Result<QueuedMessage, SpoolError> {
     let mut before = vec![0; usize::try_from(place.envelope).map_err(|_| too_large())?];
     file.read_exact_at(&mut before, 0)?;
     let end = place.envelope + place.octets;
+    // A file of a size that it can't have been given by records: memory for it would end the process.
+    if size - end > RECORDS_MAX {
+        return Err(Damaged(format!("{} octets after the message are no records", size - end)).into());
+    }
     let mut after = vec![0; usize::try_from(size - end).map_err(|_| too_large())?];
     file.read_exact_at(&mut after, end)?;
     Ok(QueuedMessage::parse(place, &before, &after)?)
@@ -135,6 +143,21 @@ mod tests {
     use super::super::Happened;
     use super::super::tests::{at, begin, envelope, put, spool, text};
     use super::*;
+
+    /// By damage to the file system, or by hand: it is named and held like any other damage.
+    #[test]
+    fn a_file_that_is_larger_than_memory_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = spool(dir.path());
+        let id = put(&spool, &envelope(&["bob@b.example"]), "x\n").unwrap();
+        let file = fs::OpenOptions::new().write(true).open(dir.path().join("queue").join(id.to_string())).unwrap();
+        let octets = file.metadata().unwrap().len();
+        file.set_len(octets + RECORDS_MAX).unwrap();
+        assert!(spool.read(id).is_ok());
+        file.set_len(octets + RECORDS_MAX + 1).unwrap();
+        let error = spool.read(id).unwrap_err();
+        assert!(matches!(error, SpoolError::Damaged(_)) && error.to_string().contains("67108865 octets"), "{error}");
+    }
 
     /// By one descriptor a delivery reads and writes what others would by their own; what was unlinked meanwhile takes no record.
     #[test]

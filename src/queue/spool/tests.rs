@@ -332,3 +332,52 @@ fn names_alone_are_the_same_messages() {
     let fresh = put(&Arc::new(spool), &envelope(&["a@a.example"]), "x\n").unwrap();
     assert!(fresh > ids[2], "an id is not given twice");
 }
+
+/// What a person has put there ends neither the start nor what is done for the other messages.
+#[test]
+fn what_is_no_file_stands_in_nothings_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(dir.path());
+    let [id, other] = [0, 1].map(|_| put(&spool, &envelope(&["bob@b.example"]), "x\n").unwrap());
+    spool.append(id, &at(Happened::Dot { recipients: vec![0] })).unwrap();
+    fs::remove_file(dir.path().join("queue").join(id.to_string())).unwrap();
+    fs::create_dir(dir.path().join("queue").join(id.to_string())).unwrap();
+    spool.remove(other).unwrap();
+    spool.sweep().unwrap();
+    assert!(!spool.needs_sweep());
+    drop(spool);
+    let below = dir.path().join("tmp").join("below");
+    fs::create_dir(&below).unwrap();
+    symlink("/nowhere", dir.path().join("tmp").join("link")).unwrap();
+    let (_, found, strange) = Spool::open(dir.path(), Faults::default()).unwrap();
+    assert!(found.is_empty());
+    assert_eq!(strange, [below, dir.path().join("queue").join(id.to_string())]);
+    assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 1);
+}
+
+/// A file of which the records cannot be made durable: unlinks are, and it is done again.
+#[test]
+fn one_file_does_not_keep_the_others_from_being_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fails, names) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (failing, counted) = (Arc::clone(&fails), Arc::clone(&names));
+    let faults = Faults::new(move |step| match step {
+        DeliveryStep::SyncFile if failing.load(Ordering::Relaxed) > 0 => Err(Errno::EIO.into()),
+        DeliveryStep::SyncDirectory => {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+        _ => Ok(()),
+    });
+    let spool = Arc::new(Spool::open(dir.path(), faults).unwrap().0);
+    let [id, other] = [0, 1].map(|_| put(&spool, &envelope(&["bob@b.example"]), "x\n").unwrap());
+    spool.append(id, &at(Happened::Dot { recipients: vec![0] })).unwrap();
+    spool.remove(other).unwrap();
+    fails.store(1, Ordering::Relaxed);
+    let before = names.load(Ordering::Relaxed);
+    assert!(spool.sweep().is_err() && spool.needs_sweep());
+    assert_eq!(names.load(Ordering::Relaxed), before + 1);
+    fails.store(0, Ordering::Relaxed);
+    spool.sweep().unwrap();
+    assert!(!spool.needs_sweep());
+}

@@ -1,0 +1,161 @@
+use std::fs;
+use std::io::{Error, Write as _};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+use crate::mail::durable::{DeliveryStep, Faults};
+use crate::queue::letter::Letter;
+use crate::queue::reporter::Mailer;
+use crate::queue::spool::{Envelope, QueuedRecipient};
+use crate::smtp::address::{Address, ReversePath};
+
+/// A clerk with one message, of which a recipient was refused.
+struct Desk {
+    clerk: Clerk,
+    id: QueueId,
+    mailboxes: Arc<Mailboxes>,
+    /// The disk takes nothing.
+    is_full: Arc<AtomicBool>,
+    dir: tempfile::TempDir,
+}
+
+#[derive(Default)]
+struct Mailboxes {
+    letters: Mutex<Vec<String>>,
+    are_full: AtomicBool,
+}
+
+impl Mailer for Mailboxes {
+    fn hostname(&self) -> String {
+        "mail.example.org".into()
+    }
+
+    fn from(&self) -> Address {
+        self.postmaster()
+    }
+
+    fn deliver(&self, to: &Address, letter: &Letter) -> Result<String, String> {
+        if self.are_full.load(Ordering::Relaxed) {
+            return Err("the mailbox is full".into());
+        }
+        self.letters.lock().unwrap().push(String::from_utf8_lossy(&letter.text).into_owned());
+        Ok(to.to_string())
+    }
+
+    fn postmaster(&self) -> Address {
+        Address::parse("postmaster@example.org").unwrap()
+    }
+
+    fn reports_to(&self, _: &str, sender: &Address) -> Address {
+        sender.clone()
+    }
+
+    fn address_of(&self, _: &str) -> Option<Address> {
+        None
+    }
+}
+
+impl Desk {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let is_full = Arc::new(AtomicBool::new(false));
+        let full = Arc::clone(&is_full);
+        let faults = Faults::new(move |step| match step {
+            DeliveryStep::Write if full.load(Ordering::Relaxed) => Err(Error::from(nix::errno::Errno::EROFS)),
+            _ => Ok(()),
+        });
+        let spool = Arc::new(Spool::open(dir.path(), faults).unwrap().0);
+        let mut draft = spool.begin(&envelope()).unwrap();
+        draft.write_all(b"Subject: x\n\ny\n").unwrap();
+        let id = draft.commit().unwrap().keep();
+        let mailboxes = Arc::<Mailboxes>::default();
+        let mailer: Arc<dyn Mailer> = Arc::<Mailboxes>::clone(&mailboxes);
+        Self { clerk: Clerk::new(spool, Arc::new(Reporter::new(mailer))), id, mailboxes, is_full, dir }
+    }
+
+    fn act(&mut self, deeds: impl IntoIterator<Item = Deed>) {
+        deeds.into_iter().for_each(|deed| self.clerk.act(deed));
+    }
+
+    fn letters(&self) -> usize {
+        self.mailboxes.letters.lock().unwrap().len()
+    }
+
+    fn file(&self, part: &str) -> PathBuf {
+        self.dir.path().join(part).join(self.id.to_string())
+    }
+}
+
+fn envelope() -> Envelope {
+    Envelope {
+        reverse_path: ReversePath::Mailbox(Address::parse("alice@example.org").unwrap()),
+        login: "alice@example.org".into(),
+        session: "k3f9".into(),
+        body: None,
+        utf8: false,
+        ret: None,
+        envid: None,
+        recipients: vec![QueuedRecipient { address: Address::parse("bob@b.example").unwrap(), notify: None, orcpt: None }],
+    }
+}
+
+fn refused() -> Vec<(u16, Failed)> {
+    let told = Told { stage: Stage::Recipient, code: Some(550), status: Some((5, 1, 1)), text: "no such mailbox".into() };
+    let reply = reply_of(&told);
+    vec![(0, Failed { told, cause: None, reply, host: "mx.b.example".into(), attempted: Some(now()), expired: false })]
+}
+
+/// The disk becomes read-only after a report was delivered: the record of it is what is done again, not the report.
+#[test]
+fn a_report_is_made_once_though_it_cannot_be_recorded() {
+    let make: [fn(QueueId) -> Deed; 2] =
+        [|id| Deed::Fail { id, recipients: refused(), record: false }, |id| Deed::Late(id, vec![(0, None)], now() + 60)];
+    for make in make {
+        let mut desk = Desk::new();
+        let id = desk.id;
+        desk.is_full.store(true, Ordering::Relaxed);
+        desk.act([make(id), Deed::Remove(id)]);
+        for _ in 0..3 {
+            desk.clerk.do_again();
+        }
+        assert_eq!(desk.letters(), 1);
+        assert!(desk.file("queue").exists(), "what comes after it waits for it");
+        desk.is_full.store(false, Ordering::Relaxed);
+        desk.clerk.do_again();
+        assert!(desk.letters() == 1 && !desk.file("queue").exists());
+    }
+}
+
+/// Neither sent nor reported, so it is not unlinked.
+#[test]
+fn a_message_that_cannot_be_read_is_kept() {
+    let mut desk = Desk::new();
+    let id = desk.id;
+    let text = fs::read_to_string(desk.file("queue")).unwrap();
+    fs::write(desk.file("queue"), text.replacen("Pillarbox-Queue", "Pillarbox-Ouch!", 1)).unwrap();
+    desk.act([Deed::Record(id, refused()), Deed::Fail { id, recipients: refused(), record: false }, Deed::Remove(id)]);
+    assert!(desk.file("held").exists() && !desk.file("queue").exists() && desk.letters() == 0);
+    desk.clerk.report_again();
+    assert!(desk.file("held").exists());
+}
+
+/// Held while its report has no place, and gone when that is delivered.
+#[test]
+fn a_report_that_could_not_be_delivered_is_tried_again() {
+    let mut desk = Desk::new();
+    let id = desk.id;
+    desk.mailboxes.are_full.store(true, Ordering::Relaxed);
+    desk.act([Deed::Record(id, refused()), Deed::Fail { id, recipients: refused(), record: false }, Deed::Remove(id)]);
+    assert!(desk.file("held").exists());
+    let octets = fs::metadata(desk.file("held")).unwrap().len();
+    for _ in 0..3 {
+        desk.clerk.report_again();
+    }
+    assert_eq!(fs::metadata(desk.file("held")).unwrap().len(), octets, "nothing is written of it");
+    desk.mailboxes.are_full.store(false, Ordering::Relaxed);
+    desk.clerk.report_again();
+    assert!(!desk.file("held").exists() && desk.letters() == 1);
+    assert!(desk.mailboxes.letters.lock().unwrap()[0].contains("no such mailbox"));
+}
