@@ -317,6 +317,23 @@ fn the_helper_is_confined_under_the_rules_of_the_unit() {
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
 }
 
+/// As systemd in a container of systemd-nspawn starts a service: with an inheritable set, which giving up root does not clear.
+#[test]
+fn inheritable_capabilities_are_given_up_too() {
+    if !require_root() || !require(&["setpriv"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let config = Setup { services: vec!["submissions"], ..Setup::default() }.write(dir.path());
+    let mut command = Command::new("setpriv");
+    command.args(["--inh-caps=+net_bind_service,+setuid", env!("CARGO_BIN_EXE_pillarbox"), "-c"]).arg(config).arg("serve");
+    let mut server = Logged::spawn(command.stdin(Stdio::null()));
+    server.wait_for_log("started service=submissions");
+    assert_eq!(field(&status(&server.child.id().to_string()), "CapInh:").trim_matches('0'), "");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
 /// What every user of the machine can read or write is said at a start and by `check`.
 #[test]
 fn wide_modes_are_warned_of() {
