@@ -276,6 +276,23 @@ fn a_maildir_that_is_not_ours() {
     let mut client = greeted(&server);
     assert!(send(&mut client, "made").starts_with("250"));
     let maildir = server.maildir("bob@example.org");
+    let domain = maildir.parent().unwrap();
+    let check = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pillarbox"));
+        let output = command.arg("-c").arg(&server.config).args(["check", "--offline"]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(!check().contains("may not write there"), "{}", check());
+    // As a restore leaves it.
+    let _ = Command::new("chown").args(["-R", "root"]).arg(domain).status();
+    assert!(send(&mut client, "not ours").starts_with("451 4.3.0"));
+    let named = format!("notice about=storage text=\"{}:", maildir.display());
+    assert!(server.log_text().contains(&named), "{}", server.log_text());
+    // The whole of it, so that the cure is one.
+    let cure = format!("{0}: nobody may not write there; chown -R nobody: {0}\n", domain.display());
+    assert!(check().contains(&cure), "{}", check());
+    let _ = Command::new("chown").args(["-R", "nobody"]).arg(domain).status();
+    assert!(!check().contains("may not write there"), "{}", check());
     let _ = Command::new("chown").args(["-R", "root"]).arg(&maildir).status();
     assert!(send(&mut client, "not ours").starts_with("451 4.3.0"));
     assert!(client.deliver("", "alice@example.org", b"Subject: other\r\n").unwrap().starts_with("250"));
