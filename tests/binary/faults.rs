@@ -6,13 +6,13 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Client, PATIENCE, Server, Setup, rounds, skipped};
+use crate::common::{Client, PATIENCE, Server, Setup, finish, require, rounds, skipped};
 use nix::sys::signal::Signal;
 
 fn strace_works() -> bool {
@@ -263,6 +263,28 @@ fn run(tool: &str, path: &Path) {
         }
         thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// The log says in words what keeps a client from TLS, for whoever sets up the scanner.
+#[test]
+fn a_client_without_tls_1_2_is_named() {
+    if !require(&["openssl"]) {
+        return;
+    }
+    let server = Setup { services: vec!["submissions"], ..Setup::default() }.start();
+    let address = server.address("submissions").to_string();
+    let client = |args: &[&str]| {
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-connect", &address]).args(args).stdin(Stdio::null());
+        assert_eq!(finish(&mut command).status.code(), Some(1), "{args:?}");
+    };
+    client(&["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]);
+    server.wait_for_log(&["tls session=", "error=\"the client knows no TLS 1.2 (peer"]);
+    // The key is one of ECDSA.
+    client(&["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"]);
+    server.wait_for_log(&["tls session=", "error=\"the client has no key exchange or cipher in common"]);
+    client(&["-verify_return_error", "-no-CAfile", "-no-CApath", "-no-CAstore"]);
+    server.wait_for_log(&["tls session=", "error=\"the client does not trust the certificate (received"]);
 }
 
 /// A Maildir that is not ours, or that is read-only: a 451, and others are served.
