@@ -23,6 +23,7 @@ use crate::net::admission::{Ending, Slot};
 use crate::net::deadline::{self, Clock, Wait};
 use crate::net::network;
 use crate::net::stream::Link;
+use crate::net::tls;
 use crate::net::wire::{Line, Wire};
 use crate::smtp::command::Verb;
 use crate::smtp::reply::Refusal;
@@ -299,7 +300,7 @@ impl<L: Link> Driver<'_, L> {
             }
             Err(error) => {
                 if error.kind() != ErrorKind::TimedOut {
-                    self.log.tls_failed(&error);
+                    self.log.tls_failed(tls::client_fault(&error));
                 }
                 Err(error)
             }

@@ -243,7 +243,12 @@ fn bind_local(entry: &LocalSocket) -> Result<Listening, String> {
         },
     };
     let bound = local::bind(&entry.path, entry.mode, group);
-    let socket = bound.map_err(|error| format!("{error}; {}", cure(&error)))?;
+    let socket = bound.map_err(|error| match &entry.group {
+        Some(group) if error.raw_os_error() == Some(nix::libc::EPERM) => {
+            format!("{error}; to give it to group `{group}`, start as root with CAP_CHOWN: CapabilityBoundingSet= of the unit")
+        }
+        _ => format!("{error}; {}", cure(&error)),
+    })?;
     Ok(Listening::Unix { socket, path: Some(entry.path.clone()), login: entry.login.as_deref().map(Into::into) })
 }
 

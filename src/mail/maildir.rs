@@ -62,7 +62,8 @@ impl Store {
 
     /// Begins a message that will be linked into `maildir`, and elsewhere.
     pub fn begin(&self, maildir: &Path) -> Result<Draft, StorageError> {
-        Ok(self.create(&self.open(maildir)?)?)
+        let new = self.open(maildir)?;
+        self.create(&new).map_err(|error| StorageError::from(error).at(maildir))
     }
 
     /// Makes the message durable in every one of `maildirs`, of which the first is the one that it was begun for; gives
@@ -83,7 +84,7 @@ impl Store {
         let mut links = Delivered(Vec::with_capacity(maildirs.len()));
         for group in maildirs.chunks(OPEN_MAX) {
             let group = group.iter().map(|path| first.take().map_or_else(|| self.open(path), Ok));
-            let group: Vec<Arc<Directory>> = group.collect::<io::Result<_>>()?;
+            let group: Vec<Arc<Directory>> = group.collect::<Result<_, _>>()?;
             let begin = links.0.len();
             for maildir in &group {
                 self.durable.before_link()?;
@@ -99,9 +100,9 @@ impl Store {
     }
 
     /// Opens `new/`; makes the Maildir, of which `new` comes last, where it is missing.
-    fn open(&self, maildir: &Path) -> io::Result<Arc<Directory>> {
+    fn open(&self, maildir: &Path) -> Result<Arc<Directory>, StorageError> {
         let make = || PARTS.iter().try_for_each(|part| make_directory(&maildir.join(part)));
-        self.durable.open(&maildir.join("new"), make)
+        self.durable.open(&maildir.join("new"), make).map_err(|error| StorageError::from(error).at(maildir))
     }
 
     fn create(&self, new: &Arc<Directory>) -> io::Result<Draft> {

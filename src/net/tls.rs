@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{AlertDescription, InvalidMessage, PeerIncompatible, ServerConfig};
 use x509_cert::der::Decode as _;
 
 /// Ready for handshakes.
@@ -174,3 +174,53 @@ impl fmt::Display for TlsError {
 }
 
 impl std::error::Error for TlsError {}
+
+/// Why a client's handshake failed, in words for whoever sets that client up, with the library's own after them.
+pub fn client_fault(error: &io::Error) -> String {
+    let library = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let words = match library {
+        Some(rustls::Error::PeerIncompatible(why)) => match why {
+            // Without the extension it cannot be TLS 1.2 as RFC 5246 has it, or it is older.
+            PeerIncompatible::SignatureAlgorithmsExtensionRequired
+            | PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled => "the client knows no TLS 1.2",
+            PeerIncompatible::NoCipherSuitesInCommon
+            | PeerIncompatible::NoKxGroupsInCommon
+            | PeerIncompatible::NoSignatureSchemesInCommon => {
+                "the client has no key exchange or cipher in common with the server and the kind of its key"
+            }
+            _ => return error.to_string(),
+        },
+        Some(rustls::Error::AlertReceived(
+            AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateExpired
+            | AlertDescription::UnsupportedCertificate,
+        )) => "the client does not trust the certificate",
+        Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => "what the client says is no TLS",
+        _ => return error.to_string(),
+    };
+    format!("{words} ({error})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_a_client_from_tls_is_said_in_words() {
+        let said = |error: rustls::Error| client_fault(&io::Error::new(io::ErrorKind::InvalidData, error));
+        for (error, want) in [
+            (PeerIncompatible::SignatureAlgorithmsExtensionRequired.into(), "the client knows no TLS 1.2 (peer is incompatible"),
+            (PeerIncompatible::NoKxGroupsInCommon.into(), "the client has no key exchange or cipher in common"),
+            (rustls::Error::AlertReceived(AlertDescription::UnknownCA), "the client does not trust the certificate ("),
+            (InvalidMessage::InvalidContentType.into(), "what the client says is no TLS ("),
+            (rustls::Error::HandshakeNotComplete, "handshake not complete"),
+        ] {
+            let text = said(error);
+            assert!(text.starts_with(want), "{text}");
+        }
+        assert_eq!(client_fault(&io::ErrorKind::UnexpectedEof.into()), "unexpected end of file");
+    }
+}

@@ -9,6 +9,7 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, User, getegid, geteuid, initgroups, setgid, setuid};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 /// Why a process could not become what it should be.
 #[derive(Debug)]
@@ -19,7 +20,12 @@ pub enum PrivilegeError {
     Root(String),
     /// The system refuses.
     System(&'static str, nix::Error),
+    /// Capabilities are left.
+    Capabilities(String),
 }
+
+const NO_CAPABILITIES: CapabilitySets =
+    CapabilitySets { effective: CapabilitySet::empty(), permitted: CapabilitySet::empty(), inheritable: CapabilitySet::empty() };
 
 /// Becomes `user` for good if this is root; does nothing otherwise. Files made from now on have no rights for others.
 pub fn drop_to(user: &str) -> Result<(), PrivilegeError> {
@@ -30,17 +36,22 @@ pub fn drop_to(user: &str) -> Result<(), PrivilegeError> {
         initgroups(&name, account.gid).map_err(|errno| PrivilegeError::System("initgroups", errno))?;
         setgid(account.gid).map_err(|errno| PrivilegeError::System("setgid", errno))?;
         setuid(account.uid).map_err(|errno| PrivilegeError::System("setuid", errno))?;
+        // The kernel leaves the inheritable set alone, and some service managers in containers hand one down.
+        set_capabilities(None, NO_CAPABILITIES).map_err(|errno| PrivilegeError::Capabilities(errno.to_string()))?;
         // A way back would make all of this worthless: it must be closed, not only unused.
         let back = setuid(Uid::from_raw(0)).is_ok() || setgid(Gid::from_raw(0)).is_ok();
-        if back || geteuid() != account.uid || getegid() != account.gid || has_capabilities() {
+        if back || geteuid() != account.uid || getegid() != account.gid {
             return Err(PrivilegeError::System("setuid", nix::Error::EPERM));
+        }
+        if has_capabilities() {
+            return Err(PrivilegeError::Capabilities("some are left".to_owned()));
         }
     }
     forbid_core_dumps();
     prctl::set_no_new_privs().map_err(|errno| PrivilegeError::System("no_new_privs", errno))
 }
 
-/// True if any capability is left (capabilities(7): all are cleared when the last root id of a process goes).
+/// True if any capability is left (capabilities(7): all but the inheritable ones are cleared when the last root id of a process goes).
 fn has_capabilities() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let sets = status.lines().filter(|line| ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"].iter().any(|set| line.starts_with(set)));
@@ -76,6 +87,7 @@ impl fmt::Display for PrivilegeError {
             }
             Self::Root(user) => write!(f, "user: `{user}` is root, which mail is never served as; name another"),
             Self::System(what, errno) => write!(f, "cannot give up root ({what}): {errno}"),
+            Self::Capabilities(why) => write!(f, "cannot give up root (capabilities): {why}"),
         }
     }
 }

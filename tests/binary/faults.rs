@@ -6,13 +6,13 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Client, PATIENCE, Server, Setup, rounds, skipped};
+use crate::common::{Client, PATIENCE, Server, Setup, finish, require, rounds, skipped};
 use nix::sys::signal::Signal;
 
 fn strace_works() -> bool {
@@ -265,6 +265,28 @@ fn run(tool: &str, path: &Path) {
     }
 }
 
+/// The log says in words what keeps a client from TLS, for whoever sets up the scanner.
+#[test]
+fn a_client_without_tls_1_2_is_named() {
+    if !require(&["openssl"]) {
+        return;
+    }
+    let server = Setup { services: vec!["submissions"], ..Setup::default() }.start();
+    let address = server.address("submissions").to_string();
+    let client = |args: &[&str]| {
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-connect", &address]).args(args).stdin(Stdio::null());
+        assert_eq!(finish(&mut command).status.code(), Some(1), "{args:?}");
+    };
+    client(&["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]);
+    server.wait_for_log(&["tls session=", "error=\"the client knows no TLS 1.2 (peer"]);
+    // The key is one of ECDSA.
+    client(&["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"]);
+    server.wait_for_log(&["tls session=", "error=\"the client has no key exchange or cipher in common"]);
+    client(&["-verify_return_error", "-no-CAfile", "-no-CApath", "-no-CAstore"]);
+    server.wait_for_log(&["tls session=", "error=\"the client does not trust the certificate (received"]);
+}
+
 /// A Maildir that is not ours, or that is read-only: a 451, and others are served.
 #[test]
 fn a_maildir_that_is_not_ours() {
@@ -276,6 +298,23 @@ fn a_maildir_that_is_not_ours() {
     let mut client = greeted(&server);
     assert!(send(&mut client, "made").starts_with("250"));
     let maildir = server.maildir("bob@example.org");
+    let domain = maildir.parent().unwrap();
+    let check = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pillarbox"));
+        let output = command.arg("-c").arg(&server.config).args(["check", "--offline"]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(!check().contains("may not write there"), "{}", check());
+    // As a restore leaves it.
+    let _ = Command::new("chown").args(["-R", "root"]).arg(domain).status();
+    assert!(send(&mut client, "not ours").starts_with("451 4.3.0"));
+    let named = format!("notice about=storage text=\"{}:", maildir.display());
+    assert!(server.log_text().contains(&named), "{}", server.log_text());
+    // The whole of it, so that the cure is one.
+    let cure = format!("{0}: nobody may not write there; chown -R nobody: {0}\n", domain.display());
+    assert!(check().contains(&cure), "{}", check());
+    let _ = Command::new("chown").args(["-R", "nobody"]).arg(domain).status();
+    assert!(!check().contains("may not write there"), "{}", check());
     let _ = Command::new("chown").args(["-R", "root"]).arg(&maildir).status();
     assert!(send(&mut client, "not ours").starts_with("451 4.3.0"));
     assert!(client.deliver("", "alice@example.org", b"Subject: other\r\n").unwrap().starts_with("250"));

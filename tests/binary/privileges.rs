@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -274,24 +274,28 @@ fn the_end_of_the_helper_is_logged_once_and_named_at_each_renewal() {
     assert!(Client::connect(server.address("submissions"), &old).tls().is_ok(), "the old pair serves on");
 }
 
-/// The shipped unit leaves root three capabilities and no namespaces: the helper is confined there too, and still reads the key.
+/// The shipped unit leaves root few capabilities and no namespaces: the helper is confined there too, and still reads the key; and
+/// a local socket gets the group that its entry names.
 #[test]
 fn the_helper_is_confined_under_the_rules_of_the_unit() {
     if !require_root() || !require(&["setpriv"]) {
         return;
     }
     let unit = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/etc/systemd/pillarbox.service")).unwrap();
-    assert!(unit.contains("CapabilityBoundingSet=CAP_NET_BIND_SERVICE CAP_SETUID CAP_SETGID\n"), "{unit}");
+    let bounding = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("a bounding set");
+    let bounding = bounding.to_lowercase().replace("cap_", "+").replace(' ', ",");
+    assert_eq!(bounding, "+net_bind_service,+setuid,+setgid,+chown");
     // Without CAP_DAC_OVERRIDE root reads what is its own, and what all may read.
     let dir = tempfile::tempdir().unwrap();
     let config = Setup { services: vec!["submissions"], ..Setup::default() }.write(dir.path());
+    let socket = group_socket(dir.path(), &config);
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     for name in ["pillarbox.toml", "users", "aliases", "cert.pem"] {
         fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o644)).unwrap();
     }
     fs::set_permissions(dir.path().join("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
     let mut command = Command::new("setpriv");
-    command.args(["--bounding-set=-all,+net_bind_service,+setuid,+setgid", "--no-new-privs"]).args([
+    command.arg(format!("--bounding-set=-all,{bounding}")).arg("--no-new-privs").args([
         env!("CARGO_BIN_EXE_pillarbox"),
         "-c",
         &config.display().to_string(),
@@ -306,6 +310,9 @@ fn the_helper_is_confined_under_the_rules_of_the_unit() {
         assert!(line.contains("helper=capabilities,files"), "{line}");
     }
     server.wait_for_log("started service=submissions");
+    let group = nix::unistd::Group::from_name("daemon").unwrap().unwrap().gid.as_raw();
+    let made = fs::metadata(&socket).unwrap();
+    assert_eq!((made.gid(), made.permissions().mode() & 0o777), (group, 0o660));
     let helper = children(server.child.id() as i32).split_whitespace().next().expect("a key helper").to_owned();
     let of_helper = status(&helper);
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
@@ -315,6 +322,49 @@ fn the_helper_is_confined_under_the_rules_of_the_unit() {
     server.wait_for_log("what=certificate result=ok");
     server.signal(Signal::SIGTERM);
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
+/// As systemd in a container of systemd-nspawn starts a service: with an inheritable set, which giving up root does not clear.
+#[test]
+fn inheritable_capabilities_are_given_up_too() {
+    if !require_root() || !require(&["setpriv"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let config = Setup { services: vec!["submissions"], ..Setup::default() }.write(dir.path());
+    let mut command = Command::new("setpriv");
+    command.args(["--inh-caps=+net_bind_service,+setuid", env!("CARGO_BIN_EXE_pillarbox"), "-c"]).arg(config).arg("serve");
+    let mut server = Logged::spawn(command.stdin(Stdio::null()));
+    server.wait_for_log("started service=submissions");
+    assert_eq!(field(&status(&server.child.id().to_string()), "CapInh:").trim_matches('0'), "");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
+/// Puts a local socket for the group `daemon` into a configuration without any.
+fn group_socket(dir: &Path, config: &Path) -> PathBuf {
+    let socket = dir.join("run/shop");
+    let entry = format!("path = \"{}\", login = \"alice@example.org\", mode = \"0660\", group = \"daemon\"", socket.display());
+    let text = fs::read_to_string(config).unwrap();
+    fs::write(config, text.replacen("local = [", &format!("local = [{{ {entry} }}"), 1)).unwrap();
+    socket
+}
+
+#[test]
+fn a_socket_that_cannot_be_given_to_its_group_is_named_with_the_cure() {
+    if !require_root() || !require(&["setpriv"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let config = Setup { services: vec!["submissions"], ..Setup::default() }.write(dir.path());
+    let socket = group_socket(dir.path(), &config);
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-chown", env!("CARGO_BIN_EXE_pillarbox"), "-c"]).arg(config).arg("serve");
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(71), "{said}");
+    assert!(said.contains("to give it to group `daemon`, start as root with CAP_CHOWN"), "{said}");
+    assert!(!socket.exists());
 }
 
 /// What every user of the machine can read or write is said at a start and by `check`.

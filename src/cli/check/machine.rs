@@ -62,19 +62,34 @@ pub(super) fn maildirs(config: &Config, logins: &[String], account: Option<&User
 
 /// What cannot be written of the Maildirs that are there, and of the place where the others will be made.
 pub(super) fn unwritable(config: &Config, logins: &[String], account: Option<&User>) -> Vec<String> {
-    let mut places: Vec<PathBuf> = vec![config.maildir.root()];
-    let local = logins.iter().filter(|login| config.is_local(login));
-    places.extend(local.map(|login| config.maildir.of(login).join("new")).filter(|path| path.exists()));
-    let wrong = |place: PathBuf| {
-        let there = place.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
-        if !there.is_dir() {
-            return Some(format!("{}: is no directory; move it away or correct `maildir`", there.display()));
+    let root = config.maildir.root();
+    let there = root.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+    if !there.is_dir() {
+        return vec![format!("{}: is no directory; move it away or correct `maildir`", there.display())];
+    }
+    let name = account.map_or_else(probe::own_name, |account| account.name.clone());
+    let mut bad = Vec::new();
+    if !may(account, there, MAY_WRITE) {
+        let cure = format!("mkdir -p {0}; chown {name} {0}", root.display());
+        bad.push(format!("{}: {name} may not write there; {cure}", there.display()));
+    }
+    for login in logins.iter().filter(|login| config.is_local(login)) {
+        let Some(place) = foreign(&root, &config.maildir.of(login), account) else { continue };
+        let text = format!("{0}: {name} may not write there; chown -R {name}: {0}", place.display());
+        if !bad.contains(&text) {
+            bad.push(text);
         }
-        let name = account.map_or_else(probe::own_name, |account| account.name.clone());
-        let cure = format!("mkdir -p {0}; chown {name} {0}", place.display());
-        (!may(account, there, MAY_WRITE)).then(|| format!("{}: {name} may not write there; {cure}", there.display()))
-    };
-    places.into_iter().filter_map(wrong).collect()
+    }
+    bad
+}
+
+/// The topmost of what is there between `root` and the inside of a Maildir that cannot be written: after a restore, all of it.
+fn foreign(root: &Path, maildir: &Path, account: Option<&User>) -> Option<PathBuf> {
+    let mut above: Vec<&Path> = maildir.ancestors().take_while(|ancestor| *ancestor != root).collect();
+    above.reverse();
+    let inside = ["new", "tmp", "cur"].map(|part| maildir.join(part));
+    let all = above.into_iter().map(Path::to_owned).chain(inside);
+    all.into_iter().find(|place| place.exists() && !(place.is_dir() && may(account, place, MAY_WRITE)))
 }
 
 /// Capacity on the file system of a directory.

@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display};
 use std::io;
+use std::path::Path;
 
 use nix::errno::Errno;
 
@@ -14,6 +15,18 @@ pub enum StorageError {
     Quota(io::Error),
     /// Anything else.
     Unwritable(io::Error),
+}
+
+impl StorageError {
+    /// The same, naming what could not be written.
+    pub fn at(self, path: &Path) -> Self {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        match self {
+            Self::DiskFull(error) => Self::DiskFull(named(error)),
+            Self::Quota(error) => Self::Quota(named(error)),
+            Self::Unwritable(error) => Self::Unwritable(named(error)),
+        }
+    }
 }
 
 impl From<io::Error> for StorageError {
