@@ -109,7 +109,9 @@ impl Admission {
     pub fn new(capacity: Capacity, history: Arc<History>) -> Arc<Self> {
         Arc::new(Self {
             capacity,
-            inner: Mutex::default(),
+            // Large enough from the start: what grows while there are many sessions lies among what they hold, which then is
+            // not given back when they end.
+            inner: Mutex::new(Inner { held: HashMap::with_capacity(capacity.workers + capacity.waiting), ..Inner::default() }),
             waits: Condvar::new(),
             left: Condvar::new(),
             sessions: AtomicUsize::new(0),
