@@ -137,7 +137,7 @@ impl Server {
             }
             journal::left_out(&self.context.log_budget, false);
             self.context.verifier.release_idle_memory();
-            self.pool.retry();
+            self.pool.tick();
             self.state.tick();
             sending::tell(&self.context, self.outgoing.as_ref().map(Outgoing::mailer));
             if let Some(outgoing) = &mut self.outgoing {

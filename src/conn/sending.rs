@@ -5,7 +5,7 @@
 //! accepted. Memory is bounded: of each login that has sent within a day the counts, some labels, addresses and subjects.
 
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::hash::{Hash as _, Hasher as _};
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -40,7 +40,7 @@ pub struct Sources {
 
 /// Names, each with when it was last seen; the oldest go where there are too many.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Places(BTreeMap<String, u64>);
+pub struct Places(Vec<(String, u64)>);
 
 /// A limit that a login has reached, or nearly so.
 #[derive(Clone, Debug)]
@@ -77,6 +77,8 @@ pub struct Reservation<'a> {
 
 /// Names that are kept of a kind.
 const PLACES_MAX: usize = 16;
+/// Octets of an IPv6 address in words, at most.
+const ADDRESS_SIZE: usize = 45;
 /// Subjects that are told apart.
 const SUBJECTS_MAX: usize = 200;
 /// A name that was not seen for so long is forgotten.
@@ -207,7 +209,7 @@ impl Sources {
 
     fn sweep(&mut self, now: u64) {
         for places in [&mut self.labels, &mut self.addresses] {
-            places.0.retain(|_, seen| *seen + DAY > now);
+            places.0.retain(|(_, seen)| *seen + DAY > now);
         }
         if self.addresses.0.is_empty() {
             *self = Self::default();
@@ -218,24 +220,24 @@ impl Sources {
 impl Places {
     /// The names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.0.iter().map(|(name, _)| name.as_str())
     }
 
     fn see(&mut self, name: &str, now: u64) {
         if name.is_empty() {
             return;
         }
-        if let Some(seen) = self.0.get_mut(name) {
+        if let Some((_, seen)) = self.0.iter_mut().find(|(known, _)| known == name) {
             *seen = now;
-            return;
+        } else if self.0.len() < PLACES_MAX {
+            let mut place = String::with_capacity(ADDRESS_SIZE.max(name.len()));
+            place.push_str(name);
+            self.0.push((place, now));
+        } else if let Some((oldest, seen)) = self.0.iter_mut().min_by_key(|(_, seen)| *seen) {
+            // In the same memory: a new piece would lie among what sessions hold, and keep that from being given back.
+            name.clone_into(oldest);
+            *seen = now;
         }
-        if self.0.len() >= PLACES_MAX {
-            let oldest = self.0.iter().min_by_key(|(_, seen)| **seen).map(|(name, _)| name.clone());
-            if let Some(oldest) = oldest {
-                self.0.remove(&oldest);
-            }
-        }
-        self.0.insert(name.to_owned(), now);
     }
 }
 

@@ -17,7 +17,7 @@ pub const CONNECTIONS: u32 = 20;
 pub const OCTETS: usize = 400_000;
 
 /// Counts for each network.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LogBudget {
     networks: Mutex<HashMap<Network, Usage>>,
 }
@@ -62,12 +62,20 @@ struct Usage {
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
-/// Networks that are remembered; the oldest is forgotten for a new one.
-const NETWORKS: usize = 4096;
+/// Networks that are remembered, as many as a table of 4,096 places takes; the oldest is forgotten for a new one.
+const NETWORKS: usize = 3584;
 /// IPv6 networks that are counted, the widest first, by the length of their prefix, each with what its limits are multiplied by.
 const V6_FACTORS: [(u32, u32); 2] = [(48, 2), (64, 1)];
 /// The /32 in which each user of this machine has a /64. They stand side by side without being one customer.
 const USERS: [u16; 2] = [0x100, 0];
+
+impl Default for LogBudget {
+    /// Nothing counted, with room for all networks from the start: glibc takes the size of a table that was mapped apart and is
+    /// outgrown for a sign that it should give less back.
+    fn default() -> Self {
+        Self { networks: Mutex::new(HashMap::with_capacity(NETWORKS)) }
+    }
+}
 
 impl LogBudget {
     /// Counts a connection; the network that has had enough if it is not to be written.

@@ -1,7 +1,8 @@
 //! Connection limits, the waiting list, and the hand-over to workers.
 //!
 //! Every connection that was let in holds a [`Slot`] until its [`SlotGuard`] is dropped. A network holds only so many slots, and
-//! each class of services only a part of the workers, so that a flood on one leaves room on the others. A connection that no
+//! each class of services only a part of the workers, so that a flood on one leaves room on the others. A quarter of port 25's
+//! part is left for networks that hold nothing yet. A connection that no
 //! worker is free for waits, for a limited time; where the list is full, a new connection takes the place of one from a
 //! network that stands worse or holds more. While one waits, sessions that get nothing done are evicted
 //! ([`eviction`](super::eviction)).
@@ -109,7 +110,9 @@ impl Admission {
     pub fn new(capacity: Capacity, history: Arc<History>) -> Arc<Self> {
         Arc::new(Self {
             capacity,
-            inner: Mutex::default(),
+            // Large enough from the start: what grows while there are many sessions lies among what they hold, which then is
+            // not given back when they end.
+            inner: Mutex::new(Inner { held: HashMap::with_capacity(capacity.workers + capacity.waiting), ..Inner::default() }),
             waits: Condvar::new(),
             left: Condvar::new(),
             sessions: AtomicUsize::new(0),
@@ -305,7 +308,7 @@ impl Inner {
         let all: usize = self.waiting.iter().map(WaitingList::len).sum();
         let own = &self.waiting[class as usize];
         let is_full = own.len() >= class.share(capacity.waiting);
-        if (own.is_empty() && self.room(class, capacity) > 0) || (all < capacity.waiting && !is_full) {
+        if (own.is_empty() && self.room(class, held <= 1, capacity) > 0) || (all < capacity.waiting && !is_full) {
             return Ok(None);
         }
         let lists = Class::ALL.iter().filter(|one| !is_full || **one == class);
@@ -321,17 +324,24 @@ impl Inner {
         }
     }
 
-    /// Sessions that a class may begin at this moment.
-    fn room(&self, class: Class, capacity: &Capacity) -> usize {
+    /// Sessions that a class may begin at this moment, of a network that holds no other connection or of any.
+    fn room(&self, class: Class, only: bool, capacity: &Capacity) -> usize {
         let free = capacity.workers.saturating_sub(self.busy.iter().sum());
-        free.min(class.share(capacity.workers).saturating_sub(self.busy[class as usize]))
+        let share = if only { class.share(capacity.workers) } else { class.share_beyond_first(capacity.workers) };
+        free.min(share.saturating_sub(self.busy[class as usize]))
     }
 
     /// Takes the next of the class that has fewest sessions, among those that may begin one.
     fn take_next(&mut self, capacity: &Capacity) -> Option<SlotGuard> {
-        let waits = |class: &Class| !self.waiting[*class as usize].is_empty() && self.room(*class, capacity) > 0;
+        let waits = |class: &Class| {
+            let list = &self.waiting[*class as usize];
+            let any = !list.is_empty() && self.room(*class, false, capacity) > 0;
+            any || (self.room(*class, true, capacity) > 0 && list.only() > 0)
+        };
         let class = Class::ALL.into_iter().filter(waits).min_by_key(|class| self.busy[*class as usize])?;
-        let Entry { item, .. } = self.waiting[class as usize].pop_first()?;
+        let any = self.room(class, false, capacity) > 0;
+        let list = &mut self.waiting[class as usize];
+        let Entry { item, .. } = if any { list.pop_first() } else { list.pop_only() }?;
         self.busy[class as usize] += 1;
         item.slot.take_up();
         Some(item)
@@ -350,7 +360,9 @@ impl Inner {
         let mut rows = [any; Class::ALL.len() + 1];
         for class in Class::ALL {
             let (at, list) = (class as usize, &self.waiting[class as usize]);
-            let room = class.share(capacity.workers).saturating_sub(self.busy[at]);
+            let left = |share: usize| share.saturating_sub(self.busy[at]);
+            let held_up = (list.len() - list.only()).saturating_sub(left(class.share_beyond_first(capacity.workers)));
+            let room = left(class.share(capacity.workers)).min(list.len() - held_up);
             let all = Shortage { scope: Some(class), failed: list.failed(), others: list.len() - list.failed() };
             let beyond = all.less(room);
             rows[at] = beyond.less(self.leaving[at]);
@@ -485,9 +497,9 @@ mod tests {
     #[test]
     fn each_class_has_its_share_of_workers_and_places() {
         let mut fixture = Fixture::new(4, 4, 100);
-        let smtp: Vec<SlotGuard> = (0..3).map(|_| fixture.enter_at(Service::Smtp, "10.0.0.1")).collect();
-        for _ in 0..3 {
-            fixture.arrive_at(Service::Smtp, "10.0.0.1").unwrap();
+        let smtp: Vec<SlotGuard> = (0..3).map(|n| fixture.enter_at(Service::Smtp, &format!("10.0.1.{n}"))).collect();
+        for n in 0..3 {
+            fixture.arrive_at(Service::Smtp, &format!("10.0.2.{n}")).unwrap();
             assert!(fixture.admission.next_waiting().is_none(), "three quarters are all there are");
         }
         assert_eq!(fixture.arrive_at(Service::Smtp, "10.0.0.1").unwrap_err(), TurnedAway::Overloaded, "so are the places");
@@ -603,7 +615,7 @@ mod tests {
     #[test]
     fn those_that_leave_are_counted_once() {
         let mut fixture = Fixture::new(4, 8, 10);
-        let smtp: Vec<SlotGuard> = (0..3).map(|_| fixture.enter_at(Service::Smtp, "10.0.0.1")).collect();
+        let smtp: Vec<SlotGuard> = (0..3).map(|n| fixture.enter_at(Service::Smtp, &format!("10.0.1.{n}"))).collect();
         let capacity = fixture.admission.capacity;
         let shortage = |fixture: &Fixture| fixture.admission.lock().shortage(&capacity).map(|row| row.others + row.failed);
         assert_eq!(shortage(&fixture), [0, 0, 0, 0]);
@@ -634,6 +646,30 @@ mod tests {
         fixture.admission.lock().leaving[Class::Submission as usize] = 2;
         assert_eq!(shortage(&fixture), [(0, 0), (0, 0), (0, 2), (0, 0)]);
         drop(working);
+    }
+
+    #[test]
+    fn on_port_25_a_quarter_is_left_for_networks_that_hold_nothing() {
+        // Twelve for port 25, nine of them for a network's second and later ones.
+        let mut fixture = Fixture::new(16, 16, 100);
+        let mut busy: Vec<SlotGuard> = (0..9).map(|_| fixture.enter_at(Service::Smtp, "10.0.0.1")).collect();
+        let capacity = fixture.admission.capacity;
+        let shortage = |fixture: &Fixture| fixture.admission.lock().shortage(&capacity).map(|row| row.others + row.failed);
+        fixture.arrive_at(Service::Smtp, "10.0.0.1").unwrap();
+        assert!(fixture.admission.next_waiting().is_none(), "it waits");
+        assert_eq!(shortage(&fixture), [0, 1, 0, 0], "and one that gets nothing done leaves for it");
+        for n in 2..5 {
+            busy.push(fixture.enter_at(Service::Smtp, &format!("10.0.0.{n}")));
+            fixture.arrive_at(Service::Smtp, &format!("10.0.0.{n}")).unwrap();
+            assert!(fixture.admission.next_waiting().is_none(), "it is the second of its network");
+        }
+        fixture.arrive_at(Service::Smtp, "10.0.0.5").unwrap();
+        assert!(fixture.admission.next_waiting().is_none(), "the share of port 25 is full");
+        assert_eq!(shortage(&fixture), [0, 5, 0, 0]);
+        busy.drain(..2);
+        assert_eq!(fixture.admission.next_waiting().unwrap().slot().peer().ip().to_string(), "10.0.0.5");
+        busy.clear();
+        assert_eq!(fixture.order().len(), 4, "all that waited");
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub struct History {
     tables: Mutex<Tables>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tables {
     logins: HashMap<Network, SystemTime>,
     failures: HashMap<(Network, Class), Instant>,
@@ -45,6 +45,9 @@ pub const LOGIN_MEMORY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub const FAILURE_MEMORY: Duration = Duration::from_secs(600);
 /// Entries in a table, at most.
 const ENTRIES_MAX: usize = 20_000;
+/// Entries that a table has room for from the start, in 132 KiB. A table that grew while there are many sessions would lie among
+/// what they hold, and keep that from being given back when they end; larger ones are mapped apart by the allocator.
+const ENTRIES: usize = 3584;
 
 impl History {
     /// A session of this network has logged in.
@@ -111,6 +114,12 @@ impl History {
 
     fn lock(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self { logins: HashMap::with_capacity(ENTRIES), failures: HashMap::with_capacity(ENTRIES), changed: false }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Threads that each take one piece of work after the other: a fixed number at most, no more than there is work for.
 //!
 //! A thread is started when a piece of work finds none idle, and ends when it has been idle for a while; the one that became idle
-//! last is woken first, so that the others come to their end. Work that is handed over is never lost and never refused: where
+//! last is woken first, so that the others come to their end. Of those that are idle the one that was started last ends first, and
+//! after the end of many the memory that they have used is given back to the system. Work that is handed over is never lost and never refused: where
 //! all threads are busy, or none can be started, it waits for the next that is free. A panic costs the piece of work it happened
 //! in: it is caught, and the thread goes on.
 
@@ -12,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{RecvTimeoutError, Sender};
 
 /// The threads; may be cloned and sent anywhere.
 #[derive(Debug)]
@@ -38,13 +39,25 @@ struct Shared<T> {
 
 #[derive(Debug)]
 struct Inner<T> {
-    /// Those that are idle, the latest at the end, each with a channel of its own.
-    idle: Vec<(u64, Sender<T>)>,
+    /// Those that are idle, the latest at the end.
+    idle: Vec<Idle<T>>,
     backlog: VecDeque<T>,
     threads: usize,
+    /// The most there were since memory was given back.
+    most: usize,
     next: u64,
     failed: Option<Instant>,
     closed: bool,
+}
+
+/// A thread that is idle.
+#[derive(Debug)]
+struct Idle<T> {
+    number: u64,
+    /// Brings work; dropped, it tells the thread to end.
+    work: Sender<T>,
+    /// When a thread has been idle here for long enough.
+    until: Instant,
 }
 
 /// Lets the allocator hand free memory back to the system. glibc joins small pieces and trims a heap only when a piece of 64 KiB or
@@ -53,8 +66,38 @@ fn give_memory_back() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(96 * 1024)));
 }
 
-/// Stack of a worker. Little of it is ever touched; the deepest use is a TLS handshake.
-const STACK: usize = 256 * 1024;
+/// The same in every heap: what a thread kept for itself gets back into its heap as the thread ends, when it cannot join the pieces
+/// any more. glibc has eight heaps a core, and a new thread takes one that no thread uses, if there is one.
+fn give_all_memory_back() {
+    let heaps = 8 * thread::available_parallelism().map_or(1, usize::from);
+    let (ready, all_ready) = crossbeam_channel::bounded(heaps);
+    let (go, wait) = crossbeam_channel::bounded::<()>(0);
+    let begin = |_| {
+        let (ready, wait) = (ready.clone(), wait.clone());
+        let run = move || {
+            // First of all: a small piece that it needed might be one of those that are to be joined.
+            give_memory_back();
+            let _ = ready.send(());
+            // No other takes its heap before all have had theirs.
+            let _ = wait.recv();
+        };
+        thread::Builder::new().name("memory".into()).stack_size(STACK).spawn(run).ok()
+    };
+    let threads: Vec<_> = (0..heaps).filter_map(begin).collect();
+    for _ in &threads {
+        let _ = all_ready.recv();
+    }
+    drop(go);
+    threads.into_iter().for_each(|thread| drop(thread.join()));
+    // The first heap is the one of the thread that the program began with.
+    give_memory_back();
+}
+
+/// Stack of a worker. Little of it is ever touched; the deepest use is a TLS handshake. glibc keeps 40 MiB of stacks of ended
+/// threads, each with 24 KiB that were touched and with a piece of the heap: the larger they are, the fewer it keeps.
+const STACK: usize = 1024 * 1024;
+/// After the end of so many threads memory is given back.
+const MANY: usize = 16;
 /// How long no thread is started after the system refused one.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -73,7 +116,9 @@ impl<T> Clone for Pool<T> {
 impl<T: Send + 'static> Pool<T> {
     /// Starts one thread, to see that it can be done; the others follow with the work.
     pub fn start(config: PoolConfig<T>) -> io::Result<Self> {
-        let inner = Inner { idle: Vec::new(), backlog: VecDeque::new(), threads: 0, next: 0, failed: None, closed: false };
+        // A worker that made it grow would place it among what sessions hold, which it would keep from being given back.
+        let idle = Vec::with_capacity(config.threads);
+        let inner = Inner { idle, backlog: VecDeque::new(), threads: 0, most: 0, next: 0, failed: None, closed: false };
         let pool = Self(Arc::new(Shared { config, inner: Mutex::new(inner), ended: Condvar::new() }));
         pool.spawn(&mut pool.lock())?;
         Ok(pool)
@@ -83,8 +128,8 @@ impl<T: Send + 'static> Pool<T> {
     pub fn offer(&self, work: T) {
         let mut inner = self.lock();
         match inner.idle.pop() {
-            Some((_, thread)) => {
-                if let Err(error) = thread.send(work) {
+            Some(thread) => {
+                if let Err(error) = thread.work.send(work) {
                     inner.backlog.push_back(error.into_inner());
                 }
             }
@@ -93,9 +138,15 @@ impl<T: Send + 'static> Pool<T> {
         self.staff(&mut inner);
     }
 
-    /// Tries again to start a thread, if work waits for one.
-    pub fn retry(&self) {
-        self.staff(&mut self.lock());
+    /// Tries again to start a thread, if work waits for one; gives memory back after many have ended. To be called now and then.
+    pub fn tick(&self) {
+        let mut inner = self.lock();
+        self.staff(&mut inner);
+        if inner.most >= MANY && inner.threads <= inner.most / 8 {
+            inner.most = inner.threads;
+            drop(inner);
+            give_all_memory_back();
+        }
     }
 
     /// Threads at this moment.
@@ -136,6 +187,7 @@ impl<T: Send + 'static> Pool<T> {
         thread::Builder::new().name(format!("worker-{number}")).stack_size(STACK).spawn(move || pool.run(number))?;
         inner.next += 1;
         inner.threads += 1;
+        inner.most = inner.most.max(inner.threads);
         inner.failed = None;
         Ok(())
     }
@@ -152,6 +204,7 @@ impl<T: Send + 'static> Pool<T> {
     /// The next piece of work; `None` if there was none for so long that the thread ends, which it then does not count any more.
     fn next(&self, number: u64) -> Option<T> {
         let (sender, receiver) = crossbeam_channel::bounded(1);
+        let mut until = Instant::now() + self.0.config.idle;
         {
             let mut inner = self.lock();
             let work = inner.backlog.pop_front();
@@ -162,21 +215,45 @@ impl<T: Send + 'static> Pool<T> {
                 inner.threads -= 1;
                 return None;
             }
-            inner.idle.push((number, sender));
+            inner.idle.push(Idle { number, work: sender, until });
         }
-        if let Ok(work) = receiver.recv_timeout(self.0.config.idle) {
-            return Some(work);
+        loop {
+            match receiver.recv_deadline(until) {
+                Ok(work) => return Some(work),
+                Err(RecvTimeoutError::Disconnected) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(later) = self.lock().pass_end_on(number) {
+                        until = later;
+                        continue;
+                    }
+                }
+            }
+            let mut inner = self.lock();
+            inner.idle.retain(|idle| idle.number != number);
+            // It may have come at the last moment.
+            let work = receiver.try_recv().ok();
+            inner.threads -= usize::from(work.is_none());
+            return work;
         }
-        let mut inner = self.lock();
-        inner.idle.retain(|(idle, _)| *idle != number);
-        // It may have come at the last moment.
-        let work = receiver.try_recv().ok();
-        inner.threads -= usize::from(work.is_none());
-        work
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner<T>> {
         self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Inner<T> {
+    /// Lets the idle thread that was started last end in the place of this one, which takes its place; gives the end of that one's
+    /// time, or `None` if none was started later. What lies highest in a heap was allocated last, so the oldest threads are the
+    /// ones that keep least from being given back.
+    fn pass_end_on(&mut self, number: u64) -> Option<Instant> {
+        let own = self.idle.iter().position(|idle| idle.number == number)?;
+        let last = (0..self.idle.len()).max_by_key(|at| self.idle[*at].number).filter(|last| *last != own)?;
+        let until = self.idle[last].until;
+        self.idle[own].until = until;
+        self.idle.swap(own, last);
+        drop(self.idle.remove(own));
+        Some(until)
     }
 }
 
@@ -251,6 +328,28 @@ mod tests {
         until(&|| pool.threads() == 0);
         pool.offer(2);
         until(&|| done.load(Ordering::SeqCst) == 3);
+    }
+
+    #[test]
+    fn of_idle_threads_the_one_that_was_started_last_ends() {
+        let begun = Instant::now();
+        let idle = |number: u64, seconds| Idle {
+            number,
+            work: crossbeam_channel::bounded::<()>(1).0,
+            until: begun + Duration::from_secs(seconds),
+        };
+        let idle = vec![idle(2, 1), idle(0, 2), idle(3, 3), idle(1, 4)];
+        let mut inner = Inner { idle, backlog: VecDeque::new(), threads: 4, most: 4, next: 4, failed: None, closed: false };
+        let left = |inner: &Inner<()>| -> Vec<_> {
+            inner.idle.iter().map(|idle| (idle.number, (idle.until - begun).as_secs())).collect()
+        };
+        assert_eq!(inner.pass_end_on(2), Some(begun + Duration::from_secs(3)));
+        assert_eq!(left(&inner), [(0, 2), (2, 3), (1, 4)], "it is idle in the other's place");
+        assert_eq!(inner.pass_end_on(0), Some(begun + Duration::from_secs(3)));
+        assert_eq!(left(&inner), [(0, 3), (1, 4)]);
+        assert_eq!(inner.pass_end_on(1), None, "none was started later");
+        assert_eq!(inner.pass_end_on(7), None, "work has come for it");
+        assert_eq!(left(&inner), [(0, 3), (1, 4)]);
     }
 
     #[test]

@@ -296,6 +296,7 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::eviction::Waiter;
     use std::io::Read as _;
     use std::net::{TcpListener, TcpStream};
 
@@ -373,6 +374,28 @@ mod tests {
         let second = waited();
         assert!(second >= first + Duration::from_millis(19), "the present wait counts");
         assert!(slot.end_wait() && waited() >= second);
+    }
+
+    #[test]
+    fn content_at_the_data_rate_is_spared_for_thirty_seconds_of_a_session_not_of_a_message() {
+        let (mut slot, _client) = slot(Service::Smtp);
+        // Its clock is ahead by so much from now on.
+        let pass = |slot: &mut Slot, seconds| slot.opened -= Duration::from_secs(seconds);
+        slot.take_up();
+        let mut evictable = Vec::new();
+        for _ in 0..4 {
+            pass(&mut slot, 100);
+            slot.set_in_transaction(true);
+            slot.begin_content(500);
+            assert!(slot.begin_wait(Side::Read));
+            pass(&mut slot, 9);
+            slot.add_content(5000);
+            evictable.push(slot.candidate().is_evictable(Waiter::Other));
+            assert!(slot.end_wait());
+            slot.succeed();
+            slot.set_in_transaction(false);
+        }
+        assert_eq!(evictable, [false, false, false, true], "after 9, 18, 27 and 36 seconds of content");
     }
 
     #[test]

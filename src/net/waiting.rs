@@ -73,6 +73,15 @@ impl Class {
         }
         .max(1)
     }
+
+    /// How many of its share a class gives to networks that hold others already: on port 25, where no login tells clients
+    /// apart, three quarters. The rest is left for networks that hold none.
+    pub fn share_beyond_first(self, all: usize) -> usize {
+        match self {
+            Self::Smtp => (self.share(all) * 3 / 4).max(1),
+            Self::Local | Self::Submission => self.share(all),
+        }
+    }
 }
 
 impl<T> WaitingList<T> {
@@ -112,6 +121,17 @@ impl<T> WaitingList<T> {
     pub fn pop_first(&mut self) -> Option<Entry<T>> {
         let (.., network) = *self.order.first()?;
         self.take(network, |line| line.entries.pop_front())
+    }
+
+    /// The same among those that are the only connection of their network.
+    pub fn pop_only(&mut self) -> Option<Entry<T>> {
+        let (.., network) = *self.order.iter().find(is_only)?;
+        self.take(network, |line| line.entries.pop_front())
+    }
+
+    /// How many are the only connection of their network.
+    pub fn only(&self) -> usize {
+        self.order.iter().filter(is_only).count()
     }
 
     /// How the network stands that would have to make room, and how many connections it has.
@@ -160,6 +180,10 @@ impl<T> WaitingList<T> {
     }
 }
 
+fn is_only((_, held, ..): &&Key) -> bool {
+    *held <= 1
+}
+
 impl<T> Line<T> {
     fn key(&self, network: Network) -> Option<Key> {
         self.entries.front().map(|first| (self.standing, self.held, first.number, network))
@@ -191,6 +215,10 @@ mod tests {
             let shares = [Class::Smtp, Class::Submission, Class::Local].map(|class| class.share(all));
             assert_eq!(shares, [smtp, smtp, local], "{all}");
         }
+        for (all, beyond) in [(1, 1), (2, 1), (4, 2), (16, 9), (256, 144)] {
+            assert_eq!(Class::Smtp.share_beyond_first(all), beyond, "{all}");
+            assert_eq!(Class::Submission.share_beyond_first(all), Class::Submission.share(all), "{all}");
+        }
     }
 
     #[test]
@@ -207,6 +235,18 @@ mod tests {
         let order: Vec<u64> = std::iter::from_fn(|| list.pop_first()).map(|entry| entry.number).collect();
         assert_eq!(order, [5, 4, 1, 2, 6, 3]);
         assert!(list.is_empty() && list.lines.is_empty() && list.order.is_empty());
+    }
+
+    #[test]
+    fn the_only_one_of_a_network_is_found() {
+        let (mut list, now) = (WaitingList::default(), Instant::now());
+        list.push(network(1), Standing::New, 2, entry(1, now));
+        list.push(network(2), Standing::Failed, 1, entry(2, now));
+        list.push(network(3), Standing::New, 1, entry(3, now));
+        let mut only = || (list.only(), list.pop_only().map(|entry| entry.number));
+        assert_eq!([only(), only(), only()], [(2, Some(3)), (1, Some(2)), (0, None)]);
+        list.set_held(network(1), 1);
+        assert_eq!(list.pop_only().unwrap().number, 1, "the other one of its network has left");
     }
 
     #[test]
