@@ -159,10 +159,7 @@ impl Spool {
     pub fn find(&self, id: QueueId) -> Result<Found, SpoolError> {
         let name = id.to_string();
         let look = |directory: &Directory| fstatat(directory.file(), name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
-        let (held, data) = match look(&self.queue) {
-            Err(Errno::ENOENT) => (true, look(&self.held).map_err(|errno| missing(id, errno))?),
-            other => (false, other?),
-        };
+        let (held, data) = self.in_either(look).map_err(|errno| missing(id, errno))?;
         let number = |number| u64::try_from(number).unwrap_or_default();
         Ok(Found { id, held, due: number(data.st_mtime), octets: number(data.st_size) })
     }
@@ -221,10 +218,7 @@ impl Spool {
         let set = |directory: &Directory| {
             utimensat(directory.file(), id.to_string().as_str(), &TimeSpec::UTIME_OMIT, &due, UtimensatFlags::NoFollowSymlink)
         };
-        match set(&self.queue) {
-            Err(Errno::ENOENT) => set(&self.held).map_err(|errno| missing(id, errno)),
-            other => Ok(other?),
-        }
+        self.in_either(set).map(drop).map_err(|errno| missing(id, errno))
     }
 
     /// Moves a message to `held/`, durably, with a record of the word for why. A file that is damaged is moved alone.
@@ -358,16 +352,24 @@ impl Spool {
                 Mode::empty(),
             )
         };
-        let file = match open(&self.queue) {
-            Err(Errno::ENOENT) => open(&self.held),
-            other => other,
-        };
-        match file {
-            Ok(file) => Ok(File::from(file)),
+        match self.in_either(open) {
+            Ok((_, file)) => Ok(File::from(file)),
             Err(Errno::ELOOP) => Err(Damaged("it is a symbolic link".into()).into()),
             Err(Errno::EISDIR | Errno::ENXIO) => Err(Damaged("it is no file".into()).into()),
             Err(errno) => Err(missing(id, errno)),
         }
+    }
+
+    /// What is found of a name in `queue/` or else in `held/`, with true for the latter. `queue/` comes once more after that: the
+    /// message may have been moved there from `held/` between the two looks.
+    fn in_either<T>(&self, mut look: impl FnMut(&Directory) -> nix::Result<T>) -> nix::Result<(bool, T)> {
+        for (held, directory) in [(false, &self.queue), (true, &self.held), (false, &self.queue)] {
+            match look(directory) {
+                Err(Errno::ENOENT) => {}
+                other => return other.map(|found| (held, found)),
+            }
+        }
+        Err(Errno::ENOENT)
     }
 }
 

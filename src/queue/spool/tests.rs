@@ -381,3 +381,29 @@ fn one_file_does_not_keep_the_others_from_being_durable() {
     spool.sweep().unwrap();
     assert!(!spool.needs_sweep());
 }
+
+/// A message is moved back to `queue/` while another thread has looked there in vain, and not yet in `held/`.
+#[test]
+fn found_while_it_is_moved() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(dir.path());
+    let id = put(&spool, &envelope(&["bob@example.net"]), "Subject: x\n\ny\n").unwrap();
+    spool.hold(id, None).unwrap();
+    let name = id.to_string();
+    let mut looks = 0;
+    let (held, _) = spool
+        .in_either(|directory| {
+            let found = fstatat(directory.file(), name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+            looks += 1;
+            if looks == 1 {
+                spool.release(id, &at(Happened::Release)).unwrap();
+            }
+            found
+        })
+        .unwrap();
+    assert!(!held && !spool.find(id).unwrap().held);
+    spool.hold(id, None).unwrap();
+    assert!(spool.find(id).unwrap().held);
+    spool.remove(id).unwrap();
+    assert!(matches!(spool.find(id), Err(SpoolError::Missing(_))));
+}
