@@ -188,6 +188,13 @@ impl Server {
         self.wait_until_it_listens();
     }
 
+    /// The same, until it ends by itself, which may be before it listens.
+    pub fn restart_to_its_end(&mut self) {
+        (self.child, self.log) = Self::spawn(&self.setup, &self.config);
+        self.addresses.clear();
+        self.wait(PATIENCE);
+    }
+
     fn spawn(setup: &Setup, config: &Path) -> (Child, Arc<Mutex<Vec<String>>>) {
         let mut words = setup.wrapper.clone();
         words.push(env!("CARGO_BIN_EXE_pillarbox").to_owned());

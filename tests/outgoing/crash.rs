@@ -20,17 +20,22 @@ fn stopped_with_a_message(hop: &Hop, more: &str, to: &[&str]) -> (Server, String
 
 /// Starts it under strace, which kills it at a system call that touches this path.
 fn restart_to_die(server: &mut Server, path: &Path, inject: &str) {
-    restart_under(server, path, inject);
-    server.wait(PATIENCE);
+    wrap(server, path, inject);
+    server.restart_to_its_end();
     server.setup.wrapper.clear();
 }
 
 fn restart_under(server: &mut Server, path: &Path, inject: &str) {
+    wrap(server, path, inject);
+    server.restart();
+}
+
+/// What starts it from now on is strace, which injects this into a system call that touches this path.
+fn wrap(server: &mut Server, path: &Path, inject: &str) {
     let call = inject.split(':').next().unwrap();
     let trace = server.dir.path().join("strace.log").display().to_string();
     server.setup.wrapper = ["strace", "-f", "-o", &trace, "-P", &path.display().to_string()].map(str::to_owned).to_vec();
     server.setup.wrapper.extend(["-e".into(), format!("trace={call}"), "-e".into(), format!("inject={inject}")]);
-    server.restart();
 }
 
 fn restart(server: &mut Server) {
