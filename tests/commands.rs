@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -336,6 +337,39 @@ fn check_finds_nothing_wrong() {
     assert_eq!(output.status.code(), Some(0), "{report}{}", text(&output.stderr));
     assert_eq!(report.lines().last(), Some("ok"), "{report}");
     assert!(report.contains("weaker than OWASP"), "a warning alone is no error: {report}");
+}
+
+/// What `serve` says of them at a start, `check` says as well.
+#[test]
+fn check_names_rows_of_unix_users_that_mean_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = ["daemon = \"shop@example.org\"", "nosuchuser = \"alice@example.org\""].map(str::to_owned);
+    let config = Setup { unix_users: rows.to_vec(), ..Setup::default() }.write(dir.path());
+    let report = said(&pillarbox(&["-c", config.to_str().unwrap(), "check"], ""));
+    for row in [
+        "unix_users.daemon: shop@example.org is not in the users file; add it if it is to have a mailbox or a password",
+        "unix_users.nosuchuser: this machine has no such user; correct the name",
+    ] {
+        assert_eq!(report.lines().filter(|line| line.contains("warning") && line.ends_with(row)).count(), 1, "{report}");
+    }
+    assert!(!report.contains("unix_users.daemon: this machine") && !report.contains("unix_users.nosuchuser: alice"), "{report}");
+}
+
+/// `mailq` is for every user's fingers, but not for every user.
+#[test]
+fn the_queue_is_for_root_alone() {
+    if !require_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let config = Setup::default().write(dir.path());
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o640)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pillarbox"));
+    let output = finish(command.arg("-c").arg(&config).arg("queue").uid(1).gid(1));
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(77), "{text}");
+    assert!(text.ends_with("pillarbox.toml: only root and the user that the server runs as see the queue; use sudo\n"), "{text}");
 }
 
 /// Ten broken configurations, each problem named with file, line and cure; then most of them at once.

@@ -97,6 +97,8 @@ fn everything(config: &Config, file: &Path, offline: bool, report: &mut Report) 
     if let Ok(users) = &users {
         no_logins(config, users).into_iter().for_each(|text| report.warning("users", text));
         weak_hashes(users).into_iter().for_each(|text| report.warning("users", text));
+        unknown_logins(config, users).into_iter().for_each(|text| report.warning("users", text));
+        no_such_users(config).into_iter().for_each(|text| report.warning("users", text));
         hash_costs(config, users, report);
     }
     certificate(config, report);
@@ -216,7 +218,7 @@ pub(super) fn advice(snapshot: &Snapshot, file: &Path) -> Vec<String> {
     texts.extend(no_logins(&snapshot.config, &snapshot.users));
     texts.extend(unfinished(&snapshot.config));
     texts.extend(weak_hashes(&snapshot.users));
-    texts.extend(unknown_logins(snapshot));
+    texts.extend(unknown_logins(&snapshot.config, &snapshot.users));
     if let Some(acceptor) = &snapshot.tls {
         texts.extend(wrong_name(&snapshot.config, acceptor));
         texts.extend(days_left(acceptor).into_iter().filter(|(level, _)| *level != Level::Ok).map(|(_, text)| text));
@@ -291,12 +293,18 @@ fn days_left(acceptor: &crate::net::tls::TlsServer) -> Option<(Level, String)> {
 }
 
 /// Users of this machine whose login is in no line of the users file, which may be meant: it needs no password here.
-fn unknown_logins(snapshot: &Snapshot) -> Vec<String> {
-    let rows = snapshot.config.unix_users.iter().filter(|(_, login)| snapshot.users.passwords(login).is_empty());
+fn unknown_logins(config: &Config, users: &Users) -> Vec<String> {
+    let rows = config.unix_users.iter().filter(|(_, login)| users.passwords(login).is_empty());
     let text = |(user, login): (&String, &String)| {
         format!("unix_users.{user}: {login} is not in the users file; add it if it is to have a mailbox or a password")
     };
     rows.map(text).collect()
+}
+
+/// Rows of `unix_users` that mean no user of this machine.
+fn no_such_users(config: &Config) -> Vec<String> {
+    let rows = config.unix_users.keys().filter(|user| matches!(User::from_name(user), Ok(None)));
+    rows.map(|user| format!("unix_users.{user}: this machine has no such user; correct the name")).collect()
 }
 
 impl Level {

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
 use crate::cli::{Arguments, Exit, Failure, tell};
@@ -29,6 +31,10 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 impl Spooled {
     pub(crate) fn open(arguments: &Arguments) -> Result<Self, Failure> {
+        if access(&arguments.config, AccessFlags::R_OK) == Err(Errno::EACCES) {
+            let text = "only root and the user that the server runs as see the queue; use sudo";
+            return Err(Failure::file(Exit::NoPermission, &arguments.config, text));
+        }
         let config = arguments.load()?;
         let Some(outgoing) = config.outgoing else {
             let text = format!("no [outgoing] in {}: nothing is queued", arguments.config.display());

@@ -205,7 +205,9 @@ fn connect(path: &Path) -> Result<UnixStream, Ending> {
                 "there is no such socket; name it in `local` below [listen] and restart the server, or start \
                  pillarbox-local.socket"
             }
-            ErrorKind::ConnectionRefused => "no server listens there; start pillarbox",
+            ErrorKind::ConnectionRefused => {
+                "no server listens there; start pillarbox, or, where it runs, stop it and start pillarbox-local.socket first"
+            }
             ErrorKind::PermissionDenied => "the calling user may not open it",
             _ => return Ending::new(exit, &format!("{}: {error}", path.display())),
         };
@@ -231,9 +233,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (missing, dead) = (dir.path().join("missing"), dir.path().join("dead"));
         drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
-        for (path, want) in
-            [(missing, ": there is no such socket; name it in `local`"), (dead, ": no server listens there; start")]
-        {
+        for (path, want) in [
+            (missing, ": there is no such socket; name it in `local`"),
+            (dead, ": no server listens there; start pillarbox, or, where it runs, stop it and"),
+        ] {
             let begun = Instant::now();
             let Err(ending) = Session::open_within(2 * PAUSE, &[path]) else { panic!("there is no server") };
             assert_eq!((ending.exit, begun.elapsed() >= 2 * PAUSE), (exit::TEMPORARY, true));
