@@ -18,6 +18,7 @@ mod watch;
 use std::io::{self, PipeReader, PipeWriter};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -124,9 +125,11 @@ impl Server {
 
     /// Watches over files and the manager until the end, then drains. Gives true if no message was cut off.
     pub fn run(mut self, startup: Startup, told: &Receiver<Control>, readiness: &mut Readiness) -> bool {
+        // What was read may be older than a signal of the start.
+        let mut first = startup.reload.load(Ordering::Relaxed).then_some(Control::Reload);
         let mut files = Files::new(startup, self.services.clone());
         loop {
-            match told.recv_timeout(TICK) {
+            match first.take().map_or_else(|| told.recv_timeout(TICK), Ok) {
                 Ok(Control::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(Control::Reload) => {
                     readiness.reloading();
@@ -192,6 +195,13 @@ pub fn serve_one(context: Context, tcp: TcpStream, peer: SocketAddr, service: Se
     }
     sending::tell(&context, None);
     Ok(())
+}
+
+/// Keeps a SIGHUP that comes before [`signals`], instead of ending with it; true once there was one.
+pub fn keep_reload() -> io::Result<Arc<AtomicBool>> {
+    let came = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&came))?;
+    Ok(came)
 }
 
 /// Turns SIGTERM, SIGINT and SIGHUP into messages; writing past a file size limit becomes an error instead of the end.

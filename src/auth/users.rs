@@ -118,7 +118,10 @@ pub fn check_login(login: &str) -> Result<(), &'static str> {
     };
     let address = Address::parse(&word).map_err(|_| "a login is an address or a single word, at most 64 octets before the @")?;
     let local = address.local();
-    if login.len() > LOGIN_MAX || login.contains([':', '/', '"', ' ']) || login.chars().any(char::is_control) {
+    if login.len() > LOGIN_MAX {
+        return Err("a login has at most 255 octets");
+    }
+    if login.contains([':', '/', '"', ' ']) || login.chars().any(char::is_control) {
         return Err("a login has none of : / \" and no spaces");
     }
     if login.chars().any(is_invisible) {
@@ -217,6 +220,14 @@ mod tests {
         let lines: Vec<_> = errors.iter().map(|error| error.line).collect();
         assert_eq!(lines, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 15, 16, 17], "{errors:?}");
         assert!(errors.iter().all(|error| !error.text.contains("secret")), "{errors:?}");
+    }
+
+    #[test]
+    fn a_login_is_told_what_is_wrong_with_it() {
+        let long = format!("{0}@{1}.{1}.{1}.{2}", "l".repeat(64), "d".repeat(60), "e".repeat(8));
+        assert!(long.len() == LOGIN_MAX + 1 && check_login(&long[1..]).is_ok());
+        assert_eq!(check_login(&long), Err("a login has at most 255 octets"));
+        assert_eq!(check_login("a/b"), Err("a login has none of : / \" and no spaces"));
     }
 
     #[test]

@@ -41,7 +41,8 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     let context = Arc::new(Context::new(snapshot, Faults::default()).tell_stored(show));
     let server = Server::start(context, listeners, None).map_err(os_error)?;
     introduce(&directory, made, &password);
-    server.run(Startup { path, keys: KeySource::default(), access: None, stamps }, &told, &mut Readiness::new());
+    let startup = Startup { path, keys: KeySource::default(), access: None, stamps, reload: Arc::default() };
+    server.run(startup, &told, &mut Readiness::new());
     Ok(Exit::Ok)
 }
 

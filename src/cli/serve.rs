@@ -30,13 +30,15 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     let ready_fd = ready_descriptor(arguments)?;
     let inherited = handover::inherited().map_err(|error| Failure::new(Exit::OsError, format!("handed sockets: {error}")))?;
     start_log(arguments.verbosity() + 1, handover::stderr_is_a_connection());
+    let is_server = !matches!(inherited, Inherited::Connection(_));
+    let reload =
+        if is_server { server::keep_reload().map_err(|error| Failure::new(Exit::OsError, error))? } else { Arc::default() };
     let config = arguments.load()?;
     let bound = match &inherited {
         Inherited::Nothing => bind_all(&config)?,
         Inherited::Listeners(sockets) => bind_beside(&config, sockets)?,
         Inherited::Connection(_) | Inherited::Lent(_) => Vec::new(),
     };
-    let is_server = !matches!(inherited, Inherited::Connection(_));
     let keys = if is_server { key_source(&config)? } else { KeySource::default() };
     let user = config.user.clone();
     let stamps = Stamps::of(&config, &keys);
@@ -56,7 +58,7 @@ pub(super) fn run(arguments: &Arguments, start_log: StartLog) -> Outcome {
     };
     // Before any thread is started, as it holds for those that come after it alone.
     let (access, enforced) = confine(&snapshot.config, &arguments.config, keys.is_helper());
-    let startup = Startup { path: arguments.config.clone(), keys, access, stamps };
+    let startup = Startup { path: arguments.config.clone(), keys, access, stamps, reload };
     if is_server {
         log_sandbox(enforced, &startup.keys);
     }

@@ -7,6 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::keys::KeySource;
@@ -22,7 +23,8 @@ use crate::journal;
 use crate::problem::Problem;
 use crate::smtp::session::Service;
 
-/// Fixed at start: configuration path, key source, sandbox; and what the files were before they were read.
+/// Fixed at start: configuration path, key source, sandbox; what the files were before they were read, and whether they are to be
+/// read again.
 #[derive(Debug)]
 pub struct Startup {
     /// The configuration's file.
@@ -33,6 +35,8 @@ pub struct Startup {
     pub access: Option<Access>,
     /// Taken before the files were read.
     pub stamps: Stamps,
+    /// SIGHUP came before signals were messages.
+    pub reload: Arc<AtomicBool>,
 }
 
 /// What of the files changes when they are written.

@@ -217,6 +217,39 @@ fn two_logins_on_one_maildir_are_refused() {
     }
 }
 
+/// A signal that comes before the server can take it up: neither the end nor forgotten.
+#[test]
+fn a_reload_during_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = common::free_port();
+    let config = Setup { port, ..Setup::default() }.write(dir.path());
+    common::give_to_nobody(dir.path());
+    // Its first line waits for room, after the addresses are bound and before signals are taken.
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let flags = |flags| nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(flags)).unwrap();
+    flags(nix::fcntl::OFlag::O_NONBLOCK);
+    while std::io::Write::write(&mut &writer, b"xxxxxxxxxxxxxxx\n").is_ok() {}
+    flags(nix::fcntl::OFlag::empty());
+    std::io::Write::flush(&mut writer).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pillarbox"));
+    let mut child =
+        command.arg("-c").arg(&config).arg("serve").stderr(writer).stdin(std::process::Stdio::null()).spawn().unwrap();
+    drop(command);
+    let begun = Instant::now();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(begun.elapsed() < PATIENCE && child.try_wait().unwrap().is_none());
+        thread::sleep(Duration::from_millis(10));
+    }
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, Signal::SIGHUP).unwrap();
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(reader)).map_while(Result::ok);
+    let mut lines = lines.skip_while(|line| !line.contains("started service=submissions"));
+    assert!(lines.any(|line| line.contains("reloaded what=configuration result=ok")), "{:?}", child.try_wait());
+    nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
+    lines.for_each(drop);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
 /// A socket that was handed over needs TLS, though [listen] does not say so.
 #[test]
 fn tls_stays_while_a_handed_socket_needs_it() {
