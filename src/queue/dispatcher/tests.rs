@@ -141,17 +141,6 @@ impl Bench {
         (self.report)(Report::Sent { id, finished, attempts, begun, envelope, damaged });
     }
 
-    /// The courier's only recipient is refused: 550.
-    fn refuse(&self, id: QueueId) {
-        let outcome = Outcome::Trouble(Stage::Recipient, Trouble::Reply { code: 550, status: None });
-        let reply = RemoteReply { code: 550, status: None, text: "no".into() };
-        let attempt = Attempt { outcome, stage: Stage::Recipient, reply: Some(reply), ..Attempt::unreached(now()) };
-        let results = vec![RecipientResult { number: 0, domain: 0, outcome }];
-        let finished = Finished { courier: 0, results, others: None, parameters: false, accepted: false, open: true };
-        let (attempts, begun, envelope, damaged) = (vec![(0, attempt)], vec![0], None, None);
-        (self.report)(Report::Sent { id, finished, attempts, begun, envelope, damaged });
-    }
-
     fn wait(&self, what: &str, is_so: impl Fn() -> bool) {
         let until = Instant::now() + PATIENCE;
         while !is_so() {
@@ -292,7 +281,7 @@ fn refused_while_its_file_cannot_be_read() {
     let file = bench.spool.path().join("queue").join(id.to_string());
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replacen("Pillarbox-From", "Pillarbox-Ouch", 1)).unwrap();
-    bench.refuse(id);
+    bench.answer(id, 550);
     bench.wait("it is held", || bench.spool.held().unwrap() == [id]);
     bench.wait("it is done with", || bench.queue().schedule().message(id).is_none());
     thread::sleep(Duration::from_millis(200));
