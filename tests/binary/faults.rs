@@ -309,7 +309,7 @@ fn a_maildir_that_is_not_ours() {
     let _ = Command::new("chown").args(["-R", "root"]).arg(domain).status();
     assert!(send(&mut client, "not ours").starts_with("451 4.3.0"));
     let named = format!("notice about=storage text=\"{}:", maildir.display());
-    assert!(server.log_text().contains(&named), "{}", server.log_text());
+    server.wait_for_log(&[&named]);
     // The whole of it, so that the cure is one.
     let cure = format!("{0}: nobody may not write there; chown -R nobody: {0}\n", domain.display());
     assert!(check().contains(&cure), "{}", check());
