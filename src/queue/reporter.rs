@@ -175,3 +175,6 @@ impl Reporter {
         Timestamp::from_second(seconds).unwrap_or_default().to_zoned(self.zone.clone())
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

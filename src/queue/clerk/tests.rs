@@ -1,15 +1,13 @@
 use std::fs;
-use std::io::{Error, Write as _};
+use std::io::Error;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::mail::durable::{DeliveryStep, Faults};
-use crate::queue::letter::Letter;
 use crate::queue::reporter::Mailer;
-use crate::queue::spool::{Envelope, QueuedRecipient};
-use crate::smtp::address::{Address, ReversePath};
+use crate::queue::reporter::tests::Mailboxes;
+use crate::queue::spool::tests::{envelope, put};
 
 /// A clerk with one message, of which a recipient was refused.
 struct Desk {
@@ -19,42 +17,6 @@ struct Desk {
     /// The disk takes nothing.
     is_full: Arc<AtomicBool>,
     dir: tempfile::TempDir,
-}
-
-#[derive(Default)]
-struct Mailboxes {
-    letters: Mutex<Vec<String>>,
-    are_full: AtomicBool,
-}
-
-impl Mailer for Mailboxes {
-    fn hostname(&self) -> String {
-        "mail.example.org".into()
-    }
-
-    fn from(&self) -> Address {
-        self.postmaster()
-    }
-
-    fn deliver(&self, to: &Address, letter: &Letter) -> Result<String, String> {
-        if self.are_full.load(Ordering::Relaxed) {
-            return Err("the mailbox is full".into());
-        }
-        self.letters.lock().unwrap().push(String::from_utf8_lossy(&letter.text).into_owned());
-        Ok(to.to_string())
-    }
-
-    fn postmaster(&self) -> Address {
-        Address::parse("postmaster@example.org").unwrap()
-    }
-
-    fn reports_to(&self, _: &str, sender: &Address) -> Address {
-        sender.clone()
-    }
-
-    fn address_of(&self, _: &str) -> Option<Address> {
-        None
-    }
 }
 
 impl Desk {
@@ -67,9 +29,7 @@ impl Desk {
             _ => Ok(()),
         });
         let spool = Arc::new(Spool::open(dir.path(), faults).unwrap().0);
-        let mut draft = spool.begin(&envelope()).unwrap();
-        draft.write_all(b"Subject: x\n\ny\n").unwrap();
-        let id = draft.commit().unwrap().keep();
+        let id = put(&spool, &envelope(&["bob@b.example"]), "Subject: x\n\ny\n").unwrap();
         let mailboxes = Arc::<Mailboxes>::default();
         let mailer: Arc<dyn Mailer> = Arc::<Mailboxes>::clone(&mailboxes);
         Self { clerk: Clerk::new(spool, Arc::new(Reporter::new(mailer))), id, mailboxes, is_full, dir }
@@ -85,19 +45,6 @@ impl Desk {
 
     fn file(&self, part: &str) -> PathBuf {
         self.dir.path().join(part).join(self.id.to_string())
-    }
-}
-
-fn envelope() -> Envelope {
-    Envelope {
-        reverse_path: ReversePath::Mailbox(Address::parse("alice@example.org").unwrap()),
-        login: "alice@example.org".into(),
-        session: "k3f9".into(),
-        body: None,
-        utf8: false,
-        ret: None,
-        envid: None,
-        recipients: vec![QueuedRecipient { address: Address::parse("bob@b.example").unwrap(), notify: None, orcpt: None }],
     }
 }
 

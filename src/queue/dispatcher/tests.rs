@@ -1,13 +1,13 @@
-use std::io::Write as _;
 use std::sync::atomic::AtomicBool;
 
 use super::*;
-use crate::queue::letter::Letter;
+use crate::queue::reporter::tests::Mailboxes;
 use crate::queue::schedule::{Finished, Outcome, RecipientResult, RouteSettings, Trouble};
-use crate::queue::spool::QueuedRecipient;
-use crate::smtp::address::{Address, ReversePath};
+use crate::queue::spool::tests::{envelope, put};
 use crate::smtp::remote::{RemoteReply, Stage};
 
+/// A message.
+const TEXT: &str = "Subject: x\n\ny\n";
 /// How long something may take that is not measured.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -17,51 +17,8 @@ struct Bench {
     dispatcher: Dispatcher,
     tasks: Receiver<Task>,
     report: Box<dyn Fn(Report) + Send + Sync>,
-    letters: Arc<Letters>,
+    mailboxes: Arc<Mailboxes>,
     _dir: tempfile::TempDir,
-}
-
-#[derive(Default)]
-struct Letters(Mutex<Vec<String>>);
-
-impl Mailer for Letters {
-    fn hostname(&self) -> String {
-        "mail.example.org".into()
-    }
-
-    fn from(&self) -> Address {
-        self.postmaster()
-    }
-
-    fn deliver(&self, to: &Address, letter: &Letter) -> Result<String, String> {
-        lock(&self.0).push(format!("{to}\n{}", String::from_utf8_lossy(&letter.text)));
-        Ok(to.to_string())
-    }
-
-    fn postmaster(&self) -> Address {
-        Address::parse("postmaster@example.org").unwrap()
-    }
-
-    fn reports_to(&self, _: &str, sender: &Address) -> Address {
-        sender.clone()
-    }
-
-    fn address_of(&self, login: &str) -> Option<Address> {
-        Address::parse(login).ok()
-    }
-}
-
-fn envelope(to: &str) -> Envelope {
-    Envelope {
-        reverse_path: ReversePath::Mailbox(Address::parse("alice@example.org").unwrap()),
-        login: "alice@example.org".into(),
-        session: "k3f9".into(),
-        body: None,
-        utf8: false,
-        ret: None,
-        envid: None,
-        recipients: vec![QueuedRecipient { address: Address::parse(to).unwrap(), notify: None, orcpt: None }],
-    }
 }
 
 fn settings() -> Settings {
@@ -91,9 +48,9 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("spool");
         let spool = Arc::new(Spool::open(&path, Default::default()).unwrap().0);
-        let found = found.iter().map(|to| spool.find(put(&spool, &envelope(to))).unwrap()).collect();
-        let (letters, (sender, tasks)) = (Arc::<Letters>::default(), crossbeam_channel::unbounded());
-        let mailer: Arc<dyn Mailer> = Arc::<Letters>::clone(&letters);
+        let found = found.iter().map(|to| spool.find(put(&spool, &envelope(&[to]), TEXT).unwrap()).unwrap()).collect();
+        let (mailboxes, (sender, tasks)) = (Arc::<Mailboxes>::default(), crossbeam_channel::unbounded());
+        let mailer: Arc<dyn Mailer> = Arc::<Mailboxes>::clone(&mailboxes);
         let (spool_of, settings) = (Arc::clone(&spool), settings());
         let start = Start { spool: spool_of, found, settings, couriers: 1, queue_max: 1000, routing, mailer };
         let mut report: Option<Box<dyn Fn(Report) + Send + Sync>> = None;
@@ -102,7 +59,7 @@ impl Bench {
             Ok(vec![sender])
         });
         let (dispatcher, report) = (dispatcher.unwrap(), report.unwrap());
-        Self { spool, dispatcher, tasks, report, letters, _dir: dir }
+        Self { spool, dispatcher, tasks, report, mailboxes, _dir: dir }
     }
 
     fn queue(&self) -> &Arc<Queue> {
@@ -110,8 +67,8 @@ impl Bench {
     }
 
     fn accept(&self, to: &str) -> QueueId {
-        let envelope = envelope(to);
-        let id = put(&self.spool, &envelope);
+        let envelope = envelope(&[to]);
+        let id = put(&self.spool, &envelope, TEXT).unwrap();
         self.queue().accepted(id, envelope, None);
         id
     }
@@ -144,7 +101,7 @@ impl Bench {
     fn wait(&self, what: &str, is_so: impl Fn() -> bool) {
         let until = Instant::now() + PATIENCE;
         while !is_so() {
-            assert!(Instant::now() < until, "{what}: {:?}", lock(&self.letters.0));
+            assert!(Instant::now() < until, "{what}: {:?}", lock(&self.mailboxes.letters));
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -156,19 +113,13 @@ impl Bench {
     }
 }
 
-fn put(spool: &Arc<Spool>, envelope: &Envelope) -> QueueId {
-    let mut draft = spool.begin(envelope).unwrap();
-    draft.write_all(b"Subject: x\n\ny\n").unwrap();
-    draft.commit().unwrap().keep()
-}
-
 /// A session takes a recipient by the routes that it knows; those of the queue may refuse it by now.
 #[test]
 fn accepted_when_its_route_is_gone() {
     let bench = Bench::new(&[], all_by("old"));
     bench.queue().configure(settings(), 1000, Arc::new(|_, _| None));
     let id = bench.accept("x@never.example");
-    bench.wait("it is reported", || lock(&bench.letters.0).iter().any(|letter| letter.contains("x@never.example")));
+    bench.wait("it is reported", || lock(&bench.mailboxes.letters).iter().any(|letter| letter.contains("x@never.example")));
     bench.wait("it is gone", || bench.spool.find(id).is_err());
     assert!(bench.queue().schedule().message(id).is_none() && bench.tasks.is_empty());
 }
@@ -243,14 +194,13 @@ fn sent_while_the_routes_change() {
 #[test]
 fn refused_between_two_transactions() {
     let bench = Bench::new(&[], all_by("old"));
-    let mut envelope = envelope("a@there.example");
-    envelope.recipients.extend(self::envelope("b@gone.example").recipients);
-    let id = put(&bench.spool, &envelope);
+    let envelope = envelope(&["a@there.example", "b@gone.example"]);
+    let id = put(&bench.spool, &envelope, TEXT).unwrap();
     bench.queue().accepted(id, envelope, None);
     assert_eq!(bench.next(), (id, "old".to_owned()));
     // Another login's, which has its turn before the next transaction.
-    let other = Envelope { login: "bob@example.org".into(), ..self::envelope("c@there.example") };
-    let other_id = put(&bench.spool, &other);
+    let other = Envelope { login: "bob@example.org".into(), ..self::envelope(&["c@there.example"]) };
+    let other_id = put(&bench.spool, &other, TEXT).unwrap();
     bench.queue().accepted(other_id, other, None);
     let (looked, was_looked) = crossbeam_channel::unbounded();
     let changed: Arc<Routing> = Arc::new(move |envelope, at| {
@@ -266,7 +216,7 @@ fn refused_between_two_transactions() {
     assert_eq!(bench.next().0, other_id);
     for to in ["a@there.example", "b@gone.example"] {
         bench.wait("both are reported", || {
-            lock(&bench.letters.0).iter().any(|letter| letter.contains(&format!("Final-Recipient: rfc822; {to}")))
+            lock(&bench.mailboxes.letters).iter().any(|letter| letter.contains(&format!("Final-Recipient: rfc822; {to}")))
         });
     }
     bench.wait("it is gone", || bench.spool.find(id).is_err());
@@ -285,5 +235,5 @@ fn refused_while_its_file_cannot_be_read() {
     bench.wait("it is held", || bench.spool.held().unwrap() == [id]);
     bench.wait("it is done with", || bench.queue().schedule().message(id).is_none());
     thread::sleep(Duration::from_millis(200));
-    assert!(bench.spool.held().unwrap() == [id] && lock(&bench.letters.0).is_empty());
+    assert!(bench.spool.held().unwrap() == [id] && lock(&bench.mailboxes.letters).is_empty());
 }

@@ -1,112 +1,21 @@
-use std::cell::RefCell;
-use std::io::Write as _;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
-use crate::mail::durable::Faults;
 use crate::queue::listing::MessageRow;
-use crate::queue::schedule::{Destination, HeldWhy, MessageState, PartState, Reason, RestState, RouteState, WaitsFor};
-use crate::queue::spool::{Happened, QueuedRecipient, Record, Told, Verdict};
+use crate::queue::schedule::{HeldWhy, Reason, WaitsFor};
+use crate::queue::spool::tests::{envelope, spool};
+use crate::queue::spool::{self, Happened, Record, Told, Verdict};
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::remote::Stage;
 
-/// A running server, with what it answers.
-struct Running {
-    spool: Arc<Spool>,
-    ids: Vec<QueueId>,
-    waits: Option<WaitsFor>,
-    held: Option<HeldWhy>,
-    answers: Vec<schedule::Answer>,
-    failed: Option<Attempt>,
-    asked: RefCell<Vec<(Verb, Vec<QueueId>)>>,
-}
+mod desk;
 
-impl Desk for Running {
-    fn spool(&self) -> &Spool {
-        &self.spool
-    }
-
-    fn ids(&self) -> Vec<QueueId> {
-        self.ids.clone()
-    }
-
-    fn message(&self, id: QueueId) -> Option<MessageState> {
-        let waits_for = self.waits.filter(|_| self.ids.contains(&id))?;
-        let part = PartState { destination: Destination::smarthost("next"), recipients: vec![0, 1], waits: 0, waits_for };
-        Some(MessageState {
-            id,
-            login: "alice@example.org".into(),
-            since: 1_700_000_000,
-            warned: false,
-            held: self.held,
-            verbs_wait: false,
-            parts: vec![part],
-        })
-    }
-
-    fn routes(&self) -> Vec<RouteState> {
-        let rest = RestState { reason: Reason::Certificate, since: 1_700_000_000, next: 1_700_000_600 };
-        let route =
-            |name, rest| RouteState { destination: Destination::smarthost(name), rest, pairs: 3, at_work: 0, connections: 4 };
-        vec![route("next", Some(rest)), route("other", None)]
-    }
-
-    fn last_failure(&self, destination: &Destination) -> Option<Attempt> {
-        self.failed.clone().filter(|_| *destination == Destination::smarthost("next"))
-    }
-
-    fn route_of(&self, envelope: &Envelope, recipient: usize) -> String {
-        let address = envelope.recipients[recipient].address.to_string();
-        let known = [(".refused.example", "refuse"), (".direct.example", "mx")];
-        known.iter().find(|(end, _)| address.ends_with(end)).map_or("next", |(_, route)| route).to_owned()
-    }
-
-    fn apply(&self, verb: Verb, ids: &[QueueId]) -> Vec<schedule::Answer> {
-        self.asked.borrow_mut().push((verb, ids.to_vec()));
-        ids.iter().enumerate().map(|(at, _)| self.answers.get(at).copied().unwrap_or(schedule::Answer::Done)).collect()
-    }
-
-    fn try_route(&self, name: &str) -> bool {
-        name == "next"
-    }
-
-    fn give_up(&self) -> u64 {
-        5 * 86_400
-    }
-}
-
-impl Running {
-    fn over(spool: &Arc<Spool>, ids: &[QueueId]) -> Self {
-        let spool = Arc::clone(spool);
-        let (answers, asked) = (Vec::new(), RefCell::default());
-        Self { spool, ids: ids.to_vec(), waits: None, held: None, answers, failed: None, asked }
-    }
-
-    fn explains(&self, id: QueueId) -> String {
-        ask(self, Request::Explain(id.to_string())).0.join(" ").split_whitespace().collect::<Vec<_>>().join(" ")
-    }
-}
-
-fn spool(path: &Path) -> Arc<Spool> {
-    Arc::new(Spool::open(path, Faults::default()).unwrap().0)
-}
+use desk::Running;
 
 fn put(spool: &Arc<Spool>, from: &str, to: &[&str]) -> QueueId {
-    let recipient = |to: &&str| QueuedRecipient { address: Address::parse(to).unwrap(), notify: None, orcpt: None };
-    let envelope = Envelope {
-        reverse_path: if from.is_empty() { ReversePath::Null } else { ReversePath::Mailbox(Address::parse(from).unwrap()) },
-        login: from.into(),
-        session: "k3f9".into(),
-        body: None,
-        utf8: false,
-        ret: None,
-        envid: None,
-        recipients: to.iter().map(recipient).collect(),
-    };
-    let mut draft = spool.begin(&envelope).unwrap();
-    draft.write_all(b"Subject: x\n\nbody\n").unwrap();
-    draft.commit().unwrap().keep()
+    let reverse_path = if from.is_empty() { ReversePath::Null } else { ReversePath::Mailbox(Address::parse(from).unwrap()) };
+    let envelope = Envelope { reverse_path, login: from.into(), body: None, ret: None, envid: None, ..envelope(to) };
+    spool::tests::put(spool, &envelope, "Subject: x\n\nbody\n").unwrap()
 }
 
 fn log(spool: &Spool, id: QueueId, what: Happened) {

@@ -10,7 +10,7 @@ use crate::smtp::command::Body;
 use crate::smtp::dsn::{Notify, Orcpt, Ret};
 use crate::smtp::remote::Stage;
 
-pub(super) fn spool(path: &Path) -> Arc<Spool> {
+pub(in crate::queue) fn spool(path: &Path) -> Arc<Spool> {
     Arc::new(Spool::open(path, Faults::default()).unwrap().0)
 }
 
@@ -18,7 +18,7 @@ fn recipient(address: &str) -> QueuedRecipient {
     QueuedRecipient { address: Address::parse(address).unwrap(), notify: None, orcpt: None }
 }
 
-pub(super) fn envelope(to: &[&str]) -> Envelope {
+pub(in crate::queue) fn envelope(to: &[&str]) -> Envelope {
     Envelope {
         reverse_path: ReversePath::Mailbox(Address::parse("alice@example.org").unwrap()),
         login: "alice@example.org".into(),
@@ -31,7 +31,7 @@ pub(super) fn envelope(to: &[&str]) -> Envelope {
     }
 }
 
-pub(super) fn put(spool: &Arc<Spool>, envelope: &Envelope, text: &str) -> Result<QueueId, StorageError> {
+pub(in crate::queue) fn put(spool: &Arc<Spool>, envelope: &Envelope, text: &str) -> Result<QueueId, StorageError> {
     let mut draft = spool.begin(envelope)?;
     draft.write_all(text.as_bytes())?;
     Ok(draft.commit()?.keep())
