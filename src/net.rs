@@ -12,6 +12,7 @@ pub mod handover;
 pub mod history;
 pub mod listener;
 pub mod local;
+mod memory;
 pub mod network;
 pub mod outbound;
 pub mod pool;

@@ -117,7 +117,7 @@ fn crates_are_named_where_they_belong() {
         ("webpki", &["net/connector.rs", "net/tls.rs"]),
         ("x509_cert", &["net/tls.rs"]),
         ("argon2", &["auth/argon.rs"]),
-        ("crossbeam_channel", &["net/pool.rs", "queue/clerk.rs", "queue/dispatcher.rs", "relay/pool.rs"]),
+        ("crossbeam_channel", &["net/memory.rs", "net/pool.rs", "queue/clerk.rs", "queue/dispatcher.rs", "relay/pool.rs"]),
         ("domain", &["relay/dns.rs"]),
         ("resolv_conf", &["relay/resolve.rs"]),
         ("pem", &["mail/dkim.rs"]),

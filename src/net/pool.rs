@@ -2,9 +2,9 @@
 //!
 //! A thread is started when a piece of work finds none idle, and ends when it has been idle for a while; the one that became idle
 //! last is woken first, so that the others come to their end. Of those that are idle the one that was started last ends first, and
-//! after the end of many the memory that they have used is given back to the system. Work that is handed over is never lost and never refused: where
-//! all threads are busy, or none can be started, it waits for the next that is free. A panic costs the piece of work it happened
-//! in: it is caught, and the thread goes on.
+//! after the end of many the memory that they have used is given back to the system ([`memory`]). Work that is handed over is
+//! never lost and never refused: where all threads are busy, or none can be started, it waits for the next that is free. A panic
+//! costs the piece of work it happened in: it is caught, and the thread goes on.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,6 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender};
+
+use super::memory;
 
 /// The threads; may be cloned and sent anywhere.
 #[derive(Debug)]
@@ -60,42 +62,6 @@ struct Idle<T> {
     until: Instant,
 }
 
-/// Lets the allocator hand free memory back to the system. glibc joins small pieces and trims a heap only when a piece of 64 KiB or
-/// more is given back to it (malloc(3), M_MXFAST); without that, threads that have ended leave 25 KiB each for good.
-fn give_memory_back() {
-    drop(std::hint::black_box(Vec::<u8>::with_capacity(96 * 1024)));
-}
-
-/// The same in every heap: what a thread kept for itself gets back into its heap as the thread ends, when it cannot join the pieces
-/// any more. glibc has eight heaps a core, and a new thread takes one that no thread uses, if there is one.
-fn give_all_memory_back() {
-    let heaps = 8 * thread::available_parallelism().map_or(1, usize::from);
-    let (ready, all_ready) = crossbeam_channel::bounded(heaps);
-    let (go, wait) = crossbeam_channel::bounded::<()>(0);
-    let begin = |_| {
-        let (ready, wait) = (ready.clone(), wait.clone());
-        let run = move || {
-            // First of all: a small piece that it needed might be one of those that are to be joined.
-            give_memory_back();
-            let _ = ready.send(());
-            // No other takes its heap before all have had theirs.
-            let _ = wait.recv();
-        };
-        thread::Builder::new().name("memory".into()).stack_size(STACK).spawn(run).ok()
-    };
-    let threads: Vec<_> = (0..heaps).filter_map(begin).collect();
-    for _ in &threads {
-        let _ = all_ready.recv();
-    }
-    drop(go);
-    threads.into_iter().for_each(|thread| drop(thread.join()));
-    // The first heap is the one of the thread that the program began with.
-    give_memory_back();
-}
-
-/// Stack of a worker. Little of it is ever touched; the deepest use is a TLS handshake. glibc keeps 40 MiB of stacks of ended
-/// threads, each with 24 KiB that were touched and with a piece of the heap: the larger they are, the fewer it keeps.
-const STACK: usize = 1024 * 1024;
 /// After the end of so many threads memory is given back.
 const MANY: usize = 16;
 /// How long no thread is started after the system refused one.
@@ -145,7 +111,7 @@ impl<T: Send + 'static> Pool<T> {
         if inner.most >= MANY && inner.threads <= inner.most / 8 {
             inner.most = inner.threads;
             drop(inner);
-            give_all_memory_back();
+            memory::give_all_back();
         }
     }
 
@@ -184,7 +150,7 @@ impl<T: Send + 'static> Pool<T> {
     fn spawn(&self, inner: &mut Inner<T>) -> io::Result<()> {
         let pool = self.clone();
         let number = inner.next;
-        thread::Builder::new().name(format!("worker-{number}")).stack_size(STACK).spawn(move || pool.run(number))?;
+        thread::Builder::new().name(format!("worker-{number}")).stack_size(memory::STACK).spawn(move || pool.run(number))?;
         inner.next += 1;
         inner.threads += 1;
         inner.most = inner.most.max(inner.threads);
@@ -197,7 +163,7 @@ impl<T: Send + 'static> Pool<T> {
             // What a panic says is for the hook: it may quote what a client sent, which is never logged.
             let _ = panic::catch_unwind(AssertUnwindSafe(|| (self.0.config.work)(work)));
         }
-        give_memory_back();
+        memory::give_back();
         self.0.ended.notify_all();
     }
 
