@@ -40,7 +40,7 @@ pub struct Late<'a> {
     pub oldest: &'a Zoned,
     /// When that one goes back to its sender, if it is not sent before.
     pub until: &'a Zoned,
-    /// The postmaster has been told of the route; of a domain that does not answer by itself nobody is.
+    /// The postmaster has been told of the route, as is not done for a single domain by MX.
     pub postmaster_knows: bool,
 }
 

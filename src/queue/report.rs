@@ -87,7 +87,7 @@ impl Kind<'_> {
 
 /// Whether a sender is to be told. Mail from the null reverse path gets no report of any kind. Of failures a sender is told
 /// unless NOTIFY forbids it, of success where NOTIFY asks (RFC 3461 section 4.1), and that mail is late unless NOTIFY
-/// forbids it or the message is one that nobody waits for ([`is_automatic`]). `header` may be more than the header section.
+/// forbids it or the message is one that no person waits for ([`is_automatic`]). `header` may be more than the header section.
 pub fn is_due(kind: Kind<'_>, sender: &ReversePath, notify: Option<Notify>, header: &[u8]) -> bool {
     match (kind, sender) {
         (_, ReversePath::Null) => false,

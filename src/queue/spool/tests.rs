@@ -210,7 +210,7 @@ fn ids_of_files_come_before_those_to_come() {
     let future = QueueId::from_bits(u64::MAX - 10);
     let queue = dir.path().join("queue");
     fs::rename(queue.join(id.to_string()), queue.join(future.to_string())).unwrap();
-    assert_eq!(spool(dir.path()).ids.fresh(), QueueId::from_bits(u64::MAX - 9), "though the clock is behind");
+    assert_eq!(spool(dir.path()).ids.fresh(), QueueId::from_bits(u64::MAX - 9), "though the clock was set back");
 }
 
 /// Each step of accepting, each time that it is done, on both ways: an error, and nothing is there.
