@@ -582,7 +582,7 @@ fn the_postmaster_is_told_of_a_source_that_is_not_ours() {
             letters.iter().map(|letter| letter.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
         };
         send(&server, &["x@a.example"]);
-        server.wait_for_log(&["route", "route=mx", "state=resting", "reason=source"]);
+        server.wait_for_log(&["route", "route=mx", "state=resting", "reason=source", "text=\"a.example:"]);
         let told = letters(1).remove(0);
         for want in [
             "Subject: Route mx does not work",

@@ -319,6 +319,35 @@ mod tests {
     }
 
     #[test]
+    fn the_thread_that_was_started_first_ends_last() {
+        let (tell, told) = crossbeam_channel::unbounded();
+        let pool = start(3, Duration::from_secs(1), move |end: Option<crossbeam_channel::Receiver<()>>| match end {
+            Some(end) => drop(end.recv()),
+            None => tell.send(thread::current().name().unwrap().to_owned()).unwrap(),
+        });
+        let ends: Vec<Sender<()>> = (0..3)
+            .map(|_| {
+                let (end, wait) = crossbeam_channel::bounded(1);
+                pool.offer(Some(wait));
+                end
+            })
+            .collect();
+        // Thread 0 is idle first.
+        for end in ends {
+            thread::sleep(Duration::from_millis(300));
+            drop(end);
+        }
+        let begun = Instant::now();
+        while pool.threads() > 1 {
+            assert!(begun.elapsed() < PATIENCE);
+            thread::sleep(Duration::from_millis(1));
+        }
+        pool.offer(None);
+        let name = told.recv_timeout(PATIENCE).unwrap();
+        assert!(!["worker-1", "worker-2"].contains(&&*name), "{name} was started later than worker-0, and outlived it");
+    }
+
+    #[test]
     fn the_latest_idle_thread_is_woken_first() {
         let (sender, names) = crossbeam_channel::unbounded();
         let all_at_work = std::sync::Barrier::new(4);

@@ -143,11 +143,7 @@ impl Clerk {
             match deeds.recv_timeout(again.saturating_duration_since(Instant::now())) {
                 Ok(deed) => self.act(deed),
                 Err(RecvTimeoutError::Timeout) => {
-                    self.do_again();
-                    if Instant::now() >= self.reports_again {
-                        self.report_again();
-                        self.reports_again = Instant::now() + REPORT_AGAIN;
-                    }
+                    self.tick(Instant::now());
                     again = Instant::now() + AGAIN;
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -159,6 +155,15 @@ impl Clerk {
     /// nothing is lost: the message stays in the spool.
     pub fn act(&mut self, deed: Deed) {
         self.attempt(deed, true);
+    }
+
+    /// Does again what is due for that. To be called every [`AGAIN`].
+    fn tick(&mut self, now: Instant) {
+        self.do_again();
+        if now >= self.reports_again {
+            self.report_again();
+            self.reports_again = now + REPORT_AGAIN;
+        }
     }
 
     /// Does again what could not be done. The log has it already, so it says nothing of what cannot be done yet.

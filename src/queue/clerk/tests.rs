@@ -84,7 +84,7 @@ fn a_message_that_cannot_be_read_is_kept() {
     fs::write(desk.file("queue"), text.replacen("Pillarbox-Queue", "Pillarbox-Ouch!", 1)).unwrap();
     desk.act([Deed::Record(id, refused()), Deed::Fail { id, recipients: refused(), record: false }, Deed::Remove(id)]);
     assert!(desk.file("held").exists() && !desk.file("queue").exists() && desk.letters() == 0);
-    desk.clerk.report_again();
+    desk.clerk.tick(Instant::now() + REPORT_AGAIN);
     assert!(desk.file("held").exists());
 }
 
@@ -97,12 +97,16 @@ fn a_report_that_could_not_be_delivered_is_tried_again() {
     desk.act([Deed::Record(id, refused()), Deed::Fail { id, recipients: refused(), record: false }, Deed::Remove(id)]);
     assert!(desk.file("held").exists());
     let octets = fs::metadata(desk.file("held")).unwrap().len();
+    let mut now = Instant::now() + REPORT_AGAIN;
     for _ in 0..3 {
-        desk.clerk.report_again();
+        desk.clerk.tick(now);
+        now += REPORT_AGAIN;
     }
     assert_eq!(fs::metadata(desk.file("held")).unwrap().len(), octets, "nothing is written of it");
     desk.mailboxes.are_full.store(false, Ordering::Relaxed);
-    desk.clerk.report_again();
+    desk.clerk.tick(now - AGAIN);
+    assert!(desk.file("held").exists(), "not as often as the rest");
+    desk.clerk.tick(now);
     assert!(!desk.file("held").exists() && desk.letters() == 1);
     assert!(desk.mailboxes.letters.lock().unwrap()[0].contains("no such mailbox"));
 }
