@@ -100,7 +100,8 @@ impl Decoder {
                 State::Dot => self.state = State::Text,
                 State::DotCr if input[at] == b'\n' => return Fed { used: at + 1, ended: true },
                 State::Cr if input[at] == b'\n' => {
-                    self.end_line(out);
+                    self.emit(b"\n", out);
+                    self.end_line();
                     at += 1;
                 }
                 State::Cr | State::DotCr => {
@@ -131,33 +132,45 @@ impl Decoder {
         self.content
     }
 
-    /// Takes text up to the next octet that matters, and that octet; gives how many.
+    /// Takes whole lines and the text after them, up to the next octet that matters, and that octet; gives how many.
     fn text(&mut self, input: &[u8], out: &mut Vec<u8>) -> usize {
-        let Some(end) = memchr::memchr3(b'\r', b'\n', 0, input) else {
-            self.emit(input, out);
-            self.octet += input.len() as u64;
-            self.content += input.len() as u64;
+        let mut at = 0;
+        while let Some(length) = memchr::memchr3(b'\r', b'\n', 0, &input[at..]) {
+            let (start, end) = (at, at + length);
+            at = end + 1;
+            self.octet += length as u64 + 1;
+            self.content += length as u64;
             self.state = State::Text;
-            return input.len();
-        };
-        self.emit(&input[..end], out);
-        self.octet += end as u64 + 1;
-        self.content += end as u64;
-        self.state = State::Text;
-        match input[end] {
-            b'\r' if input.get(end + 1) == Some(&b'\n') => {
-                self.end_line(out);
-                return end + 2;
+            if input[end] == b'\r' && input.get(at) == Some(&b'\n') {
+                self.emit(&input[start..at], out);
+                if let (None, Some(cr)) = (self.fault, out.last_mut()) {
+                    *cr = b'\n';
+                }
+                self.end_line();
+                at += 1;
+                // What a line begins with may matter.
+                if input.get(at).is_none_or(|octet| *octet == b'.') {
+                    return at;
+                }
+                continue;
             }
-            b'\r' => self.state = State::Cr,
-            b'\n' => self.note(FaultKind::BareLf, self.octet),
-            _ => self.note(FaultKind::Nul, self.octet),
+            self.emit(&input[start..end], out);
+            match input[end] {
+                b'\r' => self.state = State::Cr,
+                b'\n' => self.note(FaultKind::BareLf, self.octet),
+                _ => self.note(FaultKind::Nul, self.octet),
+            }
+            return at;
         }
-        end + 1
+        let rest = &input[at..];
+        self.emit(rest, out);
+        self.octet += rest.len() as u64;
+        self.content += rest.len() as u64;
+        self.state = State::Text;
+        input.len()
     }
 
-    fn end_line(&mut self, out: &mut Vec<u8>) {
-        self.emit(b"\n", out);
+    fn end_line(&mut self) {
         self.line += 1;
         self.content += 2;
         self.octet = 0;
