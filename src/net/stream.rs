@@ -32,6 +32,10 @@ pub trait Link: Read + Write {
     fn clock(&mut self) -> &mut Clock;
     /// Reads as far as `mode` goes: `None` if nothing came.
     fn read_within(&mut self, mode: ReadMode, buffer: &mut [u8]) -> io::Result<Option<usize>>;
+    /// True if the last read took all that had come by then. Another one that does not wait would find but what came since.
+    fn is_drained(&self) -> bool {
+        false
+    }
     /// Much is about to come: system calls may be saved by reading it in large pieces.
     fn expect_much(&mut self);
     /// Nothing comes: gives memory back.
@@ -50,6 +54,8 @@ pub trait Link: Read + Write {
 #[derive(Debug)]
 pub struct Stream {
     inner: Inner,
+    /// The last read left room, so nothing waits above the socket.
+    had_room: bool,
 }
 
 #[derive(Debug)]
@@ -71,6 +77,8 @@ struct Socket {
     ahead: Ahead,
     /// Something came that nothing has been sent after.
     unacknowledged: bool,
+    /// The kernel had less than was asked for.
+    emptied: bool,
 }
 
 /// How long a read waits.
@@ -111,7 +119,20 @@ impl Stream {
         let _ = socket.set_send_buffer_size(SEND_BUFFER);
         let (slot, admission) = (Arc::clone(slot), Arc::clone(admission));
         let (mode, slices, ahead) = (ReadMode::UntilDeadline, Slices::new(SLICE), Ahead::default());
-        Ok(Self { inner: Inner::Plain(Socket { socket, slot, admission, clock, mode, slices, ahead, unacknowledged: false }) })
+        Ok(Self {
+            inner: Inner::Plain(Socket {
+                socket,
+                slot,
+                admission,
+                clock,
+                mode,
+                slices,
+                ahead,
+                unacknowledged: false,
+                emptied: false,
+            }),
+            had_room: false,
+        })
     }
 
     fn socket(&mut self) -> &mut Socket {
@@ -124,7 +145,7 @@ impl Stream {
 
 impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &mut self.inner {
+        let outcome = match &mut self.inner {
             Inner::Plain(socket) => socket.read(buffer),
             Inner::Tls(tls) => match tls.read(buffer) {
                 // A client that closes without close_notify is gone all the same; SMTP frames its own messages.
@@ -132,7 +153,9 @@ impl Read for Stream {
                 other => other,
             },
             Inner::Gone(_) => Ok(0),
-        }
+        };
+        self.had_room = outcome.as_ref().is_ok_and(|octets| *octets < buffer.len());
+        outcome
     }
 }
 
@@ -167,6 +190,14 @@ impl Link for Stream {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    fn is_drained(&self) -> bool {
+        let socket = match &self.inner {
+            Inner::Plain(socket) | Inner::Gone(socket) => socket,
+            Inner::Tls(tls) => &tls.sock,
+        };
+        self.had_room && socket.emptied && socket.ahead.start == socket.ahead.end
     }
 
     fn expect_much(&mut self) {
@@ -308,7 +339,8 @@ impl Socket {
         if content {
             self.slot.add_content(octets);
         }
-        self.unacknowledged = octets < buffer.len();
+        self.emptied = octets < buffer.len();
+        self.unacknowledged = self.emptied;
         Ok(octets)
     }
 
@@ -372,6 +404,17 @@ mod tests {
         let mut clock = Clock::new(limits, opened);
         clock.begin(Wait::Command, opened);
         run(client, Stream::new(guard.slot(), &admission, clock).unwrap())
+    }
+
+    #[test]
+    fn a_read_that_left_room_took_all_that_had_come() {
+        with_session(Duration::from_secs(60), |mut client, mut stream| {
+            client.write_all(b"DATA\r\nmore").unwrap();
+            let mut buffer = [0; 6];
+            let mut drained_after = |octets: usize| (stream.read(&mut buffer[..octets]).unwrap(), stream.is_drained());
+            assert_eq!(drained_after(6), (6, false), "it may be all or not");
+            assert_eq!(drained_after(6), (4, true));
+        });
     }
 
     fn read_late(session: Duration) -> io::Result<usize> {

@@ -146,10 +146,13 @@ impl<L: Link> Wire<L> {
         self.link.wipe_input();
     }
 
-    /// True if the client has sent more than what was read as lines, whether it has been looked at or not.
+    /// True if the client had sent more than what was read as lines when the last of them came, whether it has been looked at or not.
     pub fn has_more(&mut self) -> io::Result<bool> {
         if self.start < self.end {
             return Ok(true);
+        }
+        if self.link.is_drained() {
+            return Ok(false);
         }
         if self.buffer.len() == self.end {
             self.grow(self.end + 512);
