@@ -161,12 +161,12 @@ impl Policy {
         if key == login {
             return true;
         }
-        let domain = address.domain().to_string();
+        let domain = address.domain().as_str();
         let granted = self.senders.get(login).is_some_and(|grants| {
             grants.iter().any(|grant| match grant {
                 Grant::Address(granted) => *granted == key,
                 Grant::Any => false,
-                Grant::Domain(granted) => *granted == domain,
+                Grant::Domain(granted) => granted == domain,
             })
         });
         if granted {

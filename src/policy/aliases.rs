@@ -58,13 +58,13 @@ impl Aliases {
         if name.is_empty() {
             return None;
         }
-        let alias = self.by_name.get(&format!("{name}@{domain}")).or_else(|| self.by_name.get(name))?;
+        let alias = self.by_name.get(&[name, "@", domain].concat()).or_else(|| self.by_name.get(name))?;
         Some(&alias.targets)
     }
 
     /// The targets of `@domain`.
     pub fn catch_all(&self, domain: &str) -> Option<&[Target]> {
-        self.by_name.get(&format!("@{domain}")).map(|alias| alias.targets.as_slice())
+        self.by_name.get(&["@", domain].concat()).map(|alias| alias.targets.as_slice())
     }
 
     /// All of them.

@@ -128,7 +128,7 @@ impl Policy {
 
     fn follow_address(&self, address: &Address, depth: usize, walk: &mut Walk) {
         if self.is_local(address.domain()) {
-            self.follow(&address.local().to_lowercase(), &address.domain().to_string(), depth, walk);
+            self.follow(&address.local().to_lowercase(), address.domain().as_str(), depth, walk);
         } else {
             walk.ends_at(address.key(), DeadEndReason::Foreign);
         }
@@ -136,9 +136,9 @@ impl Policy {
 
     /// Follows `local@domain`, which is local and in lower case.
     fn follow(&self, local: &str, domain: &str, depth: usize, walk: &mut Walk) {
-        let key = format!("{local}@{domain}");
+        let at_domain = |local: &str| [local, "@", domain].concat();
         if depth > CHAIN_MAX {
-            return walk.ends_at(key, DeadEndReason::TooDeep);
+            return walk.ends_at(at_domain(local), DeadEndReason::TooDeep);
         }
         let (base, tag) = match local.split_once('+') {
             Some((base, tag)) if !base.is_empty() => (base, Some(tag)),
@@ -146,7 +146,7 @@ impl Policy {
         };
         let candidates = [(local, None), (base, tag)];
         for (name, tag) in &candidates[..if tag.is_some() { 2 } else { 1 }] {
-            let own = format!("{name}@{domain}");
+            let own = at_domain(name);
             // An alias that names itself means the mailbox: `alice: alice, bob` keeps a copy.
             let within_itself = walk.path.last() == Some(&own);
             if let Some(targets) = self.aliases.of(name, domain)
@@ -159,8 +159,8 @@ impl Policy {
             }
         }
         match self.aliases.catch_all(domain) {
-            Some(targets) => self.expand(&format!("@{domain}"), targets, domain, None, depth, walk),
-            None => walk.ends_at(key, DeadEndReason::Unknown),
+            Some(targets) => self.expand(&at_domain(""), targets, domain, None, depth, walk),
+            None => walk.ends_at(at_domain(local), DeadEndReason::Unknown),
         }
     }
 

@@ -107,11 +107,18 @@ impl Address {
 
     /// The form that is compared: the local part unquoted and in lower case, `@`, the domain in lower case.
     pub fn key(&self) -> String {
-        format!("{}@{}", self.local.to_lowercase(), self.domain)
+        [&self.local.to_lowercase(), "@", self.domain.as_str()].concat()
     }
 }
 
 impl Domain {
+    /// The name, or the literal with its brackets.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Literal(text) | Self::Name(text) => text,
+        }
+    }
+
     /// True for a literal, and for a name with a dot in it (RFC 6409 section 6.1 wants no other).
     pub fn is_fully_qualified(&self) -> bool {
         match self {
@@ -123,16 +130,16 @@ impl Domain {
 
 impl fmt::Display for Domain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Literal(text) | Self::Name(text) => f.write_str(text),
-        }
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if is_dot_string(&self.local, true) {
-            return write!(f, "{}@{}", self.local, self.domain);
+            f.write_str(&self.local)?;
+            f.write_str("@")?;
+            return f.write_str(self.domain.as_str());
         }
         f.write_str("\"")?;
         for c in self.local.chars() {
