@@ -24,8 +24,8 @@ use budget::LogBudget;
 pub struct SessionLog {
     id: String,
     peer: SocketAddr,
-    /// The user of this machine that the peer is.
-    uid: Option<u32>,
+    /// The keys that every line of the session begins with, after its event.
+    keys: String,
     service: &'static str,
     budget: Arc<LogBudget>,
     /// The network whose connections are left out, and with them the lines of this one itself.
@@ -85,12 +85,16 @@ impl SessionLog {
     pub fn new(id: String, peer: SocketAddr, service: &'static str, budget: &Arc<LogBudget>) -> Self {
         let quiet = budget.connection(peer.ip(), Instant::now());
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        Self { id, peer, uid: None, service, budget: Arc::clone(budget), quiet }
+        let keys = session_keys(&id, peer);
+        Self { id, peer, keys, service, budget: Arc::clone(budget), quiet }
     }
 
     /// The lines name this user of the machine in place of an address.
     pub fn of_uid(self, uid: Option<u32>) -> Self {
-        Self { uid, ..self }
+        match uid {
+            Some(uid) => Self { keys: session_keys(&self.id, format_args!("unix:{uid}")), ..self },
+            None => self,
+        }
     }
 
     /// The session's id.
@@ -99,11 +103,9 @@ impl SessionLog {
     }
 
     fn line(&self, event: &str) -> LogLine {
-        let line = LogLine::new(event).key("session", &self.id);
-        match self.uid {
-            Some(uid) => line.key("peer", format_args!("unix:{uid}")),
-            None => line.key("peer", self.peer),
-        }
+        let mut line = LogLine::new(event);
+        line.0.push_str(&self.keys);
+        line
     }
 
     fn write(&self, level: Level, class: Class, line: LogLine) {
@@ -158,13 +160,13 @@ impl SessionLog {
     }
 
     /// A message is durable.
-    pub fn accepted(&self, id: &str, from: &str, to: &[String], size: u64, took: Duration) {
+    pub fn accepted<T: Display>(&self, id: &str, from: impl Display, to: &[T], size: u64, took: Duration) {
         let line = self.line("accepted").key("id", id).key("from", from).key("to", listed(to));
         self.write(Level::Info, Class::Always, line.key("size", size).key("seconds", seconds(took)));
     }
 
     /// A message for recipients elsewhere is in the spool.
-    pub fn queued(&self, id: &str, login: &str, from: &str, to: &[String], size: u64) {
+    pub fn queued<T: Display>(&self, id: &str, login: &str, from: impl Display, to: &[T], size: u64) {
         let line = self.line("queued").key("id", id).key("login", login).key("from", from).key("to", listed(to));
         self.write(Level::Info, Class::Always, line.key("size", size));
     }
@@ -281,10 +283,15 @@ pub fn stopped(messages: u64, took: Duration) {
     info!("{}", LogLine::new("stopped").key("messages", messages).key("seconds", seconds(took)).text());
 }
 
+/// The keys that every line of a session begins with.
+fn session_keys(id: &str, peer: impl Display) -> String {
+    LogLine(String::new()).key("session", id).key("peer", peer).text()
+}
+
 struct LogLine(String);
 
 /// Octets that a line usually takes.
-const LINE_SIZE: usize = 256;
+const LINE_SIZE: usize = 400;
 
 /// Octets of time, level and line end, which stand around the text of a line.
 const STAMP_SIZE: usize = 32;
@@ -299,10 +306,16 @@ impl LogLine {
         Self(line)
     }
 
+    fn name(&mut self, key: &str) {
+        self.0.push(' ');
+        self.0.push_str(key);
+        self.0.push('=');
+    }
+
     /// Appends a value as it is, if it is plain, else quoted with every other character and every blank escaped.
     fn key(mut self, key: &str, value: impl Display) -> Self {
+        self.name(key);
         let line = &mut self.0;
-        let _ = write!(line, " {key}=");
         let start = line.len();
         let _ = write!(line, "{value}");
         if !is_plain(&line[start..]) {
@@ -316,10 +329,11 @@ impl LogLine {
 
     /// The same for a file, no part of which comes from a client: a `=` is part of the names in a Maildir.
     fn path(mut self, key: &str, value: &str) -> Self {
-        if !is_plain(&value.replace('=', "")) {
+        if value.is_empty() || !value.bytes().all(|octet| octet == b'=' || is_plain_octet(octet)) {
             return self.key(key, value);
         }
-        let _ = write!(self.0, " {key}={value}");
+        self.name(key);
+        self.0.push_str(value);
         self
     }
 
@@ -331,8 +345,9 @@ impl LogLine {
 
     /// Words of our own around what may come from a client.
     fn words_about(mut self, key: &str, (before, about, after): (&str, &str, &str)) -> Self {
+        self.name(key);
         let line = &mut self.0;
-        let _ = write!(line, " {key}=\"");
+        line.push('"');
         push_escaped(line, before, true);
         push_escaped(line, about, false);
         push_escaped(line, after, true);
@@ -346,7 +361,11 @@ impl LogLine {
 }
 
 fn is_plain(value: &str) -> bool {
-    !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'='))
+    !value.is_empty() && value.bytes().all(is_plain_octet)
+}
+
+fn is_plain_octet(octet: u8) -> bool {
+    octet.is_ascii_graphic() && !matches!(octet, b'"' | b'\\' | b'=')
 }
 
 /// Appends what may stand between quotes; with `blanks`, a blank is left as it is.
@@ -367,15 +386,16 @@ fn push_escaped(line: &mut String, value: &str, blanks: bool) {
 }
 
 /// The first recipients, and how many more there are: a stranger may name a hundred of 254 octets each for one mailbox.
-fn listed(recipients: &[String]) -> String {
-    let mut text = String::new();
+fn listed<T: Display>(recipients: &[T]) -> String {
+    let mut text = String::with_capacity(64);
     for (at, recipient) in recipients.iter().enumerate() {
-        if at > 0 && text.len() + 1 + recipient.len() > LISTED_MAX {
+        let before = text.len();
+        let _ = write!(text, "{}{recipient}", if at > 0 { "," } else { "" });
+        if at > 0 && text.len() > LISTED_MAX {
+            text.truncate(before);
             let _ = write!(text, ",+{}", recipients.len() - at);
             break;
         }
-        text.push_str(if at > 0 { "," } else { "" });
-        text.push_str(recipient);
     }
     text
 }
@@ -396,11 +416,11 @@ mod tests {
     #[test]
     fn a_long_list_of_recipients_is_cut_between_two() {
         let of = |octets: usize, n: usize| vec!["a".repeat(octets); n];
-        assert_eq!(listed(&["a@x.example".into(), "b@x.example".into()]), "a@x.example,b@x.example");
+        assert_eq!(listed(&["a@x.example", "b@x.example"]), "a@x.example,b@x.example");
         assert_eq!(listed(&of(99, 10)).len(), 999, "all of them");
         assert_eq!(listed(&of(99, 12)), of(99, 10).join(",") + ",+2");
         assert_eq!(listed(&of(1200, 2)), "a".repeat(1200) + ",+1", "the first is always there");
-        assert_eq!(listed(&[]), "");
+        assert_eq!(listed::<&str>(&[]), "");
     }
 
     #[test]

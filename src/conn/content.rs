@@ -15,8 +15,8 @@ use crate::net::stream::Link;
 use crate::policy::Destination;
 use crate::policy::sending::Reserved;
 use crate::queue::reporter::Delivered;
-use crate::queue::spool::QueuedRecipient;
-use crate::smtp::address::{ForwardPath, ReversePath};
+use crate::queue::spool::{Envelope, QueuedRecipient};
+use crate::smtp::address::{Address, ForwardPath, ReversePath};
 use crate::smtp::data::Framing;
 use crate::smtp::event::{Event, Receipt};
 use crate::smtp::reply::{Refusal, Refused};
@@ -140,9 +140,8 @@ impl<L: Link> Driver<'_, L> {
         self.text_buffer = buffer;
         let stored = stored?;
         if let Some(envelope) = self.session.envelope() {
-            let to: Vec<String> = envelope.recipients.iter().map(|to| to.path.to_string()).collect();
-            let from = envelope.reverse_path.to_string();
-            self.log.accepted(&stored.id, &from, &to, stored.octets, stored.begun.elapsed());
+            let to: Vec<&ForwardPath> = envelope.recipients.iter().map(|to| &to.path).collect();
+            self.log.accepted(&stored.id, &envelope.reverse_path, &to, stored.octets, stored.begun.elapsed());
         }
         if let Some((from, to)) = &stored.rewritten {
             self.log.rewritten(&stored.id, from, to);
@@ -163,9 +162,9 @@ impl<L: Link> Driver<'_, L> {
             self.report_delivery(&stored.id, stored.asked, stored.files.first().map(|(_, file)| file.as_path()));
         }
         let Some(queued) = stored.queued else { return Ok(Receipt::Stored(stored.id)) };
-        let (login, from) = (&queued.envelope.login, queued.envelope.reverse_path.to_string());
-        let to: Vec<String> = queued.envelope.recipients.iter().map(|to| to.address.to_string()).collect();
-        self.log.queued(&stored.id, login, &from, &to, queued.octets);
+        let Envelope { login, reverse_path, recipients, .. } = &queued.envelope;
+        let to: Vec<&Address> = recipients.iter().map(|to| &to.address).collect();
+        self.log.queued(&stored.id, login, reverse_path, &to, queued.octets);
         if let Some(outbox) = &self.context.outbox {
             outbox.accept(queued);
         }
