@@ -58,7 +58,7 @@ fn stored(login: &str, fields: &str) -> String {
     let (time, mut out) = (jiff::Zoned::default(), Vec::new());
     let trace = Trace {
         final_delivery: true,
-        reverse_path: "",
+        reverse_path: &"",
         recipient: None,
         client: None,
         hostname: "mx.example.org",

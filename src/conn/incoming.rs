@@ -4,6 +4,7 @@
 //! nothing is written any more. The disk is touched only once the header section has been found acceptable.
 
 use std::collections::HashSet;
+use std::fmt::Display;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -280,11 +281,11 @@ impl Incoming {
         let outgoing = snapshot.config.outgoing.as_ref();
         let signer = |top: &[u8]| outgoing.and_then(|outgoing| signature::begin(outgoing, &snapshot.keyring, top));
         match (&mut self.draft, &mut self.queued) {
-            (Some(_), None) => drop(self.text.splice(..used, top(true))),
+            (Some(_), None) => replace_start(&mut self.text, used, &top(true)),
             (None, Some(_)) => {
                 let top = top(false);
                 self.signer = signer(&top);
-                drop(self.text.splice(..used, top));
+                replace_start(&mut self.text, used, &top);
             }
             (Some(draft), Some((queued, _))) => {
                 // The copy that stays comes first: the other one's author replaces the header's.
@@ -319,6 +320,15 @@ impl Incoming {
         self.text.clear();
         Ok(())
     }
+}
+
+/// Puts `start` in the place of the first `used` octets.
+fn replace_start(text: &mut Vec<u8>, used: usize, start: &[u8]) {
+    let (end, wanted) = (text.len(), text.len() - used + start.len());
+    text.resize(wanted.max(end), 0);
+    text.copy_within(used..end, start.len());
+    text.truncate(wanted);
+    text[..start.len()].copy_from_slice(start);
 }
 
 /// Writes to the spool what is signed as it goes by.
@@ -386,17 +396,16 @@ fn places(envelope: &Envelope, scope: MessageContext<'_>) -> Result<Places, Refu
 /// The header section as it is written: for mailboxes, or for the spool.
 fn render_header(header: &Header, envelope: &Envelope, id: &str, scope: MessageContext<'_>, final_delivery: bool) -> Vec<u8> {
     let MessageContext { context, snapshot, session, tls, connection, .. } = scope;
-    let reverse_path = envelope.reverse_path.to_string();
-    let recipient = match &envelope.recipients[..] {
-        [one] => Some(one.path.to_string()),
+    let recipient: Option<&dyn Display> = match &envelope.recipients[..] {
+        [one] => Some(&one.path),
         _ => None,
     };
     let hello = session.hello();
     let time = context.now();
     let trace = Trace {
         final_delivery,
-        reverse_path: &reverse_path,
-        recipient: recipient.as_deref(),
+        reverse_path: &envelope.reverse_path,
+        recipient,
         // After a login the client is not shown: where a user works is private.
         client: hello.filter(|_| session.login().is_none()).map(|hello| (hello.name.as_str(), connection.peer.ip())),
         hostname: &snapshot.config.hostname,

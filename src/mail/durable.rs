@@ -164,8 +164,9 @@ impl Durable {
         lock(&self.settled).get(&directory.path) == Some(&directory.identity)
     }
 
-    /// A draft on the file system of `home`: without a name, or as `name` in the directory `tmp` where it needs one.
-    pub fn create(&self, home: &Arc<Directory>, tmp: &Path, name: impl FnOnce() -> String) -> io::Result<Draft> {
+    /// A draft on the file system of `home`: without a name, or where it needs one in the directory and with the name that `place`
+    /// gives.
+    pub fn create(&self, home: &Arc<Directory>, place: impl FnOnce() -> (PathBuf, String)) -> io::Result<Draft> {
         self.faults.check(DeliveryStep::Create)?;
         let draft = |file, named| Draft { file, named, home: Arc::clone(home), octets: 0, faults: self.faults.clone() };
         if self.unnamed.load(Ordering::Relaxed) {
@@ -177,7 +178,8 @@ impl Durable {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        let (tmp, name) = (Directory::open(tmp)?.file, name());
+        let (tmp, name) = place();
+        let tmp = Directory::open(&tmp)?.file;
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         let file = openat(&tmp, name.as_str(), flags, FILE_MODE)?;
         Ok(draft(File::from(file), Some((tmp, name))))
@@ -190,8 +192,8 @@ impl Durable {
     }
 
     /// A durable copy of a draft on the file system of `home`.
-    pub fn copy(&self, draft: &Draft, home: &Arc<Directory>, tmp: &Path, name: impl FnOnce() -> String) -> io::Result<Draft> {
-        let mut copy = self.create(home, tmp, name)?;
+    pub fn copy(&self, draft: &Draft, home: &Arc<Directory>, place: impl FnOnce() -> (PathBuf, String)) -> io::Result<Draft> {
+        let mut copy = self.create(home, place)?;
         let mut file = &draft.file;
         file.rewind()?;
         io::copy(&mut io::Read::take(file, draft.octets), &mut copy)?;
@@ -415,7 +417,7 @@ mod tests {
             let durable = Durable::new(Faults::default());
             let (path, moved) = (dir.path().join("new"), dir.path().join("moved"));
             let new = durable.open(&path, || make_directory(&path)).unwrap();
-            let draft = durable.create(&new, dir.path(), || "named".into()).unwrap();
+            let draft = durable.create(&new, || (dir.path().to_owned(), "named".into())).unwrap();
             let mut link = durable.link(&draft, &new, "one").unwrap();
             assert_eq!(durable.link(&draft, &new, "one").err(), Some(Errno::EEXIST));
             drop((draft, new));
@@ -436,7 +438,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let durable = Durable::new(Faults::default()).without_unnamed_files();
         let new = durable.open(dir.path(), || Ok(())).unwrap();
-        let draft = || durable.create(&new, dir.path(), || "named".into()).unwrap();
+        let draft = || durable.create(&new, || (dir.path().to_owned(), "named".into())).unwrap();
         drop(durable.rename(draft(), &new, "one").unwrap().keep());
         assert_eq!(durable.rename(draft(), &new, "one").err(), Some(Errno::EEXIST));
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();

@@ -8,6 +8,7 @@
 //! is linked. Up to [`OPEN_MAX`] mailboxes are open at a time: they are linked, made durable and closed before the next.
 //! What is written is what was given; nothing is looked into.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,8 @@ pub struct Delivered(Vec<Link>);
 const PARTS: [&str; 3] = ["tmp", "cur", "new"];
 /// How often another name is tried when one is taken.
 const NAMES_MAX: usize = 16;
+/// Octets that the numbers in a file name take.
+const NAME_SIZE: usize = 64;
 /// Maildirs of one message that are open at once.
 const OPEN_MAX: usize = 16;
 
@@ -106,7 +109,7 @@ impl Store {
     }
 
     fn create(&self, new: &Arc<Directory>) -> io::Result<Draft> {
-        self.durable.create(new, &tmp(new), || self.name(None))
+        self.durable.create(new, || (tmp(new), self.name(None)))
     }
 
     /// Links the one of `drafts` that can be linked into `new`; makes a copy more where none can.
@@ -116,7 +119,7 @@ impl Store {
                 return Ok(link);
             }
         }
-        let copy = self.durable.copy(&drafts[0], new, &tmp(new), || self.name(None))?;
+        let copy = self.durable.copy(&drafts[0], new, || (tmp(new), self.name(None)))?;
         match self.link_one(&copy, new)? {
             Some(link) => {
                 drafts.push(copy);
@@ -148,11 +151,12 @@ impl Store {
     fn name(&self, octets: Option<u64>) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
-        let stem = format!("{}.M{}P{}Q{number}.{}", now.as_secs(), now.subsec_micros(), self.pid, self.host);
-        match octets {
-            Some(octets) => format!("{stem},S={octets}"),
-            None => stem,
+        let mut name = String::with_capacity(NAME_SIZE + self.host.len());
+        let _ = write!(name, "{}.M{}P{}Q{number}.{}", now.as_secs(), now.subsec_micros(), self.pid, self.host);
+        if let Some(octets) = octets {
+            let _ = write!(name, ",S={octets}");
         }
+        name
     }
 }
 

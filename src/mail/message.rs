@@ -14,6 +14,10 @@ pub const HEADER_MAX: usize = 256 * 1024;
 /// Received fields, at most (RFC 5321 section 6.3).
 pub const RECEIVED_MAX: usize = 100;
 
+/// Octets and fields that a header section seldom exceeds.
+const SECTION_SIZE: usize = 2048;
+const FIELDS: usize = 24;
+
 /// Fields that do not survive delivery (Postfix's message_drop_headers).
 const DROPPED: [&str; 4] = ["bcc", "content-length", "resent-bcc", "return-path"];
 
@@ -55,6 +59,7 @@ impl HeaderReader {
     /// were taken where it gives `None`.
     pub fn push(&mut self, lines: &[u8]) -> Result<Option<(Header, usize)>, HeaderTooLarge> {
         let before = self.section.len();
+        self.section.reserve(lines.len().min(SECTION_SIZE));
         let mut rest = lines;
         while let Some(length) = memchr::memchr(b'\n', rest) {
             let (line, after) = rest.split_at(length + 1);
@@ -112,7 +117,7 @@ impl HeaderReader {
 
 impl Header {
     fn new(section: Vec<u8>, unseparated: bool) -> Self {
-        let mut fields: Vec<Field> = Vec::new();
+        let mut fields: Vec<Field> = Vec::with_capacity(FIELDS);
         let mut at = 0;
         while at < section.len() {
             let end = memchr::memchr(b'\n', &section[at..]).map_or(section.len(), |length| at + length + 1);

@@ -3,20 +3,19 @@
 //! Nothing in them comes from the message itself. The client's own name is what it said in EHLO, printable ASCII, with a `?`
 //! for what would have a meaning in the field.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::net::IpAddr;
 
 use jiff::Zoned;
 
 /// What goes into the trace fields.
-#[derive(Debug)]
 pub struct Trace<'a> {
     /// This is final delivery: Return-Path and Delivered-To are written too (RFC 5321 section 4.4).
     pub final_delivery: bool,
     /// The reverse path without brackets; empty for the null sender.
-    pub reverse_path: &'a str,
+    pub reverse_path: &'a dyn Display,
     /// The recipient, if there is but one.
-    pub recipient: Option<&'a str>,
+    pub recipient: Option<&'a dyn Display>,
     /// The client's name and address, where they are to be shown.
     pub client: Option<(&'a str, IpAddr)>,
     /// This host.
@@ -63,7 +62,8 @@ impl Trace<'_> {
             }
             None => write!(text, "Received: from {HIDDEN}\n\t"),
         };
-        let _ = write!(text, "by {} with {} id {}", self.hostname, self.protocol(), self.id);
+        let [protocol, letters] = self.protocol();
+        let _ = write!(text, "by {} with {protocol}{letters} id {}", self.hostname, self.id);
         if let Some(recipient) = self.recipient {
             let _ = write!(text, "\n\tfor <{recipient}>");
         }
@@ -74,17 +74,15 @@ impl Trace<'_> {
         text
     }
 
-    fn protocol(&self) -> String {
+    fn protocol(&self) -> [&'static str; 2] {
+        let letters = self.letters();
         let base = match (self.utf8, self.extended) {
             (true, _) => "UTF8SMTP",
-            (false, true) => "ESMTP",
-            (false, false) => "SMTP",
+            // There is no SMTPS: RFC 3848 knows the letters after ESMTP alone.
+            (false, extended) if extended || !letters.is_empty() => "ESMTP",
+            (false, _) => "SMTP",
         };
-        // There is no SMTPS: RFC 3848 knows the letters after ESMTP alone.
-        if base == "SMTP" && (self.tls.is_some() || self.authenticated) {
-            return format!("ESMTP{}", self.letters());
-        }
-        format!("{base}{}", self.letters())
+        [base, letters]
     }
 
     fn letters(&self) -> &'static str {
@@ -119,8 +117,8 @@ pub(super) mod tests {
     pub(in super::super) fn trace(time: &Zoned) -> Trace<'_> {
         Trace {
             final_delivery: true,
-            reverse_path: "a@example.org",
-            recipient: Some("b@example.org"),
+            reverse_path: &"a@example.org",
+            recipient: Some(&"b@example.org"),
             client: None,
             hostname: "mx.example.org",
             extended: true,
@@ -157,7 +155,7 @@ pub(super) mod tests {
         ];
         for (extended, utf8, tls, authenticated, want) in protocols {
             let tls = tls.then_some(("TLSv1.3", "X"));
-            assert_eq!(Trace { extended, utf8, tls, authenticated, ..trace(&time) }.protocol(), want);
+            assert_eq!(Trace { extended, utf8, tls, authenticated, ..trace(&time) }.protocol().concat(), want);
         }
     }
 }

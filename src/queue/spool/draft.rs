@@ -34,7 +34,7 @@ pub struct Committed {
 impl Draft {
     pub(super) fn begin(spool: &Arc<Spool>, envelope: &Envelope) -> Result<Self, StorageError> {
         let id = spool.ids.fresh();
-        let file = spool.durable.create(&spool.queue, &spool.path.join("tmp"), || id.to_string())?;
+        let file = spool.durable.create(&spool.queue, || (spool.path.join("tmp"), id.to_string()))?;
         let text = envelope.render();
         let place = TextPlace { envelope: (FIRST_LINE + text.len()) as u64, octets: 0, lines: 0 };
         let mut draft = Self { spool: Arc::clone(spool), file, id, place, signatures: Vec::new() };
