@@ -316,11 +316,8 @@ fn the_journal_writes_the_keys_that_it_lists() {
                 written.extend(keys_written(body));
                 // What `self.line(…)` begins with.
                 if body.contains(&format!(".line(\"{event}\")")) {
-                    written.extend(
-                        code.split("fn ")
-                            .filter(|body| body.starts_with("line(") || body.starts_with("session_keys("))
-                            .flat_map(keys_written),
-                    );
+                    let begins = |body: &&str| body.starts_with("line(") || body.starts_with("session_keys(");
+                    written.extend(code.split("fn ").filter(begins).flat_map(keys_written));
                 }
             }
         }
