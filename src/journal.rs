@@ -174,7 +174,7 @@ impl SessionLog {
     /// A message is in this mailbox.
     pub fn delivered(&self, id: &str, mailbox: &str, file: &Path) {
         let line = self.line("delivered").key("id", id).key("mailbox", mailbox);
-        self.write(Level::Info, Class::Always, line.path("file", &file.display().to_string()));
+        self.write(Level::Info, Class::Always, line.path("file", &file.to_string_lossy()));
     }
 
     /// The disk fails, for the mailboxes or for the spool.

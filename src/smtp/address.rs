@@ -269,7 +269,7 @@ fn parse_mailbox(text: &str, utf8: bool) -> Result<Address, AddressError> {
     } else if is_written_domain(domain, utf8) {
         // In lower case a name can be longer: what is kept must be a domain as well.
         let name = domain.strip_suffix('.').unwrap_or(domain).to_lowercase();
-        if !is_written_domain(&name, utf8) {
+        if !name.is_ascii() && !is_written_domain(&name, utf8) {
             return Err(AddressError::Syntax);
         }
         Domain::Name(name)
