@@ -480,6 +480,17 @@ fn units_are_sound() {
     }
 }
 
+/// The exit status of a wrong configuration is the one after which the unit starts nothing again.
+#[test]
+fn a_wrong_configuration_is_not_started_again() {
+    let place = Place::new();
+    fs::write(&place.config, "hostnam = 1\n").unwrap();
+    let status = finish(Command::new(BINARY).args(["-c", &place.config, "serve"])).status.code().unwrap();
+    let unit = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("etc/systemd/pillarbox.service")).unwrap();
+    let line = format!("RestartPreventExitStatus={status}");
+    assert!(status != 0 && unit.lines().any(|one| one == line), "{line} is not in {unit}");
+}
+
 #[test]
 fn names_of_unused_things_are_not_taken_for_sockets() {
     // A UDP socket on descriptor 0 is no reason to serve it.
