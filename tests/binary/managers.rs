@@ -246,7 +246,7 @@ fn s6() {
 
 #[test]
 fn runit() {
-    if !require(&["runsv", "sv"]) {
+    if !require(&["runsv", "sv", "svlogd"]) {
         return;
     }
     let place = Place::new();
@@ -258,6 +258,8 @@ fn runit() {
     let _ = Command::new("sv").arg("exit").arg(&service).stdout(Stdio::null()).status();
     process.ends();
     assert_eq!(place.stored(), 1);
+    let log = fs::read_to_string(place.dir.path().join("log/current")).unwrap();
+    assert!(log.contains(" started service=") && log.contains(" stopped messages=1 "), "{log}");
 }
 
 /// daemontools takes the same run script as runit.
@@ -320,11 +322,17 @@ fn serve_on_a_port(place: &Place) -> u16 {
 /// A service directory of etc/, with this binary and configuration in place of the installed ones.
 fn copy_script(from: &str, to: &Path, config: &str) {
     fs::create_dir(to).unwrap();
+    let log = Path::new(config).with_file_name("log");
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(from)).unwrap().flatten() {
         let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_script(&format!("{from}/{}", entry.file_name().display()), &target, config);
+            continue;
+        }
         let text = fs::read_to_string(entry.path())
             .unwrap()
-            .replace("/usr/sbin/pillarbox serve", &format!("{BINARY} -c {config} serve"));
+            .replace("/usr/sbin/pillarbox serve", &format!("{BINARY} -c {config} serve"))
+            .replace("/var/log/pillarbox", log.to_str().unwrap());
         fs::write(&target, text).unwrap();
         fs::set_permissions(&target, fs::metadata(entry.path()).unwrap().permissions()).unwrap();
     }
