@@ -461,6 +461,41 @@ fn fail2ban() {
     }
 }
 
+/// The jail as it is, and with the lines for a log that is a file.
+#[test]
+fn the_jail_is_sound() {
+    let system = Path::new("/etc/fail2ban");
+    if !require(&["fail2ban-client"]) {
+        return;
+    }
+    let etc = Path::new(env!("CARGO_MANIFEST_DIR")).join("etc/fail2ban");
+    let journal = fs::read_to_string(etc.join("jail.conf")).unwrap();
+    let file = journal.replace("backend = systemd\n", "");
+    let (about, jail) = file.split_once("[pillarbox]\n").unwrap();
+    let keys: String = about
+        .lines()
+        .filter_map(|line| line.strip_prefix('#'))
+        .filter(|line| !line.starts_with(' '))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("pillarbox.log");
+    fs::write(&log, "").unwrap();
+    let file = format!("[pillarbox]\n{}{jail}", keys.replace("/var/log/pillarbox.log", log.to_str().unwrap()));
+    for name in ["action.d", "fail2ban.conf", "jail.conf", "paths-common.conf", "paths-debian.conf"] {
+        std::os::unix::fs::symlink(system.join(name), dir.path().join(name)).unwrap();
+    }
+    fs::create_dir(dir.path().join("filter.d")).unwrap();
+    fs::create_dir(dir.path().join("jail.d")).unwrap();
+    fs::copy(etc.join("filter.conf"), dir.path().join("filter.d/pillarbox.conf")).unwrap();
+    let path = format!("['set', 'pillarbox', 'addlogpath', '{}'", log.display());
+    for (text, want) in [(&journal, "['add', 'pillarbox', 'systemd']"), (&file, "['add', 'pillarbox', 'auto']"), (&file, &path)] {
+        fs::write(dir.path().join("jail.d/pillarbox.conf"), text).unwrap();
+        let output = finish(Command::new("fail2ban-client").arg("-c").arg(dir.path()).arg("-d"));
+        assert!(output.status.success() && said(&output).contains(want), "{want}: {text}{}", said(&output));
+    }
+}
+
 #[test]
 fn units_are_sound() {
     if !require(&["systemd-analyze"]) {
