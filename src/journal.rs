@@ -61,7 +61,7 @@ pub const EVENTS: [(&str, &[&str]); 33] = [
     ("login", &["session", "peer", "mechanism", "login", "label"]),
     ("login-failed", &["session", "peer", "mechanism", "login", "reason"]),
     ("maybe-twice", &["id", "to", "host"]),
-    ("notice", &["about", "text"]),
+    ("notice", &["session", "peer", "about", "text"]),
     ("overloaded", &["session", "peer", "service", "reason"]),
     ("panic", &["session", "peer", "text"]),
     ("queued", &["session", "peer", "id", "login", "from", "to", "size"]),
@@ -179,7 +179,7 @@ impl SessionLog {
 
     /// The disk fails, for the mailboxes or for the spool.
     pub fn storage(&self, about: &str, error: impl Display) {
-        self.write(Level::Warn, Class::Bounded, LogLine::new("notice").key("about", about).words("text", error));
+        self.write(Level::Warn, Class::Bounded, self.line("notice").key("about", about).words("text", error));
     }
 
     /// The answer was no. The text is in three parts, of which the one in the middle may come from the client.

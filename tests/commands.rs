@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::{PATIENCE, Setup, finish, give_to_nobody, require, require_root, said, skipped};
+use common::{PATIENCE, Setup, finish, free_port, give_to_nobody, require, require_root, said, skipped};
 
 fn pillarbox(args: &[&str], input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_pillarbox"))
@@ -337,6 +337,26 @@ fn check_finds_nothing_wrong() {
     assert_eq!(output.status.code(), Some(0), "{report}{}", text(&output.stderr));
     assert_eq!(report.lines().last(), Some("ok"), "{report}");
     assert!(report.contains("weaker than OWASP"), "a warning alone is no error: {report}");
+}
+
+/// `serve` takes port 0 as any program does; what was meant is hardly ever that.
+#[test]
+fn check_warns_of_port_0() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Setup::default().write(dir.path());
+    let warned = || {
+        let report = said(&pillarbox(&["-c", config.to_str().unwrap(), "check"], ""));
+        let is_such = |line: &&str| line.starts_with("ports") && line.contains("warning") && line.contains(": with port 0 ");
+        report.lines().filter(is_such).count()
+    };
+    let mut toml = fs::read_to_string(&config).unwrap();
+    let sockets = toml.matches(":0\"").count();
+    assert!(sockets > 0 && warned() == sockets, "{toml}");
+    for _ in 0..sockets {
+        toml = toml.replacen(":0\"", &format!(":{}\"", free_port()), 1);
+    }
+    fs::write(&config, &toml).unwrap();
+    assert_eq!(warned(), 0, "{toml}");
 }
 
 /// What `serve` says of them at a start, `check` says as well.

@@ -471,6 +471,24 @@ fn the_sample_shows_every_key() {
     assert!(text.contains("[senders]"));
 }
 
+/// What etc/ has is in the Debian package; the scripts of the package itself are it.
+#[test]
+fn the_package_has_every_sample() {
+    let cargo = read("Cargo.toml");
+    let mut dirs = vec![root().join("etc")];
+    while let Some(dir) = dirs.pop() {
+        for path in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
+            if path.is_dir() {
+                dirs.extend((name != "etc/debian").then_some(path));
+                continue;
+            }
+            let all = format!("{}/*", name.rsplit_once('/').unwrap().0);
+            assert!([name, &all].iter().any(|name| cargo.contains(&format!("[\"{name}\", "))), "{name} is no asset");
+        }
+    }
+}
+
 #[test]
 fn files_stay_small() {
     for (file, text) in sources() {

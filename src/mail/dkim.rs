@@ -6,6 +6,8 @@
 //! [`BodyHasher`] takes the body in pieces of any size; [`SigningKey::sign`] takes the header section and gives one header
 //! field. Signing fails only where the cryptography library does.
 
+mod error;
+
 use std::collections::HashMap;
 use std::fmt;
 
@@ -20,6 +22,8 @@ use zeroize::Zeroizing;
 
 use super::message::field_name;
 use crate::smtp::punycode;
+
+pub use error::KeyError;
 
 /// A domain as a signature and DNS have it (RFC 8616 section 4): lower case, international labels as `xn--`.
 pub fn ascii_domain(domain: &str) -> String {
@@ -55,19 +59,6 @@ pub enum Fields {
     All,
     /// The same without Date and Message-ID, for next hops that replace them.
     WithoutId,
-}
-
-/// Why a key cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyError {
-    /// An EC key, in PKCS#8 or SEC1: DKIM has no algorithm for it.
-    Elliptic,
-    /// It would have to be decrypted with a password.
-    Encrypted,
-    /// No PEM block `PRIVATE KEY` or `RSA PRIVATE KEY`.
-    NotPem,
-    /// Neither RSA of [`RSA_BITS_MIN`] or more nor Ed25519, or damaged.
-    Unreadable,
 }
 
 /// Hashes a body in the `relaxed` canonical form (RFC 6376 section 3.4.4), in memory that does not grow with it.
@@ -135,7 +126,7 @@ impl SigningKey {
             "PRIVATE KEY" => RsaKeyPair::from_pkcs8(&der)
                 .map(Pair::Rsa)
                 .or_else(|_| Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map(Pair::Ed25519)),
-            _ => return Err(KeyError::NotPem),
+            tag => return Err(KeyError::of(tag)),
         };
         Ok(Self::new(domain, selector, pair.map_err(|_| KeyError::Unreadable)?))
     }
@@ -394,26 +385,6 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-impl fmt::Display for KeyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Elliptic => f.write_str(
-                "is an EC key, which no DKIM signature can be made with; make one with `pillarbox dkim add DOMAIN`",
-            ),
-            Self::Encrypted => f.write_str(
-                "is encrypted; decrypt it with `openssl pkey -in FILE -out NEW`, or make another with `pillarbox dkim add DOMAIN`",
-            ),
-            Self::NotPem => f.write_str("holds no PEM private key; make one with `pillarbox dkim add DOMAIN`"),
-            Self::Unreadable => write!(
-                f,
-                "is neither an Ed25519 key nor an RSA key of {RSA_BITS_MIN} bits or more; make one with `pillarbox dkim add DOMAIN`"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for KeyError {}
-
 #[cfg(test)]
 mod tests {
     use aws_lc_rs::signature::{RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY, UnparsedPublicKey};
@@ -595,7 +566,7 @@ mod tests {
             assert!(field.starts_with("DKIM-Signature: v=1; a=") && field.ends_with('\n'));
         }
         assert_eq!(SigningKey::from_pem("d", "s", b"nothing").unwrap_err(), KeyError::NotPem);
-        let other = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let other = "-----BEGIN X-----\nAAAA\n-----END X-----\n";
         assert_eq!(SigningKey::from_pem("d", "s", other.as_bytes()).unwrap_err(), KeyError::NotPem);
         let damaged = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
         assert_eq!(SigningKey::from_pem("d", "s", damaged.as_bytes()).unwrap_err(), KeyError::Unreadable);
@@ -607,6 +578,7 @@ mod tests {
         let pkcs8 = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
         let sec1 = "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n";
+        let block = |tag| format!("-----BEGIN {tag}-----\nAAAA\n-----END {tag}-----\n");
         let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
         // RFC 1421 section 4.6, as OpenSSL writes it with -traditional.
         let old_way = SMALL.replace("KEY-----\nMII", "KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,C5\n\nMII");
@@ -616,6 +588,10 @@ mod tests {
             (&format!("{parameters}{sec1}"), "is an EC key"),
             (encrypted, "is encrypted; decrypt it with `openssl pkey -in FILE -out NEW`"),
             (&old_way, "is encrypted; decrypt it"),
+            (&block("OPENSSH PRIVATE KEY"), "is a key of OpenSSH; make one with `pillarbox dkim add DOMAIN`"),
+            (&block("CERTIFICATE"), "is a certificate, and no private key; give the key"),
+            (&block("PUBLIC KEY"), "is a public key; give the private one"),
+            (&block("RSA PUBLIC KEY"), "is a public key; give the private one"),
         ] {
             let error = SigningKey::from_pem("d", "s", text.as_bytes()).unwrap_err().to_string();
             assert!(error.starts_with(want), "{text}{error}");

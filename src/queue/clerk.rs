@@ -3,7 +3,7 @@
 //! One thread, one deed after the other, so that what belongs to a message happens in its order and the dispatcher never
 //! waits for the disk. A failure is durable before its report is, and the report before the message is unlinked: after a
 //! crash a report may come twice, and is never lost. A report that cannot be delivered goes to the postmaster, then the
-//! message is held, and that report is tried again every [`REPORT_AGAIN`]. What the disk does not take is done again every
+//! message is held, and that report is tried again every [`REPORT_AGAIN`], as is news of a route for the postmaster. What the disk does not take is done again every
 //! [`AGAIN`], and the message stays until then; a report that was delivered is not made again with it. A message whose sender
 //! is to be told and that can't be read is held.
 
@@ -120,20 +120,22 @@ pub struct Clerk {
     unreported: HashSet<QueueId>,
     /// The same when it is done with them: their reports are tried again.
     to_report: HashSet<QueueId>,
+    /// News of routes that the postmaster's mailbox did not take, the last of each, with how many messages wait.
+    untold: BTreeMap<String, (RouteNews, u64)>,
     reports_again: Instant,
 }
 
 /// When what could not be done is done again.
 const AGAIN: Duration = Duration::from_secs(10);
-/// When reports that could not be delivered are tried again.
+/// When reports and news of routes that could not be delivered are tried again.
 const REPORT_AGAIN: Duration = Duration::from_secs(600);
 
 impl Clerk {
     /// A clerk for this spool.
     pub fn new(spool: Arc<Spool>, reporter: Arc<Reporter>) -> Self {
         let (unreported, to_report) = (HashSet::new(), HashSet::new());
-        let reports_again = Instant::now() + REPORT_AGAIN;
-        Self { spool, reporter, undone: VecDeque::new(), unreported, to_report, reports_again }
+        let (undone, untold) = (VecDeque::new(), BTreeMap::new());
+        Self { spool, reporter, undone, unreported, to_report, untold, reports_again: Instant::now() + REPORT_AGAIN }
     }
 
     /// Does what comes until there is nothing more to come. What cannot be done by then is found at the next start.
@@ -162,6 +164,7 @@ impl Clerk {
         self.do_again();
         if now >= self.reports_again {
             self.report_again();
+            self.tell_again();
             self.reports_again = now + REPORT_AGAIN;
         }
     }
@@ -229,7 +232,8 @@ impl Clerk {
             }
             Deed::Late(id, recipients, until) => self.late(*id, recipients, *until),
             Deed::LateNotice { login, route, count, oldest, told } => {
-                self.reporter.late_notice(login, route, *count, *oldest, *told);
+                // All these letters go to one postmaster: with one that has no place yet, no other is vouched for.
+                self.reporter.late_notice(login, route, *count, *oldest, *told && self.untold.is_empty());
                 Ok(())
             }
             Deed::Relayed(id, recipients) => self.relayed(*id, recipients),
@@ -244,10 +248,26 @@ impl Clerk {
                 self.spool.append(*id, &record(what))
             }
             Deed::Tell(news, waiting) => {
-                self.reporter.tell(news, *waiting);
+                self.tell(news, *waiting);
                 Ok(())
             }
         }
+    }
+
+    /// Tells the postmaster of a route; again later if that fails, unless there is other news of it by then.
+    fn tell(&mut self, news: &RouteNews, waiting: u64) {
+        match self.reporter.tell(news, waiting) {
+            Ok(()) => drop(self.untold.remove(&news.name)),
+            Err(why) => {
+                if self.untold.insert(news.name.clone(), (news.clone(), waiting)).is_none() {
+                    journal::notice("postmaster", format!("cannot be told of route {}: {why}", news.name));
+                }
+            }
+        }
+    }
+
+    fn tell_again(&mut self) {
+        self.untold.clone().values().for_each(|(news, waiting)| self.tell(news, *waiting));
     }
 
     fn record(&mut self, id: QueueId, failed: &[(u16, Failed)]) -> Result<(), SpoolError> {

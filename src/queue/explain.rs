@@ -397,6 +397,7 @@ mod tests {
                 assert_eq!(cause.status(true), (5, 7, 1));
             }
         }
+        assert!(LISTED.operator_of("mx").contains("smarthost") && !LISTED.operator_of("provider").contains("smarthost"));
         // What it says of an address or a mailbox stands first; the rest may be the name of a host.
         let text = "No such user here; see https://help.reputation.example/blocklist".to_owned();
         for (status, want) in [((5, 1, 1), NO_MAILBOX), ((4, 2, 2), MAILBOX_FULL), ((5, 2, 1), LISTED)] {
@@ -482,6 +483,9 @@ mod tests {
             let Explanation { what, sender, operator, .. } = explanation;
             assert_eq!(explanation.operator_of("provider"), operator);
             let by_mx = explanation.operator_of("mx");
+            for text in [sender, operator] {
+                assert!(!text.contains("smarthost"), "{cause:?} by a smarthost: {text}");
+            }
             // There is no login by MX, and so no password.
             if explanation != PASSWORD_FILE {
                 for key in ["`url`", "`login`", "`ca`", "`tls_min`", "`rate`", "password"] {

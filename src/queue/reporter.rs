@@ -132,7 +132,8 @@ impl Reporter {
         }
     }
 
-    pub(super) fn tell(&self, news: &RouteNews, waiting: u64) {
+    /// Tells the postmaster of a route. When this succeeds the letter is durable.
+    pub(super) fn tell(&self, news: &RouteNews, waiting: u64) -> Result<(), String> {
         let to = self.mailer.postmaster();
         let letter = match news.cause {
             Some(_) => self.with_resting(news, |head, resting| notice::rests(head, &to, resting, waiting)),
@@ -141,9 +142,7 @@ impl Reporter {
                 Some(self.with_head(|head| notice::well(head, &to, &news.name, &since, waiting)))
             }
         };
-        if let Some(Err(why)) = letter.map(|letter| self.mailer.deliver(&to, &letter)) {
-            journal::notice("postmaster", format!("cannot be told of route {}: {why}", news.name));
-        }
+        letter.map_or(Ok(()), |letter| self.mailer.deliver(&to, &letter).map(drop))
     }
 
     fn with_resting(&self, news: &RouteNews, build: impl FnOnce(Letterhead<'_>, Resting<'_>) -> Letter) -> Option<Letter> {

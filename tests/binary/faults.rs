@@ -308,8 +308,8 @@ fn a_maildir_that_is_not_ours() {
     // As a restore leaves it.
     let _ = Command::new("chown").args(["-R", "root"]).arg(domain).status();
     assert!(send(&mut client, "not ours").starts_with("451 4.3.0"));
-    let named = format!("notice about=storage text=\"{}:", maildir.display());
-    server.wait_for_log(&[&named]);
+    let named = format!(" about=storage text=\"{}:", maildir.display());
+    server.wait_for_log(&["notice session=", " peer=127.0.0.1:", &named]);
     // The whole of it, so that the cure is one.
     let cure = format!("{0}: nobody may not write there; chown -R nobody: {0}\n", domain.display());
     assert!(check().contains(&cure), "{}", check());

@@ -246,7 +246,7 @@ fn s6() {
 
 #[test]
 fn runit() {
-    if !require(&["runsv", "sv"]) {
+    if !require(&["runsv", "sv", "svlogd"]) {
         return;
     }
     let place = Place::new();
@@ -258,6 +258,8 @@ fn runit() {
     let _ = Command::new("sv").arg("exit").arg(&service).stdout(Stdio::null()).status();
     process.ends();
     assert_eq!(place.stored(), 1);
+    let log = fs::read_to_string(place.dir.path().join("log/current")).unwrap();
+    assert!(log.contains(" started service=") && log.contains(" stopped messages=1 "), "{log}");
 }
 
 /// daemontools takes the same run script as runit.
@@ -320,11 +322,17 @@ fn serve_on_a_port(place: &Place) -> u16 {
 /// A service directory of etc/, with this binary and configuration in place of the installed ones.
 fn copy_script(from: &str, to: &Path, config: &str) {
     fs::create_dir(to).unwrap();
+    let log = Path::new(config).with_file_name("log");
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(from)).unwrap().flatten() {
         let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_script(&format!("{from}/{}", entry.file_name().display()), &target, config);
+            continue;
+        }
         let text = fs::read_to_string(entry.path())
             .unwrap()
-            .replace("/usr/sbin/pillarbox serve", &format!("{BINARY} -c {config} serve"));
+            .replace("/usr/sbin/pillarbox serve", &format!("{BINARY} -c {config} serve"))
+            .replace("/var/log/pillarbox", log.to_str().unwrap());
         fs::write(&target, text).unwrap();
         fs::set_permissions(&target, fs::metadata(entry.path()).unwrap().permissions()).unwrap();
     }
@@ -453,6 +461,41 @@ fn fail2ban() {
     }
 }
 
+/// The jail as it is, and with the lines for a log that is a file.
+#[test]
+fn the_jail_is_sound() {
+    let system = Path::new("/etc/fail2ban");
+    if !require(&["fail2ban-client"]) {
+        return;
+    }
+    let etc = Path::new(env!("CARGO_MANIFEST_DIR")).join("etc/fail2ban");
+    let journal = fs::read_to_string(etc.join("jail.conf")).unwrap();
+    let file = journal.replace("backend = systemd\n", "");
+    let (about, jail) = file.split_once("[pillarbox]\n").unwrap();
+    let keys: String = about
+        .lines()
+        .filter_map(|line| line.strip_prefix('#'))
+        .filter(|line| !line.starts_with(' '))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("pillarbox.log");
+    fs::write(&log, "").unwrap();
+    let file = format!("[pillarbox]\n{}{jail}", keys.replace("/var/log/pillarbox.log", log.to_str().unwrap()));
+    for name in ["action.d", "fail2ban.conf", "jail.conf", "paths-common.conf", "paths-debian.conf"] {
+        std::os::unix::fs::symlink(system.join(name), dir.path().join(name)).unwrap();
+    }
+    fs::create_dir(dir.path().join("filter.d")).unwrap();
+    fs::create_dir(dir.path().join("jail.d")).unwrap();
+    fs::copy(etc.join("filter.conf"), dir.path().join("filter.d/pillarbox.conf")).unwrap();
+    let path = format!("['set', 'pillarbox', 'addlogpath', '{}'", log.display());
+    for (text, want) in [(&journal, "['add', 'pillarbox', 'systemd']"), (&file, "['add', 'pillarbox', 'auto']"), (&file, &path)] {
+        fs::write(dir.path().join("jail.d/pillarbox.conf"), text).unwrap();
+        let output = finish(Command::new("fail2ban-client").arg("-c").arg(dir.path()).arg("-d"));
+        assert!(output.status.success() && said(&output).contains(want), "{want}: {text}{}", said(&output));
+    }
+}
+
 #[test]
 fn units_are_sound() {
     if !require(&["systemd-analyze"]) {
@@ -478,6 +521,17 @@ fn units_are_sound() {
         });
         assert!(level.is_some_and(|level| level < 2.0), "{unit}: {}", said(&output));
     }
+}
+
+/// The exit status of a wrong configuration is the one after which the unit starts nothing again.
+#[test]
+fn a_wrong_configuration_is_not_started_again() {
+    let place = Place::new();
+    fs::write(&place.config, "hostnam = 1\n").unwrap();
+    let status = finish(Command::new(BINARY).args(["-c", &place.config, "serve"])).status.code().unwrap();
+    let unit = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("etc/systemd/pillarbox.service")).unwrap();
+    let line = format!("RestartPreventExitStatus={status}");
+    assert!(status != 0 && unit.lines().any(|one| one == line), "{line} is not in {unit}");
 }
 
 #[test]

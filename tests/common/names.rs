@@ -69,8 +69,9 @@ pub enum Answered {
 }
 
 /// A question that came.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Asked {
+    pub name: String,
     pub id: u16,
     pub port: u16,
     /// Octets that are taken over UDP, of EDNS.
@@ -191,7 +192,8 @@ impl Drop for NameServer {
 impl Asked {
     fn of(query: &[u8], port: u16, tcp: bool) -> Self {
         let message = Message::from_octets(query).unwrap();
-        Self { id: message.header().id(), port, edns: message.opt().map(|opt| opt.udp_payload_size()), tcp }
+        let name = message.sole_question().unwrap().qname().to_string();
+        Self { name, id: message.header().id(), port, edns: message.opt().map(|opt| opt.udp_payload_size()), tcp }
     }
 }
 

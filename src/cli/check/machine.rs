@@ -122,6 +122,12 @@ pub(super) fn ports(config: &Config, report: &mut Report) {
     for (address, service) in &config.listen {
         let name = format!("{} {address}", service.name());
         match handover::bind(*address, config.lists_ipv4(address.port())) {
+            Ok(_) if address.port() == 0 => report.warning(
+                "ports",
+                format!(
+                    "{name}: with port 0 the system chooses one, another at each start; give the one that clients connect to"
+                ),
+            ),
             Ok(_) => report.ok("ports", name),
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => match holder(address.port()) {
                 Some((process, _)) if process == "pillarbox" => {

@@ -7,6 +7,7 @@ use super::*;
 use crate::mail::durable::{DeliveryStep, Faults};
 use crate::queue::reporter::Mailer;
 use crate::queue::reporter::tests::Mailboxes;
+use crate::queue::schedule::Reason;
 use crate::queue::spool::tests::{envelope, put};
 
 /// A clerk with one message, of which a recipient was refused.
@@ -109,4 +110,51 @@ fn a_report_that_could_not_be_delivered_is_tried_again() {
     desk.clerk.tick(now);
     assert!(!desk.file("held").exists() && desk.letters() == 1);
     assert!(desk.mailboxes.letters.lock().unwrap()[0].contains("no such mailbox"));
+}
+
+fn news(cause: Option<Cause>) -> RouteNews {
+    let (host, since) = (String::new(), now());
+    RouteNews { name: "provider".into(), host, cause, reply: None, since, next: None, tried: Vec::new() }
+}
+
+/// A login reads that the postmaster knows only where the letter of that was stored, and it is tried again until it is.
+#[test]
+fn the_postmaster_is_said_to_know_once_the_letter_is_stored() {
+    let rests = Some(Cause::Rests(Reason::Connect));
+    let late = |to_postmaster| Deed::LateNotice {
+        login: "alice@example.org".into(),
+        route: news(rests),
+        count: 1,
+        oldest: (now(), now() + 60),
+        told: to_postmaster,
+    };
+    let last = |desk: &Desk| desk.mailboxes.letters.lock().unwrap().last().cloned().unwrap_or_default();
+    let vouched = |desk: &Desk| last(desk).replace('\n', " ").contains("the postmaster of this server has been told");
+    let fill = |desk: &Desk, is_full| desk.mailboxes.are_full.store(is_full, Ordering::Relaxed);
+
+    let mut desk = Desk::new();
+    desk.act([Deed::Tell(news(rests), 1), late(true)]);
+    assert!(desk.letters() == 2 && vouched(&desk), "{}", last(&desk));
+
+    let mut desk = Desk::new();
+    fill(&desk, true);
+    desk.act([Deed::Tell(news(rests), 1)]);
+    fill(&desk, false);
+    desk.act([late(true)]);
+    assert!(desk.letters() == 1 && !vouched(&desk), "{}", last(&desk));
+    desk.clerk.tick(Instant::now());
+    assert_eq!(desk.letters(), 1, "not as often as the rest");
+    desk.clerk.tick(Instant::now() + REPORT_AGAIN);
+    assert!(last(&desk).contains("Subject: Route provider does not work\n"), "{}", last(&desk));
+    desk.act([late(true)]);
+    assert!(vouched(&desk), "{}", last(&desk));
+    desk.clerk.tick(Instant::now() + 3 * REPORT_AGAIN);
+    assert_eq!(desk.letters(), 3, "told once");
+
+    // What is over by then is not told any more.
+    fill(&desk, true);
+    desk.act([Deed::Tell(news(rests), 1), Deed::Tell(news(None), 1)]);
+    fill(&desk, false);
+    desk.clerk.tick(Instant::now() + 5 * REPORT_AGAIN);
+    assert!(desk.letters() == 4 && last(&desk).contains("Subject: Route provider works again\n"), "{}", last(&desk));
 }

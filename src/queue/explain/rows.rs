@@ -56,7 +56,7 @@ pub const LISTED: Explanation = row(
     Side::Us,
     "The server takes no mail from this host or from the sender's domain: it is on a block list, or has a bad reputation.",
     "Ask the postmaster of this server; the message itself need not be changed.",
-    "Read the server's words: most lists have a page that says why this host's address is listed and how it comes off. Until then, send by a smarthost.",
+    "Ask the server's operator, with the server's words: one that knows our login need not look up where it comes from. If they name the sender's domain, most lists have a page that says why it is listed and how it comes off.",
 );
 pub const NULL_MX: Explanation = row(
     Side::Recipient,
@@ -207,7 +207,7 @@ pub const UNREACHABLE: Explanation = row(
     Side::Route,
     "No connection to the server could be made.",
     WAIT,
-    "Run `pillarbox check`: it tries the routes, and port 25. Many hosting providers block outgoing connections to port 25: ask yours to open it, or send by a smarthost.",
+    "Run `pillarbox check`: it tries the routes. Look whether `url` names the right server and port, and whether a firewall lets this host through to it.",
 );
 pub const RESOLVER_SILENT: Explanation = row(
     Side::Route,
@@ -294,18 +294,27 @@ pub const UNFIT: Explanation = row(
     NOTHING,
 );
 
-/// What the operator can do where the server was found by MX, for the rows that name keys which [outgoing.routes.mx] has not.
-pub const BY_MX: [(Explanation, &str); 8] = [
+/// What the operator can do where the server was found by MX, for the rows of a route's own server: [outgoing.routes.mx] has
+/// fewer keys, and nothing was agreed with that server's operator.
+pub const BY_MX: [(Explanation, &str); 10] = [
     (AUTH_MISSING, NO_LOGIN),
     (AUTH_REFUSED, NO_LOGIN),
     (CERTIFICATE, "Look at this host's clock; if it is right, ask the server's operator."),
     (LIMIT, "Look which login sends so much, and lower `connections` in [outgoing.routes.mx]."),
+    (
+        LISTED,
+        "Read the server's words: most lists have a page that says why this host's address is listed and how it comes off. Until then, send by a smarthost.",
+    ),
     (NO_SUCH_HOST, NOTHING),
     (NO_TLS, "Ask the server's operator."),
     (RESOLVER_SILENT, "See whether the name servers answer: `resolver` in `[outgoing]`, or those in /etc/resolv.conf."),
     (
         SENSELESS,
         "Ask the server's operator. If it is so with every domain, another program answers on the way: ask your hosting provider.",
+    ),
+    (
+        UNREACHABLE,
+        "Run `pillarbox check`: it tries the routes, and port 25. Many hosting providers block outgoing connections to port 25: ask yours to open it, or send by a smarthost.",
     ),
 ];
 const NO_LOGIN: &str = "A server takes mail for its own domains without a login: ask its operator, or send by a smarthost.";
