@@ -32,6 +32,13 @@ pub struct SessionLog {
     quiet: Option<budget::Network>,
 }
 
+/// Writes the lines of one message that was accepted, which are never left out: together, when this is dropped.
+#[derive(Debug)]
+pub struct AcceptedLog<'a> {
+    log: &'a SessionLog,
+    text: String,
+}
+
 /// Whether a line may be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
@@ -102,6 +109,11 @@ impl SessionLog {
         &self.id
     }
 
+    /// For the lines of a message that was accepted.
+    pub fn of_accepted(&self) -> AcceptedLog<'_> {
+        AcceptedLog { log: self, text: String::with_capacity(2 * LINE_SIZE) }
+    }
+
     fn line(&self, event: &str) -> LogLine {
         let mut line = LogLine::new(event);
         line.0.push_str(&self.keys);
@@ -130,12 +142,6 @@ impl SessionLog {
         self.write(Level::Info, Class::Connection, line);
     }
 
-    /// In what leaves the machine, an address of the sender's was replaced.
-    pub fn rewritten(&self, id: &str, from: &str, to: &str) {
-        let line = self.line("rewritten").key("id", id).key("from", from).key("to", to);
-        self.write(Level::Info, Class::Always, line);
-    }
-
     /// The handshake is done.
     pub fn tls(&self, version: &str, cipher: &str, resumed: bool) {
         let line = self.line("tls").key("version", version).key("cipher", cipher);
@@ -157,24 +163,6 @@ impl SessionLog {
     pub fn login_failed(&self, mechanism: &str, login: &str, reason: &str) {
         let line = self.line("login-failed").key("mechanism", mechanism).key("login", clip(login));
         self.write(Level::Warn, Class::Bounded, line.key("reason", reason));
-    }
-
-    /// A message is durable.
-    pub fn accepted<T: Display>(&self, id: &str, from: impl Display, to: &[T], size: u64, took: Duration) {
-        let line = self.line("accepted").key("id", id).key("from", from).key("to", listed(to));
-        self.write(Level::Info, Class::Always, line.key("size", size).key("seconds", seconds(took)));
-    }
-
-    /// A message for recipients elsewhere is in the spool.
-    pub fn queued<T: Display>(&self, id: &str, login: &str, from: impl Display, to: &[T], size: u64) {
-        let line = self.line("queued").key("id", id).key("login", login).key("from", from).key("to", listed(to));
-        self.write(Level::Info, Class::Always, line.key("size", size));
-    }
-
-    /// A message is in this mailbox.
-    pub fn delivered(&self, id: &str, mailbox: &str, file: &Path) {
-        let line = self.line("delivered").key("id", id).key("mailbox", mailbox);
-        self.write(Level::Info, Class::Always, line.path("file", &file.to_string_lossy()));
     }
 
     /// The disk fails, for the mailboxes or for the spool.
@@ -221,6 +209,55 @@ impl SessionLog {
     /// A defect ended the session.
     pub fn panicked(&self, text: &str) {
         self.write(Level::Error, Class::Always, self.line("panic").words("text", text));
+    }
+}
+
+impl AcceptedLog<'_> {
+    /// In what leaves the machine, an address of the sender's was replaced.
+    pub fn rewritten(&mut self, id: &str, from: &str, to: &str) {
+        let line = self.log.line("rewritten").key("id", id).key("from", from).key("to", to);
+        self.push(line);
+    }
+
+    /// A message is durable.
+    pub fn accepted<T: Display>(&mut self, id: &str, from: impl Display, to: &[T], size: u64, took: Duration) {
+        let line = self.log.line("accepted").key("id", id).key("from", from).key("to", listed(to));
+        self.push(line.key("size", size).key("seconds", seconds(took)));
+    }
+
+    /// A message for recipients elsewhere is in the spool.
+    pub fn queued<T: Display>(&mut self, id: &str, login: &str, from: impl Display, to: &[T], size: u64) {
+        let line = self.log.line("queued").key("id", id).key("login", login).key("from", from).key("to", listed(to));
+        self.push(line.key("size", size));
+    }
+
+    /// A message is in this mailbox.
+    pub fn delivered(&mut self, id: &str, mailbox: &str, file: &Path) {
+        let line = self.log.line("delivered").key("id", id).key("mailbox", mailbox);
+        self.push(line.path("file", &file.to_string_lossy()));
+    }
+
+    fn push(&mut self, line: LogLine) {
+        if self.text.len() + line.0.len() > TOGETHER_MAX {
+            self.write();
+        }
+        if !self.text.is_empty() {
+            self.text.push('\n');
+        }
+        self.text.push_str(&line.0);
+    }
+
+    fn write(&mut self) {
+        if !self.text.is_empty() {
+            info!("{}", self.text);
+            self.text.clear();
+        }
+    }
+}
+
+impl Drop for AcceptedLog<'_> {
+    fn drop(&mut self) {
+        self.write();
     }
 }
 
@@ -295,6 +332,8 @@ const LINE_SIZE: usize = 400;
 
 /// Octets of time, level and line end, which stand around the text of a line.
 const STAMP_SIZE: usize = 32;
+/// Octets of lines that are written together, which a pipe takes undivided (PIPE_BUF, pipe(7)) with their stamps.
+const TOGETHER_MAX: usize = 3 * 1024;
 /// Octets of recipients that one line lists.
 const LISTED_MAX: usize = 1000;
 

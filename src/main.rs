@@ -21,11 +21,13 @@ fn main() {
 struct Syslog(Option<UnixDatagram>);
 
 impl std::io::Write for Syslog {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        if let Some(socket) = &self.0 {
-            let _ = socket.send_to(line.trim_ascii_end(), "/dev/log");
+    fn write(&mut self, lines: &[u8]) -> std::io::Result<usize> {
+        for line in lines.split(|octet| *octet == b'\n').filter(|line| !line.is_empty()) {
+            if let Some(socket) = &self.0 {
+                let _ = socket.send_to(line, "/dev/log");
+            }
         }
-        Ok(line.len())
+        Ok(lines.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -49,21 +51,20 @@ fn start_log(level: usize, syslog: bool) {
         if !record.target().starts_with("pillarbox") {
             return Ok(());
         }
-        if journal || syslog {
-            let priority = match record.level() {
-                log::Level::Error => 3,
-                log::Level::Warn => 4,
-                log::Level::Info => 6,
-                log::Level::Debug | log::Level::Trace => 7,
-            };
+        let (level, now) = (record.level(), jiff::Timestamp::now());
+        let priority = match level {
+            log::Level::Error => 3,
+            log::Level::Warn => 4,
+            log::Level::Info => 6,
+            log::Level::Debug | log::Level::Trace => 7,
+        };
+        // Lines that belong together come as one text.
+        record.args().to_string().split('\n').try_for_each(|line| match (syslog, journal) {
             // Facility 2 is mail (RFC 5424 section 6.2.1).
-            return match syslog {
-                true => writeln!(out, "<{}>pillarbox[{}]: {}", 16 + priority, std::process::id(), record.args()),
-                false => writeln!(out, "<{priority}>{}", record.args()),
-            };
-        }
-        let now = jiff::Timestamp::now();
-        writeln!(out, "{now:.3} {:<5} {}", record.level(), record.args())
+            (true, _) => writeln!(out, "<{}>pillarbox[{}]: {line}", 16 + priority, std::process::id()),
+            (false, true) => writeln!(out, "<{priority}>{line}"),
+            (false, false) => writeln!(out, "{now:.3} {level:<5} {line}"),
+        })
     });
     let _ = builder.try_init();
     // A panic's own words may quote what a client sent; where it happened is enough to find the defect.

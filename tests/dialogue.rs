@@ -369,7 +369,7 @@ impl log::Log for ThreadLog {
 
     fn log(&self, record: &log::Record<'_>) {
         if record.target().starts_with("pillarbox") {
-            LOG.with(|log| log.borrow_mut().push(record.args().to_string()));
+            LOG.with(|log| log.borrow_mut().extend(record.args().to_string().lines().map(str::to_owned)));
         }
     }
 

@@ -139,15 +139,16 @@ impl<L: Link> Driver<'_, L> {
         let (stored, buffer) = incoming.finish(scope);
         self.text_buffer = buffer;
         let stored = stored?;
+        let mut lines = self.log.of_accepted();
         if let Some(envelope) = self.session.envelope() {
             let to: Vec<&ForwardPath> = envelope.recipients.iter().map(|to| &to.path).collect();
-            self.log.accepted(&stored.id, &envelope.reverse_path, &to, stored.octets, stored.begun.elapsed());
+            lines.accepted(&stored.id, &envelope.reverse_path, &to, stored.octets, stored.begun.elapsed());
         }
         if let Some((from, to)) = &stored.rewritten {
-            self.log.rewritten(&stored.id, from, to);
+            lines.rewritten(&stored.id, from, to);
         }
         for (mailbox, file) in &stored.files {
-            self.log.delivered(&stored.id, mailbox, file);
+            lines.delivered(&stored.id, mailbox, file);
         }
         if let (Some(reservation), Some(login)) = (self.reservation.take(), self.session.login()) {
             reservation.keep();
@@ -164,7 +165,9 @@ impl<L: Link> Driver<'_, L> {
         let Some(queued) = stored.queued else { return Ok(Receipt::Stored(stored.id)) };
         let Envelope { login, reverse_path, recipients, .. } = &queued.envelope;
         let to: Vec<&Address> = recipients.iter().map(|to| &to.address).collect();
-        self.log.queued(&stored.id, login, reverse_path, &to, queued.octets);
+        lines.queued(&stored.id, login, reverse_path, &to, queued.octets);
+        // It is in the log before what comes of it.
+        drop(lines);
         if let Some(outbox) = &self.context.outbox {
             outbox.accept(queued);
         }
