@@ -12,7 +12,7 @@ pub mod handover;
 pub mod history;
 pub mod listener;
 pub mod local;
-mod memory;
+pub mod memory;
 pub mod network;
 pub mod outbound;
 pub mod pool;

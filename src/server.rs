@@ -15,7 +15,7 @@ mod sending;
 pub mod state;
 mod watch;
 
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, PipeReader, PipeWriter, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,7 +47,8 @@ pub struct Server {
     context: Arc<Context>,
     admission: Arc<Admission>,
     pool: Pool<SlotGuard>,
-    stop: PipeWriter,
+    /// One to each acceptor: an octet asks it to give memory back, the end to stop.
+    orders: Vec<PipeWriter>,
     acceptors: Vec<JoinHandle<()>>,
     watcher: JoinHandle<()>,
     state: State,
@@ -101,20 +102,22 @@ impl Server {
             };
             thread::Builder::new().name("watcher".into()).spawn(watch)?
         };
-        let (reader, stop) = io::pipe()?;
+        let mut orders = Vec::new();
         let mut acceptors = Vec::new();
         let services = listeners.iter().map(|listener| listener.service).collect();
         for listener in listeners {
+            let (told, order) = io::pipe()?;
+            orders.push(order);
             let acceptor = AcceptThread {
                 listener,
-                stop: reader.try_clone()?,
+                orders: told,
                 admission: Arc::clone(&admission),
                 context: Arc::clone(&context),
                 idle: idle.clone(),
             };
             acceptors.push(thread::Builder::new().name("acceptor".into()).spawn(move || acceptor.run())?);
         }
-        Ok(Self { context, admission, pool, stop, acceptors, watcher, state, begun: Instant::now(), services, outgoing: None })
+        Ok(Self { context, admission, pool, orders, acceptors, watcher, state, begun: Instant::now(), services, outgoing: None })
     }
 
     /// Sends on what is queued, as long as the server runs.
@@ -140,7 +143,10 @@ impl Server {
             }
             journal::left_out(&self.context.log_budget, false);
             self.context.verifier.release_idle_memory();
-            self.pool.tick();
+            if self.pool.tick() {
+                // An acceptor that ended meanwhile keeps nothing.
+                self.orders.iter().for_each(|mut order| drop(order.write_all(b"m")));
+            }
             self.state.tick();
             sending::tell(&self.context, self.outgoing.as_ref().map(Outgoing::mailer));
             if let Some(outgoing) = &mut self.outgoing {
@@ -157,7 +163,7 @@ impl Server {
     pub fn drain(mut self) -> bool {
         let limit = self.context.snapshot().config.limits.drain;
         journal::draining(self.admission.sessions(), limit);
-        drop(self.stop);
+        drop(self.orders);
         for acceptor in self.acceptors {
             let _ = acceptor.join();
         }
@@ -237,7 +243,7 @@ fn serve_slot(context: &Context, guard: &SlotGuard) {
 
 struct AcceptThread {
     listener: Listener,
-    stop: PipeReader,
+    orders: PipeReader,
     admission: Arc<Admission>,
     context: Arc<Context>,
     idle: Option<(Duration, mpsc::Sender<Control>)>,
@@ -247,7 +253,7 @@ impl AcceptThread {
     fn run(&self) {
         let idle = self.idle.as_ref().map(|(limit, _)| *limit);
         let policy = ServerPolicy { context: &self.context };
-        if let Err(error) = self.listener.run(&self.stop, idle, &self.admission, &policy) {
+        if let Err(error) = self.listener.run(&self.orders, idle, &self.admission, &policy) {
             journal::accept_failed(self.listener.service.name(), error, Duration::ZERO);
         }
         if let Some((_, ends)) = &self.idle {

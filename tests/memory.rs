@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use pillarbox::net::history::History;
+use pillarbox::net::memory::{self, STACK};
 use pillarbox::net::network::Network;
 use pillarbox::net::pool::{Pool, PoolConfig};
 
@@ -23,8 +24,18 @@ fn number(file: &str, field: &str) -> usize {
 }
 
 /// Memory that no file stands for, in KiB.
-fn memory() -> usize {
+fn in_use() -> usize {
     number("smaps_rollup", "Anonymous:")
+}
+
+/// Mappings of the size of a worker's stack.
+fn stacks() -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let size = |line: &str| {
+        let (begin, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+        usize::from_str_radix(end, 16).unwrap() - usize::from_str_radix(begin, 16).unwrap()
+    };
+    maps.lines().filter(|line| size(line) == STACK).count()
 }
 
 fn until(what: impl Fn() -> bool) {
@@ -35,9 +46,9 @@ fn until(what: impl Fn() -> bool) {
     }
 }
 
-/// What glibc keeps at least: 128 KiB of each heap, of which there are eight a core, and 40 MiB of stacks, of each six pages.
+/// What glibc keeps: 128 KiB of each heap, of which there are eight a core, all of one or two, and what threads have at hand.
 fn floor() -> usize {
-    2300 + 200 * 8 * thread::available_parallelism().map_or(1, usize::from)
+    4000 + 200 * 8 * thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Holds so many sessions at once and ends them, then prints what stays, in KiB. Each also makes so many strings that another lets
@@ -64,24 +75,43 @@ fn measure(sessions: u32, exchange: usize) {
     let idle = Duration::from_millis(300);
     let pool = Pool::start(PoolConfig { threads, idle, work: Box::new(work), spawn_failed: Box::new(|error| panic!("{error}")) });
     let pool = pool.unwrap();
-    let (before, own_threads) = (memory(), number("status", "Threads:"));
+    // Heaps are trimmed later from now on.
+    drop(black_box(vec![1_u8; 900 * 1024]));
+    let (before, own_threads) = (in_use(), number("status", "Threads:"));
     (0..sessions).for_each(|number| pool.offer(number));
     until(|| {
         pool.tick();
         pool.threads() == threads
     });
     all_hold.wait();
-    let held = memory() - before;
+    let held = in_use() - before;
     all_measured.wait();
     until(|| pool.threads() == 0 && number("status", "Threads:") <= own_threads);
     pool.tick();
-    println!("{before} before, {held} held, stays={}", memory().saturating_sub(before));
+    println!("{before} before, {held} held, {} stacks, stays={}", stacks(), in_use().saturating_sub(before));
+    assert!(stacks() < 3, "of threads that have ended");
+}
+
+/// Lets go of a tenth of many pieces, so that some of each size are at hand, which lie anywhere; another thread lets go of the
+/// others. Prints what stays.
+fn measure_at_hand() {
+    let before = in_use();
+    let pieces: Vec<Vec<u8>> = (0..8000).map(|piece| vec![1; 24 + piece % 1000]).collect();
+    let held = in_use() - before;
+    let (own, others): (Vec<_>, Vec<_>) = pieces.into_iter().enumerate().partition(|(at, _)| at % 10 == 0);
+    drop(own);
+    thread::spawn(move || drop(others)).join().unwrap();
+    memory::give_back();
+    let kept = in_use() - before;
+    memory::tidy();
+    println!("{before} before, {held} held, {kept} kept, stays={}", in_use().saturating_sub(before));
+    assert!(kept > 3000, "those at hand keep it");
 }
 
 /// What stays in KiB, the median of so many processes: where the last pieces lie is chance.
-fn stays(test: &str, processes: usize, (sessions, exchange): (u32, usize)) -> usize {
+fn stays(test: &str, processes: usize, measure: impl Fn()) -> usize {
     if std::env::var_os(APART).is_some() {
-        measure(sessions, exchange);
+        measure();
         return 0;
     }
     let one = |_| {
@@ -89,6 +119,7 @@ fn stays(test: &str, processes: usize, (sessions, exchange): (u32, usize)) -> us
         let output = command.args([test, "--exact", "--nocapture"]).env(APART, "1").output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         print!("{text}");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let number = text.split_once("stays=").and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<usize>().ok());
         number.expect("a figure")
     };
@@ -99,12 +130,18 @@ fn stays(test: &str, processes: usize, (sessions, exchange): (u32, usize)) -> us
 
 #[test]
 fn little_stays_of_what_a_thousand_sessions_have_held() {
-    let (stays, most) = (stays("little_stays_of_what_a_thousand_sessions_have_held", 5, (1000, 0)), floor());
+    let (stays, most) = (stays("little_stays_of_what_a_thousand_sessions_have_held", 5, || measure(1000, 0)), floor());
     assert!(stays < most, "{stays} KiB stay, {most} may");
 }
 
 #[test]
 fn what_threads_keep_to_their_end_pins_few_heaps() {
-    let (stays, most) = (stays("what_threads_keep_to_their_end_pins_few_heaps", 7, (2000, 7)), floor() + 7000);
+    let (stays, most) = (stays("what_threads_keep_to_their_end_pins_few_heaps", 7, || measure(2000, 7)), floor() + 5000);
     assert!(stays < most, "{stays} KiB stay, {most} may");
+}
+
+#[test]
+fn a_thread_that_lives_on_lets_go_of_what_it_has_at_hand() {
+    let stays = stays("a_thread_that_lives_on_lets_go_of_what_it_has_at_hand", 3, measure_at_hand);
+    assert!(stays < 1500, "{stays} KiB stay");
 }

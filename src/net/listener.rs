@@ -3,7 +3,8 @@
 //! It never does TLS and never waits for a client. No error of accept(2) or poll(2) ends it: what comes back at once (too many open
 //! files) is answered with a pause. It ends when it is told to, however fast connections come in.
 
-use std::io::{self, ErrorKind, PipeReader, Write as _};
+use std::io::{self, ErrorKind, PipeReader, Read as _, Write as _};
+use std::mem;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
@@ -17,6 +18,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use socket2::Socket;
 
 use super::admission::{Admission, Peer, SlotGuard, TurnedAway};
+use super::memory;
 use super::network::address_of_uid;
 use crate::smtp::session::Service;
 
@@ -61,29 +63,36 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_s
 const BATCH: usize = 64;
 
 impl Listener {
-    /// Accepts until the other end of `stop` is closed, or, if `idle` is given, no connection came for so long while none was
-    /// being served.
+    /// Accepts until the other end of `orders` is closed, or, if `idle` is given, no connection came for so long while none was
+    /// being served. What is written there asks it to give back the memory that this thread keeps.
     pub fn run(
         &self,
-        stop: &PipeReader,
+        mut orders: &PipeReader,
         idle: Option<Duration>,
         admission: &Arc<Admission>,
         policy: &dyn AcceptPolicy,
     ) -> io::Result<()> {
         self.socket.set_nonblocking(true)?;
         let mut pause = PAUSE.0;
-        let mut last = Instant::now();
+        let (mut last, mut accepted) = (Instant::now(), false);
         let slice = if idle.is_some() { PollTimeout::from(500u16) } else { PollTimeout::NONE };
         loop {
-            let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            let mut fds = [PollFd::new(orders.as_fd(), PollFlags::POLLIN), PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
             let polled = match poll(&mut fds, slice) {
                 Err(Errno::EINTR) => continue,
                 other => other.map_err(io::Error::from),
             };
-            let [stops, comes] = fds.map(|fd| polled.is_ok() && fd.any().unwrap_or(true));
-            if stops {
-                return Ok(());
+            let [ordered, comes] = fds.map(|fd| polled.is_ok() && fd.any().unwrap_or(true));
+            if ordered {
+                match orders.read(&mut [0]) {
+                    Ok(0) => return Ok(()),
+                    Ok(_) if mem::take(&mut accepted) => memory::tidy(),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
             }
+            accepted |= comes;
             if admission.sessions() > 0 || comes {
                 last = Instant::now();
             }
@@ -94,7 +103,7 @@ impl Listener {
                 Ok(()) => pause = PAUSE.0,
                 Err(error) => {
                     policy.accept_failed(self.service, &error, pause);
-                    if poll(&mut [PollFd::new(stop.as_fd(), PollFlags::POLLIN)], PollTimeout::try_from(pause).unwrap_or(slice))
+                    if poll(&mut [PollFd::new(orders.as_fd(), PollFlags::POLLIN)], PollTimeout::try_from(pause).unwrap_or(slice))
                         .is_err()
                     {
                         std::thread::sleep(pause);
@@ -187,5 +196,46 @@ impl AsFd for Listening {
 impl From<TcpListener> for Listening {
     fn from(socket: TcpListener) -> Self {
         Self::Tcp(socket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::TcpStream;
+
+    use super::super::admission::Capacity;
+    use super::*;
+
+    struct TurnAll;
+
+    impl AcceptPolicy for TurnAll {
+        fn blocks(&self, _: IpAddr) -> bool {
+            true
+        }
+
+        fn turned_away(&self, _: SocketAddr, _: Service, _: TurnedAway) -> Option<Vec<u8>> {
+            Some(b"421".to_vec())
+        }
+
+        fn accept_failed(&self, _: Service, _: &io::Error, _: Duration) {}
+    }
+
+    #[test]
+    fn an_octet_gives_memory_back_and_the_end_stops() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let listener = Listener { socket: socket.into(), service: Service::Smtp };
+        let admission = Admission::new(Capacity { workers: 1, waiting: 0, per_network: 1 }, Arc::default());
+        let (orders, mut order) = io::pipe().unwrap();
+        let acceptor = std::thread::spawn(move || listener.run(&orders, None, &admission, &TurnAll));
+        for _ in 0..3 {
+            let mut text = String::new();
+            TcpStream::connect(address).unwrap().read_to_string(&mut text).unwrap();
+            assert_eq!(text, "421");
+            order.write_all(b"m").unwrap();
+        }
+        drop(order);
+        acceptor.join().unwrap().unwrap();
     }
 }

@@ -104,15 +104,18 @@ impl<T: Send + 'static> Pool<T> {
         self.staff(&mut inner);
     }
 
-    /// Tries again to start a thread, if work waits for one; gives memory back after many have ended. To be called now and then.
-    pub fn tick(&self) {
+    /// Tries again to start a thread, if work waits for one; gives memory back after many have ended, and true if it did. To be
+    /// called now and then.
+    pub fn tick(&self) -> bool {
         let mut inner = self.lock();
         self.staff(&mut inner);
-        if inner.most >= MANY && inner.threads <= inner.most / 8 {
+        let many_ended = inner.most >= MANY && inner.threads <= inner.most / 8;
+        if many_ended {
             inner.most = inner.threads;
             drop(inner);
             memory::give_all_back();
         }
+        many_ended
     }
 
     /// Threads at this moment.

@@ -40,7 +40,10 @@ impl Watched {
     /// call, so that a program which writes in place can finish; and again after a read that failed.
     pub(super) fn is_due(&mut self, stamps: Vec<Stamp>, now: Instant) -> bool {
         let settled = stamps == self.seen;
-        self.seen = stamps;
+        if !settled {
+            // Not what is equal: it would be allocated anew at every call, among what sessions hold ([`crate::net::memory`]).
+            self.seen = stamps;
+        }
         if settled && self.seen != self.taken {
             self.taken.clone_from(&self.seen);
             self.retry = None;
@@ -119,6 +122,14 @@ mod tests {
         assert!(!look());
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         assert!(!look() && look() && !look(), "another mode");
+    }
+
+    #[test]
+    fn what_has_not_changed_stays_where_it_is() {
+        let mut watched = Watched::new(vec![Stamp::default()]);
+        let place = watched.seen.as_ptr();
+        assert!(!watched.is_due(vec![Stamp::default()], Instant::now()));
+        assert_eq!(watched.seen.as_ptr(), place);
     }
 
     #[test]

@@ -326,6 +326,7 @@ pub fn after() {
     drop(clients);
     for seconds in [5, 55, 15] {
         thread::sleep(Duration::from_secs(seconds));
-        println!("after: {at_rest} KiB at rest, {held} KiB held; {seconds} s later {} KiB", memory(&server, "Pss:"));
+        let (pss, rss) = (memory(&server, "Pss:"), memory(&server, "Rss:"));
+        println!("after: PSS {at_rest} KiB at rest, {held} KiB held; {seconds} s later {pss} KiB, RSS {rss} KiB");
     }
 }
