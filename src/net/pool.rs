@@ -104,7 +104,7 @@ impl<T: Send + 'static> Pool<T> {
         self.staff(&mut inner);
     }
 
-    /// Tries again to start a thread, if work waits for one; gives memory back after many have ended. To be called now and then.
+    /// Tries again to start a thread, if work waits for one; gives memory back after many have ended. Called once a second.
     pub fn tick(&self) {
         let mut inner = self.lock();
         self.staff(&mut inner);
