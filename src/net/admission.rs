@@ -251,7 +251,8 @@ impl Admission {
 
     fn leave(&self, slot: &Slot) {
         if slot.is_at_work() {
-            slot.remember();
+            let others_wait = !self.lock().waiting[Class::of(slot.service()) as usize].is_empty();
+            slot.remember(others_wait);
         }
         let mut inner = self.lock();
         inner.remove(slot);
