@@ -4,11 +4,12 @@
 //! `=` always, a blank wherever it may come from a client. So no client can forge a key, a word or a line, for a reader
 //! that knows no quotes either. Every line of a session has `session=` and `peer=`. Nothing a client says after
 //! AUTH gets here but the mechanism and the login. How much one network can make it write is bounded ([`budget`]); mail
-//! that was accepted and logins are always written. pillarbox(8) lists all events with their keys.
+//! that was accepted is always written, and with it the login that it came by. pillarbox(8) lists all events with their keys.
 
 pub mod budget;
 pub mod queue;
 
+use std::cell::RefCell;
 use std::fmt::{Display, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -30,6 +31,8 @@ pub struct SessionLog {
     budget: Arc<LogBudget>,
     /// The network whose connections are left out, and with them the lines of this one itself.
     quiet: Option<budget::Network>,
+    /// The line of a login that was left out; it is written as soon as the session gets a message accepted.
+    login: RefCell<Option<String>>,
 }
 
 /// Writes the lines of one message that was accepted, which are never left out: together, when this is dropped.
@@ -48,6 +51,8 @@ enum Class {
     Bounded,
     /// The same, and where a network has had connections enough in this second.
     Connection,
+    /// Once its network has logged in often enough, which takes nothing from its other lines.
+    Login,
 }
 
 /// Every event with its keys; the manual is held against it.
@@ -93,7 +98,7 @@ impl SessionLog {
         let quiet = budget.connection(peer.ip(), Instant::now());
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let keys = session_keys(&id, peer);
-        Self { id, peer, keys, service, budget: Arc::clone(budget), quiet }
+        Self { id, peer, keys, service, budget: Arc::clone(budget), quiet, login: RefCell::default() }
     }
 
     /// The lines name this user of the machine in place of an address.
@@ -109,9 +114,11 @@ impl SessionLog {
         &self.id
     }
 
-    /// For the lines of a message that was accepted.
+    /// For the lines of a message that was accepted. The line of its login, if it was left out, comes first.
     pub fn of_accepted(&self) -> AcceptedLog<'_> {
-        AcceptedLog { log: self, text: String::with_capacity(2 * LINE_SIZE) }
+        let mut text = String::with_capacity(2 * LINE_SIZE);
+        text.push_str(&self.login.take().unwrap_or_default());
+        AcceptedLog { log: self, text }
     }
 
     fn line(&self, event: &str) -> LogLine {
@@ -122,11 +129,22 @@ impl SessionLog {
 
     fn write(&self, level: Level, class: Class, line: LogLine) {
         let (text, now) = (line.text(), Instant::now());
-        match self.quiet {
-            Some(network) if class == Class::Connection => self.budget.leave_out(network, now),
-            _ if class == Class::Always || self.budget.line(self.peer.ip(), text.len() + STAMP_SIZE, now) => {
-                log!(level, "{text}")
-            }
+        let (peer, octets) = (self.peer.ip(), text.len() + STAMP_SIZE);
+        let fits = match class {
+            Class::Always => true,
+            Class::Bounded => self.budget.line(peer, octets, now),
+            Class::Connection => match self.quiet {
+                Some(network) => {
+                    self.budget.leave_out(network, now);
+                    false
+                }
+                None => self.budget.line(peer, octets, now),
+            },
+            Class::Login => self.budget.login(peer, octets, now),
+        };
+        match class {
+            _ if fits => log!(level, "{text}"),
+            Class::Login => *self.login.borrow_mut() = Some(text),
             _ => {}
         }
     }
@@ -156,7 +174,7 @@ impl SessionLog {
     /// A login succeeded.
     pub fn login(&self, mechanism: &str, login: &str, label: &str) {
         let line = self.line("login").key("mechanism", mechanism).key("login", login);
-        self.write(Level::Info, Class::Always, if label.is_empty() { line } else { line.key("label", label) });
+        self.write(Level::Info, Class::Login, if label.is_empty() { line } else { line.key("label", label) });
     }
 
     /// A login failed.

@@ -19,8 +19,8 @@
 //!    decides what follows.
 //! 5. Once every recipient is sent, or failed and reported by [`queue::report`], the file is removed.
 //!
-//! Imports point down only: `main`, [`cli`], [`server`], [`conn`] and [`relay`], [`queue`], then [`net`], [`auth`], [`mail`], [`policy`] and
-//! [`journal`], then [`smtp`]. A test holds this.
+//! Imports point down only: `main`, [`cli`], [`server`], [`conn`] and [`relay`], [`queue`], then [`net`], [`auth`], [`mail`],
+//! [`policy`] and [`journal`], then [`smtp`]. A test holds this.
 
 pub mod auth;
 pub mod cli;

@@ -167,6 +167,12 @@ const FORGED: &[&str] = &[
     "From: ceo\u{ff20}bank.com <alice@example.org>",
     "From: \"ceo@bank.com\u{200b}\" <alice@example.org>",
     "From: \"c\u{200b}eo@bank.com\" <alice@example.org>",
+    "From: \"ceo@ba\u{2028}nk.com\" <alice@example.org>",
+    "From: \"ceo@bank\u{200a}.com\" <alice@example.org>",
+    // Words of a name, the space between which some readers leave out (mail-parser).
+    "From: c \"eo@bank.com\" <alice@example.org>",
+    "From: \"ceo@bank\" \".com\" <alice@example.org>",
+    "From: =?utf-8?q?ceo=40?=\n \"bank.com\" <alice@example.org>",
     "From: \"ceo@bank.com, boss@bank.com\" <alice@example.org>",
     "From: alice@example.org (ceo@bank.com)",
     "From: alice@example.org (Boss <ceo@bank.com>)",
@@ -513,8 +519,16 @@ fn what_is_taken_shows_no_other_address_in_mail_parser() {
         for one in list.iter() {
             let address = one.address().unwrap_or_default();
             assert!(OWN.contains(&address.to_lowercase().as_str()) || is_quoted_own(address), "{address:?} in {}", shown(&body));
+            let name = one.name().unwrap_or_default();
+            assert!(!is_foreign(name), "the name {name:?} in {}", shown(&body));
         }
     }
+}
+
+/// True for a name that is one address, and not one of the login's.
+fn is_foreign(name: &str) -> bool {
+    let name = name.trim_matches(|c: char| !c.is_alphanumeric());
+    name.contains('@') && !name.contains(char::is_whitespace) && !OWN.contains(&name.to_lowercase().as_str())
 }
 
 /// A quoted local part, which mail-parser shows without its quotes in brackets, and not at all without brackets.

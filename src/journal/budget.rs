@@ -2,8 +2,9 @@
 //!
 //! A network is an IPv4 address or an IPv6 /64. As one customer may have 65,536 of those, the /48 around it is counted as
 //! well, with limits twice as large. Of the connections of a network, so many a second are written, and of all of its lines
-//! so many octets a minute; what is left out is counted and summed up once a second, for the widest network that has had
-//! enough. What one network does takes nothing from another, but for those of one /48.
+//! so many octets a minute; those of its logins are counted apart, so that what knows no password hides none of them. What is
+//! left out is counted and summed up once a second, for the widest network that has had enough. What one network does takes
+//! nothing from another, but for those of one /48.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 pub const CONNECTIONS: u32 = 20;
 /// Octets of a network's lines in a minute; twice as much where one minute ends and the next begins.
 pub const OCTETS: usize = 400_000;
+/// The same for the lines of its logins.
+pub const LOGIN_OCTETS: usize = 100_000;
 
 /// Counts for each network.
 #[derive(Debug)]
@@ -46,6 +49,8 @@ enum Amount {
     Connection,
     /// A line of so many octets.
     Line(usize),
+    /// The line of a login, of so many octets.
+    Login(usize),
 }
 
 #[derive(Debug)]
@@ -54,6 +59,7 @@ struct Usage {
     connections: u32,
     minute: Instant,
     octets: usize,
+    login_octets: usize,
     /// Connections and lines.
     left_out: (u64, u64),
     /// When the last summary was taken, or there was nothing to sum up.
@@ -86,6 +92,11 @@ impl LogBudget {
     /// Counts a line of so many octets; false if it is not to be written.
     pub fn line(&self, peer: IpAddr, octets: usize, now: Instant) -> bool {
         self.count(peer, Amount::Line(octets), now).is_none()
+    }
+
+    /// Counts the line of a login, of so many octets; false if it is not to be written.
+    pub fn login(&self, peer: IpAddr, octets: usize, now: Instant) -> bool {
+        self.count(peer, Amount::Login(octets), now).is_none()
     }
 
     /// Counts a line that is not written, of a connection that this network has left out.
@@ -133,6 +144,7 @@ impl Usage {
         match amount {
             Amount::Connection => self.connections < CONNECTIONS * factor,
             Amount::Line(octets) => self.octets + octets <= OCTETS * factor as usize,
+            Amount::Login(octets) => self.login_octets + octets <= LOGIN_OCTETS * factor as usize,
         }
     }
 
@@ -140,13 +152,14 @@ impl Usage {
         match amount {
             Amount::Connection => self.connections += 1,
             Amount::Line(octets) => self.octets += octets,
+            Amount::Login(octets) => self.login_octets += octets,
         }
     }
 
     fn leave_out(&mut self, amount: Amount) {
         match amount {
             Amount::Connection => self.left_out.0 += 1,
-            Amount::Line(_) => self.left_out.1 += 1,
+            Amount::Line(_) | Amount::Login(_) => self.left_out.1 += 1,
         }
     }
 }
@@ -165,6 +178,7 @@ fn usage(networks: &mut HashMap<Network, Usage>, network: Network, now: Instant)
         connections: 0,
         minute: now,
         octets: 0,
+        login_octets: 0,
         left_out: (0, 0),
         summed: now,
     });
@@ -172,7 +186,7 @@ fn usage(networks: &mut HashMap<Network, Usage>, network: Network, now: Instant)
         (usage.second, usage.connections) = (now, 0);
     }
     if now.saturating_duration_since(usage.minute) >= MINUTE {
-        (usage.minute, usage.octets) = (now, 0);
+        (usage.minute, usage.octets, usage.login_octets) = (now, 0, 0);
     }
     usage
 }
@@ -236,6 +250,15 @@ mod tests {
         assert!(budget.line(peer, 100, at(60, begun)));
         let left_out: u64 = budget.summaries(at(60, begun), false).iter().map(|summary| summary.lines).sum();
         assert_eq!(left_out, 100_000 - OCTETS as u64 / 100 + 1);
+    }
+
+    #[test]
+    fn logins_are_counted_apart() {
+        let (budget, begun) = (LogBudget::default(), Instant::now());
+        let peer = IpAddr::from([192, 0, 2, 1]);
+        assert!((0..OCTETS / 100).all(|_| budget.line(peer, 100, begun)) && !budget.line(peer, 100, begun));
+        assert_eq!((0..10_000).filter(|_| budget.login(peer, 100, begun)).count(), LOGIN_OCTETS / 100);
+        assert!(budget.login(peer, 100, at(60, begun)) && budget.line(peer, 100, at(60, begun)));
     }
 
     /// One customer with a /64 for each connection; the neighbour in the same /48 is heard while only one of them floods.

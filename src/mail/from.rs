@@ -43,6 +43,8 @@ pub struct Unreadable {
 struct Member {
     /// The words of the name, unquoted, with a space between them.
     phrase: Vec<u8>,
+    /// The same without the space before a quoted word, which some readers leave out.
+    glued: Vec<u8>,
     words: usize,
     /// True if a word was quoted.
     quoted: bool,
@@ -112,8 +114,7 @@ impl Reader<'_> {
                         member.take_address(self.addr_spec(len)?, rest)?;
                     } else {
                         self.at += len;
-                        member.push(&content, spaced);
-                        member.quoted = true;
+                        member.push(&content, spaced, true);
                     }
                 }
                 Some(_) => {
@@ -127,7 +128,7 @@ impl Reader<'_> {
                         // An encoded word that a special breaks up is decoded by some readers, and not by others.
                         display_name::readings(&rest[..len]).map_err(|why| unreadable(rest, why.cure()))?;
                         self.at += len;
-                        member.push(&rest[..len], spaced);
+                        member.push(&rest[..len], spaced, false);
                         member.brackets.extend(rest[..len].iter().filter(|b| matches!(b, b'[' | b']')));
                     }
                 }
@@ -210,12 +211,15 @@ impl Reader<'_> {
 }
 
 impl Member {
-    fn push(&mut self, word: &[u8], spaced: bool) {
+    fn push(&mut self, word: &[u8], spaced: bool, quoted: bool) {
         if spaced && self.words > 0 {
             self.phrase.push(b' ');
+            self.glued.extend((!quoted).then_some(b' '));
         }
         self.phrase.extend_from_slice(word);
+        self.glued.extend_from_slice(word);
         self.words += 1;
+        self.quoted |= quoted;
     }
 
     /// An address without angle brackets; a name has no place beside it.
@@ -253,7 +257,7 @@ impl Member {
             return Err(unreadable(&self.phrase, QUOTE));
         }
         let mut shown = Vec::new();
-        for name in self.comments.iter().chain([&self.phrase, &self.comments.join(&b' ')]) {
+        for name in self.comments.iter().chain([&self.phrase, &self.glued, &self.comments.join(&b' ')]) {
             shown.extend(display_name::addresses(name).map_err(|why| unreadable(name, why.cure()))?);
         }
         Ok(Mailbox { address, shown })

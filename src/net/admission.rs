@@ -2,10 +2,9 @@
 //!
 //! Every connection that was let in holds a [`Slot`] until its [`SlotGuard`] is dropped. A network holds only so many slots, and
 //! each class of services only a part of the workers, so that a flood on one leaves room on the others. A quarter of port 25's
-//! part is left for networks that hold nothing yet. A connection that no
-//! worker is free for waits, for a limited time; where the list is full, a new connection takes the place of one from a
-//! network that stands worse or holds more. While one waits, sessions that get nothing done are evicted
-//! ([`eviction`](super::eviction)).
+//! part is left for networks that hold nothing yet. A connection that no worker is free for waits, for a limited time; where
+//! the list is full, a new connection takes the place of one from a network that stands worse or holds more. While one waits,
+//! sessions that get nothing done are evicted ([`eviction`](super::eviction)).
 //!
 //! How many sessions run is changed under the same lock as the list, so no connection waits beside a free worker.
 
@@ -252,7 +251,8 @@ impl Admission {
 
     fn leave(&self, slot: &Slot) {
         if slot.is_at_work() {
-            slot.remember();
+            let others_wait = !self.lock().waiting[Class::of(slot.service()) as usize].is_empty();
+            slot.remember(others_wait);
         }
         let mut inner = self.lock();
         inner.remove(slot);

@@ -104,8 +104,8 @@ impl<T: Send + 'static> Pool<T> {
         self.staff(&mut inner);
     }
 
-    /// Tries again to start a thread, if work waits for one; gives memory back after many have ended, and true if it did. To be
-    /// called now and then.
+    /// Tries again to start a thread, if work waits for one; gives memory back after many have ended, and true if it did. Called
+    /// once a second.
     pub fn tick(&self) -> bool {
         let mut inner = self.lock();
         self.staff(&mut inner);

@@ -3,9 +3,9 @@
 //! One thread, one deed after the other, so that what belongs to a message happens in its order and the dispatcher never
 //! waits for the disk. A failure is durable before its report is, and the report before the message is unlinked: after a
 //! crash a report may come twice, and is never lost. A report that cannot be delivered goes to the postmaster, then the
-//! message is held, and that report is tried again every [`REPORT_AGAIN`], as is news of a route for the postmaster. What the disk does not take is done again every
-//! [`AGAIN`], and the message stays until then; a report that was delivered is not made again with it. A message whose sender
-//! is to be told and that can't be read is held.
+//! message is held, and that report is tried again every [`REPORT_AGAIN`], as is news of a route for the postmaster. What the
+//! disk does not take is done again every [`AGAIN`], and the message stays until then; a report that was delivered is not made
+//! again with it. A message whose sender is to be told and that cannot be read is held.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;

@@ -5,8 +5,8 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{self, PATIENCE, Server, Setup};
-use pillarbox::journal::budget::OCTETS;
+use crate::common::{self, Client, PATIENCE, Server, Setup};
+use pillarbox::journal::budget::{LOGIN_OCTETS, OCTETS};
 
 /// Octets that one network may write in a minute.
 const PER_MINUTE: usize = 1_000_000;
@@ -199,4 +199,41 @@ fn a_bad_mailbox_floods_no_log() {
     assert!(octets(&all) < PER_MINUTE, "{}", octets(&all));
     let would_be = notices[0].len() * refused;
     assert!(would_be > PER_MINUTE / 2, "the test is too weak: {would_be}");
+}
+
+/// A program that logs in again and again: what it sends can be traced to its login, and the rest is summed up.
+#[test]
+fn logins_in_a_loop_are_summed_up() {
+    let server = Setup::default().limit("per_address = 200").start();
+    let login = || {
+        let mut client = Client::over(
+            common::from([127, 0, 8, 12], server.address("submissions")).unwrap(),
+            &server.dir.path().join("cert.pem"),
+        );
+        client.tls().unwrap();
+        client.expect("220");
+        client.say("EHLO x.example", "250");
+        client.say(&format!("AUTH PLAIN {}", common::base64(b"\0alice@example.org\0secret")), "235");
+        client
+    };
+    login().say("QUIT", "221");
+    let size = server.wait_for_log(&[" login ", "peer=127.0.8.12:"]).len();
+    let enough = LOGIN_OCTETS / size + 50;
+    for _ in 1..enough {
+        login().say("QUIT", "221");
+    }
+    let logins = |log: &str| lines_of(log, "127.0.8.12").iter().filter(|line| line.contains(" login ")).count();
+    let log = wait_until(&server, "no summary", |log| sum(&lines_of(log, "127.0.8.12"), "left-out", "lines") >= 50);
+    let written = logins(&log);
+    assert!((enough / 2..enough - 30).contains(&written), "{written} of {enough}");
+
+    let mut client = login();
+    let reply = client.deliver("alice@example.org", "bob@example.org", b"x\r\n").unwrap();
+    let id = reply.rsplit(' ').next().unwrap();
+    let session = id.split('.').next().unwrap();
+    server.wait_for_log(&[" delivered ", session]);
+    let log = server.log_text();
+    let at = |event: &str| log.lines().position(|line| line.contains(event) && line.contains(&format!(" session={session} ")));
+    assert!(at(" login ").is_some_and(|login| login < at(" accepted ").unwrap()), "accepted mail cannot be traced to its login");
+    assert_eq!(logins(&log), written + 1);
 }
