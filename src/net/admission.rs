@@ -251,7 +251,8 @@ impl Admission {
 
     fn leave(&self, slot: &Slot) {
         if slot.is_at_work() {
-            slot.remember();
+            let others_wait = !self.lock().waiting[Class::of(slot.service()) as usize].is_empty();
+            slot.remember(others_wait);
         }
         let mut inner = self.lock();
         inner.remove(slot);
@@ -553,7 +554,12 @@ mod tests {
         let network = Network::of([10, 0, 0, 1].into());
         let standing = |class| history.standing(network, class, Instant::now());
         drop(fixture.enter_at(Service::Smtp, "10.0.0.1"));
+        assert_eq!(standing(Class::Smtp), Standing::New, "no other waited for the worker");
+        let leaves = fixture.enter_at(Service::Smtp, "10.0.0.1");
+        fixture.arrive_at(Service::Smtp, "10.0.0.2").unwrap();
+        drop(leaves);
         assert_eq!(standing(Class::Smtp), Standing::Failed);
+        drop(fixture.admission.next_waiting());
         let sends = fixture.enter_at(Service::Smtp, "10.0.0.1");
         sends.slot().succeed();
         drop(sends);

@@ -239,12 +239,14 @@ impl Slot {
         !self.in_transaction.load(Ordering::SeqCst)
     }
 
-    /// The session has ended: what its network is remembered by.
-    pub(super) fn remember(&self) {
+    /// The session has ended: what its network is remembered by. On port 25 a session that stored nothing is no fault, as after
+    /// an unknown recipient; it counts only if it had a worker that `others_wait` for.
+    pub(super) fn remember(&self, others_wait: bool) {
         let class = Class::of(self.service);
-        if self.is_evicted() || self.success.load(Ordering::Relaxed) == 0 {
+        let succeeded = self.success.load(Ordering::Relaxed) != 0;
+        if self.is_evicted() || (!succeeded && (class != Class::Smtp || others_wait)) {
             self.shared.history.failed(self.network, class, Instant::now());
-        } else if class == Class::Smtp {
+        } else if succeeded && class == Class::Smtp {
             self.shared.history.succeeded(self.network, class);
         }
     }
@@ -402,11 +404,27 @@ mod tests {
     fn a_login_is_remembered_at_once_and_an_end_without_success_too() {
         let (slot, _client) = slot(Service::Submission);
         let standing = || slot.shared.history.standing(slot.network, Class::Submission, Instant::now());
-        slot.remember();
+        slot.remember(false);
         assert_eq!(standing(), Standing::Failed);
         slot.log_in("alice@example.org");
         assert_eq!(standing(), Standing::Known);
-        slot.remember();
+        slot.remember(false);
         assert_eq!(standing(), Standing::Known);
+    }
+
+    /// A server that knew no recipient here did not keep anything from others.
+    #[test]
+    fn on_port_25_an_end_without_success_counts_where_others_wait() {
+        let (slot, _client) = slot(Service::Smtp);
+        let standing = || slot.shared.history.standing(slot.network, Class::Smtp, Instant::now());
+        slot.remember(false);
+        assert_eq!(standing(), Standing::New);
+        slot.remember(true);
+        assert_eq!(standing(), Standing::Failed);
+        slot.remember(false);
+        assert_eq!(standing(), Standing::Failed, "and nothing but a message ends it");
+        slot.succeed();
+        slot.remember(true);
+        assert_eq!(standing(), Standing::New);
     }
 }
