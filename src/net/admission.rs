@@ -554,7 +554,12 @@ mod tests {
         let network = Network::of([10, 0, 0, 1].into());
         let standing = |class| history.standing(network, class, Instant::now());
         drop(fixture.enter_at(Service::Smtp, "10.0.0.1"));
+        assert_eq!(standing(Class::Smtp), Standing::New, "no other waited for the worker");
+        let leaves = fixture.enter_at(Service::Smtp, "10.0.0.1");
+        fixture.arrive_at(Service::Smtp, "10.0.0.2").unwrap();
+        drop(leaves);
         assert_eq!(standing(Class::Smtp), Standing::Failed);
+        drop(fixture.admission.next_waiting());
         let sends = fixture.enter_at(Service::Smtp, "10.0.0.1");
         sends.slot().succeed();
         drop(sends);
