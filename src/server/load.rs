@@ -256,7 +256,7 @@ pub fn unreadable(path: &Path, error: &io::Error, missing: &str) -> Problem {
         io::ErrorKind::NotFound => format!("no such file; {missing}"),
         io::ErrorKind::PermissionDenied => "may not be read; check its owner and mode".to_owned(),
         io::ErrorKind::InvalidData => "is not UTF-8 text".to_owned(),
-        _ => error.to_string(),
+        _ => format!("{error}; correct the path, or what stands there"),
     };
     Problem::with(path, cure)
 }
