@@ -43,7 +43,7 @@ pub struct Unreadable {
 struct Member {
     /// The words of the name, unquoted, with a space between them.
     phrase: Vec<u8>,
-    /// The same without the space before a quoted word, which some readers leave out.
+    /// The same without the space before a quoted word or where the line is folded, which some readers leave out.
     glued: Vec<u8>,
     words: usize,
     /// True if a word was quoted.
@@ -97,7 +97,8 @@ impl Reader<'_> {
     fn member(&mut self) -> Result<Member, Unreadable> {
         let mut member = Member::default();
         loop {
-            let spaced = self.skip_space();
+            let (before, spaced) = (self.at, self.skip_space());
+            let folded = self.text[before..self.at].contains(&b'\n');
             let rest = &self.text[self.at..];
             match rest.first() {
                 None | Some(b',') => return Ok(member),
@@ -115,6 +116,7 @@ impl Reader<'_> {
                     } else {
                         self.at += len;
                         member.push(&content, spaced, true);
+                        member.quoted = true;
                     }
                 }
                 Some(_) => {
@@ -128,7 +130,7 @@ impl Reader<'_> {
                         // An encoded word that a special breaks up is decoded by some readers, and not by others.
                         display_name::readings(&rest[..len]).map_err(|why| unreadable(rest, why.cure()))?;
                         self.at += len;
-                        member.push(&rest[..len], spaced, false);
+                        member.push(&rest[..len], spaced, folded);
                         member.brackets.extend(rest[..len].iter().filter(|b| matches!(b, b'[' | b']')));
                     }
                 }
@@ -211,15 +213,14 @@ impl Reader<'_> {
 }
 
 impl Member {
-    fn push(&mut self, word: &[u8], spaced: bool, quoted: bool) {
+    fn push(&mut self, word: &[u8], spaced: bool, glued: bool) {
         if spaced && self.words > 0 {
             self.phrase.push(b' ');
-            self.glued.extend((!quoted).then_some(b' '));
+            self.glued.extend((!glued).then_some(b' '));
         }
         self.phrase.extend_from_slice(word);
         self.glued.extend_from_slice(word);
         self.words += 1;
-        self.quoted |= quoted;
     }
 
     /// An address without angle brackets; a name has no place beside it.
