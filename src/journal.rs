@@ -7,10 +7,11 @@
 //! that was accepted is always written, and with it the login that it came by. pillarbox(8) lists all events with their keys.
 
 pub mod budget;
+mod line;
 pub mod queue;
 
 use std::cell::RefCell;
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use log::{Level, error, info, log, warn};
 
 use budget::LogBudget;
+use line::{LINE_SIZE, LogLine, listed};
 
 /// Writes the lines of one session.
 #[derive(Clone, Debug)]
@@ -41,6 +43,11 @@ pub struct AcceptedLog<'a> {
     log: &'a SessionLog,
     text: String,
 }
+
+/// Octets of time, level and line end, which stand around the text of a line.
+const STAMP_SIZE: usize = 32;
+/// Octets of lines that are written together, which a pipe takes undivided (PIPE_BUF, pipe(7)) with their stamps.
+const TOGETHER_MAX: usize = 3 * 1024;
 
 /// Whether a line may be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,9 +129,7 @@ impl SessionLog {
     }
 
     fn line(&self, event: &str) -> LogLine {
-        let mut line = LogLine::new(event);
-        line.0.push_str(&self.keys);
-        line
+        LogLine::new(event).keys(&self.keys)
     }
 
     fn write(&self, level: Level, class: Class, line: LogLine) {
@@ -256,13 +261,14 @@ impl AcceptedLog<'_> {
     }
 
     fn push(&mut self, line: LogLine) {
-        if self.text.len() + line.0.len() > TOGETHER_MAX {
+        let line = line.text();
+        if self.text.len() + line.len() > TOGETHER_MAX {
             self.write();
         }
         if !self.text.is_empty() {
             self.text.push('\n');
         }
-        self.text.push_str(&line.0);
+        self.text.push_str(&line);
     }
 
     fn write(&mut self) {
@@ -340,121 +346,7 @@ pub fn stopped(messages: u64, took: Duration) {
 
 /// The keys that every line of a session begins with.
 fn session_keys(id: &str, peer: impl Display) -> String {
-    LogLine(String::new()).key("session", id).key("peer", peer).text()
-}
-
-struct LogLine(String);
-
-/// Octets that a line usually takes.
-const LINE_SIZE: usize = 400;
-
-/// Octets of time, level and line end, which stand around the text of a line.
-const STAMP_SIZE: usize = 32;
-/// Octets of lines that are written together, which a pipe takes undivided (PIPE_BUF, pipe(7)) with their stamps.
-const TOGETHER_MAX: usize = 3 * 1024;
-/// Octets of recipients that one line lists.
-const LISTED_MAX: usize = 1000;
-
-impl LogLine {
-    fn new(event: &str) -> Self {
-        debug_assert!(EVENTS.iter().any(|(known, _)| *known == event), "{event} is not in EVENTS");
-        let mut line = String::with_capacity(LINE_SIZE);
-        line.push_str(event);
-        Self(line)
-    }
-
-    fn name(&mut self, key: &str) {
-        self.0.push(' ');
-        self.0.push_str(key);
-        self.0.push('=');
-    }
-
-    /// Appends a value as it is, if it is plain, else quoted with every other character and every blank escaped.
-    fn key(mut self, key: &str, value: impl Display) -> Self {
-        self.name(key);
-        let line = &mut self.0;
-        let start = line.len();
-        let _ = write!(line, "{value}");
-        if !is_plain(&line[start..]) {
-            let value = line.split_off(start);
-            line.push('"');
-            push_escaped(line, &value, false);
-            line.push('"');
-        }
-        self
-    }
-
-    /// The same for a file, no part of which comes from a client: a `=` is part of the names in a Maildir.
-    fn path(mut self, key: &str, value: &str) -> Self {
-        if value.is_empty() || !value.bytes().all(|octet| octet == b'=' || is_plain_octet(octet)) {
-            return self.key(key, value);
-        }
-        self.name(key);
-        self.0.push_str(value);
-        self
-    }
-
-    /// The same for words of our own, which keep their blanks.
-    fn words(self, key: &str, value: impl Display) -> Self {
-        let value = value.to_string();
-        if is_plain(&value) { self.key(key, value) } else { self.words_about(key, (&value, "", "")) }
-    }
-
-    /// Words of our own around what may come from a client.
-    fn words_about(mut self, key: &str, (before, about, after): (&str, &str, &str)) -> Self {
-        self.name(key);
-        let line = &mut self.0;
-        line.push('"');
-        push_escaped(line, before, true);
-        push_escaped(line, about, false);
-        push_escaped(line, after, true);
-        line.push('"');
-        self
-    }
-
-    fn text(self) -> String {
-        self.0
-    }
-}
-
-fn is_plain(value: &str) -> bool {
-    !value.is_empty() && value.bytes().all(is_plain_octet)
-}
-
-fn is_plain_octet(octet: u8) -> bool {
-    octet.is_ascii_graphic() && !matches!(octet, b'"' | b'\\' | b'=')
-}
-
-/// Appends what may stand between quotes; with `blanks`, a blank is left as it is.
-fn push_escaped(line: &mut String, value: &str, blanks: bool) {
-    for c in value.chars() {
-        match c {
-            '"' | '\\' => {
-                line.push('\\');
-                line.push(c);
-            }
-            ' ' if blanks => line.push(c),
-            '!'..='~' if c != '=' => line.push(c),
-            c => {
-                let _ = write!(line, "\\u{{{:x}}}", u32::from(c));
-            }
-        }
-    }
-}
-
-/// The first recipients, and how many more there are: a stranger may name a hundred of 254 octets each for one mailbox.
-fn listed<T: Display>(recipients: &[T]) -> String {
-    let mut text = String::with_capacity(64);
-    for (at, recipient) in recipients.iter().enumerate() {
-        let before = text.len();
-        let _ = write!(text, "{}{recipient}", if at > 0 { "," } else { "" });
-        if at > 0 && text.len() > LISTED_MAX {
-            text.truncate(before);
-            let _ = write!(text, ",+{}", recipients.len() - at);
-            break;
-        }
-    }
-    text
+    LogLine::of_keys().key("session", id).key("peer", peer).text()
 }
 
 /// A login as long as a login can be; a client may send more.
@@ -471,37 +363,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_list_of_recipients_is_cut_between_two() {
-        let of = |octets: usize, n: usize| vec!["a".repeat(octets); n];
-        assert_eq!(listed(&["a@x.example", "b@x.example"]), "a@x.example,b@x.example");
-        assert_eq!(listed(&of(99, 10)).len(), 999, "all of them");
-        assert_eq!(listed(&of(99, 12)), of(99, 10).join(",") + ",+2");
-        assert_eq!(listed(&of(1200, 2)), "a".repeat(1200) + ",+1", "the first is always there");
-        assert_eq!(listed::<&str>(&[]), "");
-    }
-
-    #[test]
-    fn values_cannot_forge_a_key_or_a_line() {
-        let rows = [
-            ("plain@x.example", "plain@x.example"),
-            ("", "\"\""),
-            ("a b", "\"a\\u{20}b\""),
-            ("a\nevent key=value", "\"a\\u{a}event\\u{20}key\\u{3d}value\""),
-            ("x\" reason=ok", "\"x\\\"\\u{20}reason\\u{3d}ok\""),
-            ("a=b", "\"a\\u{3d}b\""),
-            ("back\\slash", "\"back\\\\slash\""),
-            ("\u{1b}[2J\u{85}\u{2028}ö", "\"\\u{1b}[2J\\u{85}\\u{2028}\\u{f6}\""),
-        ];
-        for (value, want) in rows {
-            assert_eq!(LogLine::new("notice").key("text", value).text(), format!("notice text={want}"));
+    fn so_many_lines_are_written_together() {
+        let log = SessionLog::new("id".into(), ([192, 0, 2, 1], 25).into(), "smtp", &Arc::default());
+        *log.login.borrow_mut() = Some("login session=id".into());
+        let mut lines = log.of_accepted();
+        lines.delivered("id.1", "alice@example.org", Path::new("/mail/1"));
+        let both = "login session=id\ndelivered session=id peer=192.0.2.1:25 id=id.1 mailbox=alice@example.org file=/mail/1";
+        assert_eq!(lines.text, both);
+        for _ in 0..100 {
+            lines.delivered("id.1", "alice@example.org", Path::new("/mail/2"));
+            assert!(lines.text.len() <= TOGETHER_MAX, "{}", lines.text.len());
         }
-        assert_eq!(LogLine::new("delivered").path("file", "/a/b,S=1").text(), "delivered file=/a/b,S=1");
-        assert_eq!(LogLine::new("delivered").path("file", "/a b,S=1").text(), "delivered file=\"/a\\u{20}b,S\\u{3d}1\"");
-        // Words of our own are readable, what they are about is not taken for one.
-        let text = ("No such mailbox: <", "x reason=y", ">; a=b");
-        let line = LogLine::new("refused").words_about("text", text).text();
-        assert_eq!(line, "refused text=\"No such mailbox: <x\\u{20}reason\\u{3d}y>; a\\u{3d}b\"");
-        assert_eq!(LogLine::new("notice").words("text", "a b").text(), "notice text=\"a b\"");
-        assert_eq!(LogLine::new("notice").words("text", "ab").text(), "notice text=ab");
     }
 }
