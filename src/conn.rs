@@ -10,6 +10,7 @@ pub mod context;
 mod incoming;
 mod login;
 pub mod outbox;
+mod recipients;
 mod refusals;
 pub mod sending;
 

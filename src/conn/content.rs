@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::incoming::{self, Incoming, MessageContext, storage_refused};
+use super::incoming::{Incoming, MessageContext, storage_refused};
 use super::login::Proved;
 use super::sending::Sender;
-use super::{Driver, outbox};
+use super::{Driver, outbox, recipients};
 use crate::config::outgoing::NextHop;
 use crate::mail::durable::StorageError;
 use crate::net::deadline::Wait;
@@ -44,7 +44,7 @@ impl<L: Link> Driver<'_, L> {
 
     /// Whether mail for this recipient can be taken, limits of sending aside; true if it goes elsewhere.
     fn check_recipient(&self, path: &ForwardPath) -> Result<bool, Refused> {
-        let destinations = incoming::destinations(self.context, &self.snapshot, self.connection, path)?;
+        let destinations = recipients::destinations(self.context, &self.snapshot, self.connection, path)?;
         let remote = destinations.iter().find_map(|to| if let Destination::Remote(address) = to { Some(address) } else { None });
         let (Some(outbox), Some(address), Some(open)) = (&self.context.outbox, remote, self.session.envelope()) else {
             return Ok(false);

@@ -3,7 +3,6 @@
 //! Whatever is wrong with it, it is read to its true end, in bounded memory: the first refusal is remembered and
 //! nothing is written any more. The disk is touched only once the header section has been found acceptable.
 
-use std::collections::HashSet;
 use std::fmt::Display;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -11,28 +10,24 @@ use std::time::Instant;
 
 use super::Connection;
 use super::authors::{self, Identity};
-use super::caller::{self, Caller};
+use super::caller::Caller;
 use super::context::{Context, Snapshot};
 use super::outbox::{self, Accepted};
+use super::recipients::{self, Mailboxes, Recipients};
 use crate::journal::SessionLog;
 use crate::mail::durable::{Draft, StorageError};
 use crate::mail::from;
-use crate::mail::maildir::{self, Delivered};
+use crate::mail::maildir::Delivered;
 use crate::mail::message::{HEADER_MAX, Header, HeaderReader, HeaderTooLarge, RECEIVED_MAX};
 use crate::mail::signing::Signer;
 use crate::mail::trace::Trace;
 use crate::net::tls::TlsInfo;
-use crate::policy::Destination;
 use crate::queue::signature;
 use crate::queue::spool::{self, QueuedRecipient};
-use crate::smtp::address::{ForwardPath, ReversePath};
-use crate::smtp::command::Recipient;
+use crate::smtp::address::ReversePath;
 use crate::smtp::data::{Decoder, Framing};
 use crate::smtp::reply::{Refusal, Refused};
 use crate::smtp::session::{Envelope, Session};
-
-/// Mailboxes, each with its Maildir or the folder within it.
-type Mailboxes = Vec<(String, PathBuf)>;
 
 /// A message that is coming in.
 #[derive(Debug)]
@@ -101,15 +96,6 @@ pub struct Stored {
     pub octets: u64,
     /// When the content began to come.
     pub begun: Instant,
-}
-
-/// Where a message goes.
-#[derive(Debug, Default)]
-struct Places {
-    mailboxes: Mailboxes,
-    /// Recipients here of whose delivery the sender wants to know.
-    asked: Vec<QueuedRecipient>,
-    elsewhere: Vec<QueuedRecipient>,
 }
 
 /// Octets that are gathered before they are written.
@@ -239,7 +225,7 @@ impl Incoming {
             authors::check(&mut header, Identity { login, caller: scope.caller() }, &snapshot.policy)?;
         }
         self.subject = header.subject().map(<[u8]>::to_vec).unwrap_or_default();
-        let Places { mailboxes, asked, elsewhere } = places(envelope, scope)?;
+        let Recipients { mailboxes, asked, elsewhere } = recipients::of_message(envelope, scope)?;
         (self.mailboxes, self.asked) = (mailboxes, asked);
         if let Some(outbox) = context.outbox.as_ref().filter(|_| !elsewhere.is_empty()) {
             let session_id = self.id.split('.').next().unwrap_or_default();
@@ -337,60 +323,6 @@ fn queue(draft: &mut spool::Draft, signer: Option<&mut Signer>, text: &[u8], log
         signer.update(text);
     }
     draft.write_all(text).map_err(|error| outbox::refused(log, error.into()))
-}
-
-/// Where mail for a recipient goes. Without an outbox, what is for other domains is refused.
-pub fn destinations(
-    context: &Context,
-    snapshot: &Snapshot,
-    connection: &Connection<'_>,
-    path: &ForwardPath,
-) -> Result<Vec<Destination>, Refused> {
-    let destinations = match &connection.caller {
-        Some(caller) => {
-            let elsewhere = caller.as_ref().is_ok_and(Caller::may_send_elsewhere);
-            snapshot.policy.recipient(elsewhere, &caller::looked_up(path, snapshot))?
-        }
-        None => snapshot.policy.recipient(connection.service.needs_login(), path)?,
-    };
-    match &destinations[..] {
-        [Destination::Remote(address)] if context.outbox.is_none() => Err(Refused::about(Refusal::Relay, address)),
-        _ => Ok(destinations),
-    }
-}
-
-/// Every mailbox that the recipients lead to, each once; and every recipient elsewhere, each once, with the reports that
-/// were asked for first.
-fn places(envelope: &Envelope, scope: MessageContext<'_>) -> Result<Places, Refused> {
-    let MessageContext { context, snapshot, connection, .. } = scope;
-    let mut places = Places::default();
-    let (mut known, mut addresses) = (HashSet::new(), HashSet::new());
-    for Recipient { path, notify, orcpt } in &envelope.recipients {
-        let asks = notify.is_some_and(|notify| notify.success);
-        for to in destinations(context, snapshot, connection, path)? {
-            if asks && let (Destination::Mailbox(_), ForwardPath::Mailbox(address)) = (&to, path) {
-                let to = QueuedRecipient { address: address.clone(), notify: *notify, orcpt: orcpt.clone() };
-                if !places.asked.contains(&to) {
-                    places.asked.push(to);
-                }
-            }
-            match to {
-                Destination::Mailbox(to) => {
-                    let inbox = snapshot.config.maildir.of(&to.mailbox);
-                    let folder = to.tag.and_then(|tag| maildir::folder(&inbox, &tag)).unwrap_or(inbox);
-                    if known.insert(folder.clone()) {
-                        places.mailboxes.push((to.mailbox, folder));
-                    }
-                }
-                Destination::Remote(address) => {
-                    if addresses.insert(address.clone()) {
-                        places.elsewhere.push(QueuedRecipient { address, notify: *notify, orcpt: orcpt.clone() });
-                    }
-                }
-            }
-        }
-    }
-    Ok(places)
 }
 
 /// The header section as it is written: for mailboxes, or for the spool.
