@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::attack::{Stage, attack};
 use common::{Client, PATIENCE, Server, Setup, base64, uninterrupted};
+use nix::sys::signal::Signal;
 use pillarbox::conn::context::Context;
 use pillarbox::mail::durable::{DeliveryStep, Faults};
 use pillarbox::net::listener::Listener;
@@ -541,4 +542,46 @@ fn too_many_open_files_are_survived() {
     client.say("EHLO x.example", "250");
     let reply = client.deliver("", "bob@example.org", b"Subject: x\r\n");
     assert!(reply.is_some_and(|reply| reply.starts_with("250")));
+}
+
+/// What came in one TLS record and fills the buffer of lines to its last octet: the rest is with the TLS library, and the socket is
+/// empty.
+#[test]
+fn what_is_said_too_early_is_found_in_the_buffer_of_tls() {
+    let server = Setup::default().start();
+    let mut client = server.login("alice@example.org");
+    // After a second without a line the buffer has 512 octets.
+    thread::sleep(Duration::from_millis(1500));
+    let envelope = "MAIL FROM:<alice@example.org>\r\nRCPT TO:<alice@example.org>\r\n";
+    let noop = format!("NOOP {}\r\n", "x".repeat(512 - envelope.len() - "NOOP \r\nDATA\r\n".len()));
+    client.send(format!("{envelope}{noop}DATA\r\nSubject: early\r\n\r\n.\r\n").as_bytes()).unwrap();
+    for beginning in ["250 2.1.0", "250 2.1.5", "250 2.0.0", "554 5.5.0 Wait for the reply"] {
+        client.expect(beginning);
+    }
+}
+
+/// The same where the rest was read from the socket and is not decrypted yet, as after a message.
+#[test]
+fn what_is_said_too_early_is_found_before_it_is_decrypted() {
+    let server = Setup::default().start();
+    let mut client = server.login("alice@example.org");
+    client.deliver("alice@example.org", "alice@example.org", b"Subject: x\r\n\r\n").unwrap();
+    let mut text = "MAIL FROM:<alice@example.org>\r\nRCPT TO:<alice@example.org>\r\n".to_owned();
+    // A record has 16,384 octets; the last of them end the command.
+    let end = 16_384 - "DATA\r\n".len();
+    while text.len() < end {
+        let line = match end - text.len() {
+            1001.. => 500,
+            left @ 501.. => left / 2,
+            left => left,
+        };
+        text += &format!("NOOP {}\r\n", "x".repeat(line - "NOOP \r\n".len()));
+    }
+    text += &format!("DATA\r\nSubject: early\r\n\r\n{}.\r\n", "x\r\n".repeat(2700));
+    // All of it is there when the server looks.
+    server.signal(Signal::SIGSTOP);
+    client.send(text.as_bytes()).unwrap();
+    server.signal(Signal::SIGCONT);
+    let refused = std::iter::from_fn(|| client.reply()).find(|reply| reply.starts_with("354") || reply.starts_with("554"));
+    assert!(refused.as_ref().is_some_and(|reply| reply.starts_with("554 5.5.0 Wait for the reply")), "{refused:?}");
 }
